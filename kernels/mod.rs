@@ -1,0 +1,1 @@
+//! One folder per operation: maths, shapes, contract, CPU reference, kernels, cases, notes.

@@ -1,0 +1,11 @@
+//! Selvedge personalizes text-to-image models with several subjects, without mixing their identities.
+//!
+//! *An operation is a folder, a model is a straight line, a run is a list you can print.*
+#![deny(unsafe_code)]
+
+pub mod device;
+pub mod error;
+#[path = "../kernels/mod.rs"]
+pub mod kernels;
+pub mod op;
+pub mod tensor;

@@ -1,0 +1,165 @@
+//! The contract every kernel folder fulfils: shapes, what backward reads, cost, forward, backward.
+//!
+//! An operation has one output; further results of forward that only backward reads are *saved* values.
+//! It may not allocate: [`Signature`] says what it saves and what scratch it needs. Which gradients
+//! are computed, and whether they overwrite or add, is decided by the plan and arrives as [`GradMode`].
+
+use crate::{device::Device, error::Result, tensor::Spec};
+
+pub use crate::device::{Buf, BufMut};
+
+/// What an operation produces and needs.
+#[derive(Clone, Debug)]
+pub struct Signature {
+    /// The output.
+    pub out: Spec,
+    /// Written by forward, read only by backward.
+    pub saved: Vec<Spec>,
+    /// Scratch of forward, bytes.
+    pub forward_scratch: usize,
+    /// Scratch of backward, bytes.
+    pub backward_scratch: usize,
+}
+
+impl Signature {
+    /// An operation that saves nothing and needs no scratch.
+    pub fn of(out: Spec) -> Self {
+        Self { out, saved: vec![], forward_scratch: 0, backward_scratch: 0 }
+    }
+}
+
+/// Which forward values backward will read; the rest die early.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Keeps {
+    /// Input indices.
+    pub ins: Vec<usize>,
+    /// Whether the output is read.
+    pub out: bool,
+    /// Whether the saved values are read.
+    pub saved: bool,
+}
+
+/// Work of one call: the roofline.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cost {
+    /// Floating-point operations, 2 per multiply-add.
+    pub flop: f64,
+    /// Bytes that must move, each operand once.
+    pub bytes: f64,
+}
+
+/// How to write one input gradient; chosen by the plan, never by the operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GradMode {
+    /// Not wanted: leave the buffer alone.
+    Skip,
+    /// First writer.
+    Overwrite,
+    /// Later writer: add.
+    Accumulate,
+}
+
+/// Buffers of one forward call.
+#[derive(Debug)]
+pub struct Forward<'a> {
+    /// Where to run.
+    pub device: &'a Device,
+    /// Specs of the inputs.
+    pub specs: &'a [Spec],
+    /// Spec of the output.
+    pub out_spec: &'a Spec,
+    /// Inputs.
+    pub ins: Vec<Buf<'a>>,
+    /// Output; its content is undefined (NaN in poison mode).
+    pub out: BufMut<'a>,
+    /// Saved values, undefined content.
+    pub saved: Vec<BufMut<'a>>,
+    /// Scratch of `forward_scratch` bytes, undefined content.
+    pub scratch: BufMut<'a>,
+}
+
+/// One gradient to write.
+#[derive(Debug)]
+pub struct Grad<'a> {
+    /// How.
+    pub mode: GradMode,
+    /// Where; empty when skipped.
+    pub buf: BufMut<'a>,
+}
+
+impl Grad<'_> {
+    /// True unless skipped.
+    pub fn wanted(&self) -> bool {
+        self.mode != GradMode::Skip
+    }
+
+    /// The factor on the old content: 0 to overwrite (the old content may be NaN), 1 to add.
+    pub fn beta(&self) -> f32 {
+        if self.mode == GradMode::Accumulate { 1.0 } else { 0.0 }
+    }
+}
+
+/// Buffers of one backward call.
+#[derive(Debug)]
+pub struct Backward<'a> {
+    /// Where to run.
+    pub device: &'a Device,
+    /// Specs of the inputs.
+    pub specs: &'a [Spec],
+    /// Spec of the output.
+    pub out_spec: &'a Spec,
+    /// Kept inputs; an empty buffer where not kept.
+    pub ins: Vec<Buf<'a>>,
+    /// The output; empty when not kept.
+    pub out: Buf<'a>,
+    /// Saved values; empty vector when not kept.
+    pub saved: Vec<Buf<'a>>,
+    /// Gradient of the output.
+    pub d_out: Buf<'a>,
+    /// Gradients of the inputs, one for each, skipped ones included.
+    pub d_ins: Vec<Grad<'a>>,
+    /// Scratch of `backward_scratch` bytes, undefined content.
+    pub scratch: BufMut<'a>,
+}
+
+/// The face of one kernel folder; nothing outside the folder knows its insides.
+pub trait Op: std::fmt::Debug + Send + Sync {
+    /// Folder name.
+    fn name(&self) -> &'static str;
+
+    /// Shapes of output, saved values and scratch; never panics.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Shape`] or `DType` with `at` = the operation's name; the recorder prefixes the scope.
+    fn infer(&self, ins: &[Spec]) -> Result<Signature>;
+
+    /// What backward reads when the gradients of the inputs marked in `wants` are wanted.
+    fn keeps(&self, wants: &[bool]) -> Keeps;
+
+    /// Work of one forward call.
+    fn cost(&self, ins: &[Spec], out: &Spec) -> Cost;
+
+    /// Work of one backward call with the gradients of `wants`; by default forward's once per wanted gradient.
+    fn backward_cost(&self, ins: &[Spec], out: &Spec, wants: &[bool]) -> Cost {
+        let c = self.cost(ins, out);
+        let n = wants.iter().filter(|w| **w).count() as f64;
+        Cost { flop: c.flop * n, bytes: c.bytes * n }
+    }
+
+    /// Settings that matter to a reader of the plan, `stride 2 pad 1`; empty by default.
+    fn detail(&self) -> String {
+        String::new()
+    }
+
+    /// Computes the output and the saved values.
+    ///
+    /// # Errors
+    /// Driver errors, or [`crate::error::Error::NoKernel`] where a device has no variant.
+    fn forward(&self, io: Forward<'_>) -> Result<()>;
+
+    /// Computes the wanted gradients.
+    ///
+    /// # Errors
+    /// As [`Op::forward`].
+    fn backward(&self, io: Backward<'_>) -> Result<()>;
+}
