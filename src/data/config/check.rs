@@ -1,0 +1,127 @@
+//! Values that cannot be used, each with its key.
+
+use super::{Loss, Method, Mode, TrainConfig};
+use crate::error::{Error, Result};
+
+fn bad(key: &str, found: impl ToString, expected: &str, fix: &str) -> Error {
+    Error::Config {
+        key: key.into(),
+        found: found.to_string(),
+        expected: expected.into(),
+        fix: fix.into(),
+    }
+}
+
+fn within(key: &str, value: f64, low: f64, high: f64) -> Result<()> {
+    match value >= low && value <= high {
+        true => Ok(()),
+        false => Err(bad(key, value, &format!("a number in {low}..{high}"), "change it")),
+    }
+}
+
+impl TrainConfig {
+    /// Checks every value by itself and the ones that depend on each other.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the key, [`Error::Data`] when subjects are missing.
+    pub fn check(&self) -> Result<()> {
+        self.check_subjects()?;
+        self.check_method()?;
+        self.check_train()
+    }
+
+    fn check_subjects(&self) -> Result<()> {
+        for (i, s) in self.subjects.iter().enumerate() {
+            let key = |name: &str| format!("subject {}: {name}", i + 1);
+            if s.id.trim().is_empty() {
+                return Err(bad(&key("id"), "nothing", "a short name", "add id = \"a\""));
+            }
+            if self.subjects[..i].iter().any(|o| o.id == s.id) {
+                return Err(bad(&key("id"), &s.id, "a name used once", "rename one of the two"));
+            }
+            if s.class.trim().is_empty() {
+                let fix = "add class = \"red monster plush\"";
+                return Err(bad(&key("class"), "nothing", "a descriptive class", fix));
+            }
+            if s.images.as_os_str().is_empty() {
+                return Err(bad(&key("images"), "nothing", "a folder", "add images = \"...\""));
+            }
+            if let Some(scale) = s.scale {
+                within(&key("scale"), scale, 0.01, 1.0)?;
+            }
+        }
+        let need = if self.method.name == Method::Dreambooth { 1 } else { 2 };
+        if self.subjects.len() < need {
+            let name = format!("{:?}", self.method.name).to_lowercase();
+            return Err(Error::Data {
+                at: "subjects".into(),
+                found: format!("{} [[subject]] table(s)", self.subjects.len()),
+                expected: format!("at least {need} for method {name}"),
+                fix: "add a [[subject]], or set method.name = \"dreambooth\"".into(),
+            });
+        }
+        Ok(())
+    }
+
+    fn check_method(&self) -> Result<()> {
+        let m = &self.method;
+        within("method.mix_probability", m.mix_probability, 0.0, 1.0)?;
+        within("method.soft_alpha", m.soft_alpha, 0.0, 1.0)?;
+        within("method.scale_min", m.scale_min, 0.01, 1.0)?;
+        within("method.scale_max", m.scale_max, m.scale_min, 1.0)?;
+        within("method.margin", m.margin as f64, 1.0, 512.0)?;
+        within("method.prior_weight", m.prior_weight, 0.0, 1e6)?;
+        within("method.min_snr_gamma", m.min_snr_gamma, 0.0, 1e6)?;
+        if m.loss == Loss::Dco && m.prior_preservation {
+            let fix = "set method.prior_preservation = false, or method.loss = \"mse\"";
+            return Err(bad("method.loss", "dco with prior_preservation", "one of the two", fix));
+        }
+        if m.loss == Loss::Dco {
+            within("method.dco_beta", m.dco_beta, 1e-9, 1e9)?;
+        }
+        if m.prior_preservation && m.prior_images == 0 {
+            return Err(bad("method.prior_images", 0, "at least 1", "the published value is 50"));
+        }
+        Ok(())
+    }
+
+    fn check_train(&self) -> Result<()> {
+        let t = &self.train;
+        if t.resolution < 32 || !t.resolution.is_multiple_of(8) || t.resolution > 8192 {
+            let want = "a multiple of 8 in 32..8192";
+            return Err(bad("train.resolution", t.resolution, want, "nano: 128, SDXL: 1024"));
+        }
+        let counts = [
+            ("train.steps", t.steps as usize),
+            ("train.batch", t.batch),
+            ("train.accumulate", t.accumulate),
+            ("train.rank", t.rank),
+            ("train.sample_steps", t.sample_steps),
+        ];
+        for (key, n) in counts {
+            if n == 0 {
+                return Err(bad(key, 0, "at least 1", "change it"));
+            }
+        }
+        within("train.learning_rate", t.learning_rate, 0.0, 10.0)?;
+        within("train.text_learning_rate", t.text_learning_rate, 0.0, 10.0)?;
+        within("train.weight_decay", t.weight_decay, 0.0, 10.0)?;
+        within("train.text_weight_decay", t.text_weight_decay, 0.0, 10.0)?;
+        within("train.betas[0]", t.betas[0], 0.0, 0.999_999)?;
+        within("train.betas[1]", t.betas[1], 0.0, 0.999_999_9)?;
+        within("train.eps", t.eps, 0.0, 1.0)?;
+        within("train.clip_norm", t.clip_norm, 0.0, 1e9)?;
+        within("train.alpha", t.alpha, 0.0, 1e6)?;
+        within("train.ema_decay", t.ema_decay, 0.0, 1.0)?;
+        if t.mode == Mode::Full && t.parts.is_empty() {
+            let fix = "for example parts = [\"unet.*attn2.to_[kv]\"]";
+            return Err(bad("train.parts", "nothing", "patterns, in mode full", fix));
+        }
+        for f in &t.formats {
+            if !["peft", "kohya", "comfy"].contains(&f.as_str()) {
+                return Err(bad("train.formats", f, "peft, kohya or comfy", "change it"));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,327 @@
+//! The training configuration: one TOML file, every key with a default, every unknown key an error.
+//!
+//! [`TrainConfig::load`] reads a file and `--set` overrides; [`print_config`] lists every key with its
+//! default and meaning. The defaults are the published SDXL settings (methods.md §1.6).
+
+mod check;
+mod keys;
+mod load;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use keys::print_config;
+
+/// Everything a training run needs to know.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrainConfig {
+    /// A diffusers folder, a single-file checkpoint, or `nano`.
+    pub base: String,
+    /// What is learned, and how mixes are made.
+    pub method: MethodConfig,
+    /// How it is learned.
+    pub train: TrainSection,
+    /// The subjects, one table each.
+    #[serde(rename = "subject")]
+    pub subjects: Vec<SubjectConfig>,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            base: "nano".into(),
+            method: MethodConfig::default(),
+            train: TrainSection::default(),
+            subjects: vec![],
+        }
+    }
+}
+
+/// One subject: its name in mixes, its words, its photos.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SubjectConfig {
+    /// Short name, unique among the subjects.
+    pub id: String,
+    /// The identifier: a single rare token.
+    pub token: String,
+    /// Descriptive class, "red monster plush".
+    pub class: String,
+    /// Folder of pictures, masks and captions.
+    pub images: PathBuf,
+    /// Relative size in mixes: the factor on the subject's own fit, in `(0, 1]`; drawn when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale: Option<f64>,
+    /// Class of the prior set; the descriptive class when empty.
+    pub prior_class: String,
+}
+
+impl SubjectConfig {
+    /// Identifier and class, the name in prompts: "olis red monster plush".
+    pub fn words(&self) -> String {
+        [self.token.trim(), self.class.trim()].join(" ").trim().to_string()
+    }
+
+    /// The class of this subject's prior pictures.
+    pub fn prior_words(&self) -> &str {
+        if self.prior_class.trim().is_empty() { self.class.trim() } else { self.prior_class.trim() }
+    }
+}
+
+/// How pictures are combined and what the loss is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MethodConfig {
+    /// Which method.
+    pub name: Method,
+    /// Probability that a training picture is a mix.
+    pub mix_probability: f64,
+    /// No mixes before this step.
+    pub start_step: u64,
+    /// Whether the two pasted subjects may overlap.
+    pub overlap: bool,
+    /// Smallest factor drawn on a subject's own fit.
+    pub scale_min: f64,
+    /// Largest factor drawn on a subject's own fit.
+    pub scale_max: f64,
+    /// Largest distance of a subject from its side of the canvas, pixels at 1024 (scaled to the resolution).
+    pub margin: usize,
+    /// Loss weight outside the union mask of a mix: 1 = no masking.
+    pub soft_alpha: f64,
+    /// The loss.
+    pub loss: Loss,
+    /// Strength of the DCO loss.
+    pub dco_beta: f64,
+    /// Whether class pictures made by the base model are trained on beside the subjects.
+    pub prior_preservation: bool,
+    /// Weight of the prior loss.
+    pub prior_weight: f64,
+    /// Prior pictures per class.
+    pub prior_images: usize,
+    /// Folder of the prior set; `RUN/prior` when empty.
+    pub prior_dir: PathBuf,
+    /// Clamp of the signal-to-noise loss weight; 0 = off.
+    pub min_snr_gamma: f64,
+}
+
+impl Default for MethodConfig {
+    fn default() -> Self {
+        Self {
+            name: Method::Mudi,
+            mix_probability: 0.3,
+            start_step: 0,
+            overlap: true,
+            scale_min: 0.75,
+            scale_max: 1.0,
+            margin: 256,
+            soft_alpha: 1.0,
+            loss: Loss::Mse,
+            dco_beta: 1000.0,
+            prior_preservation: false,
+            prior_weight: 1.0,
+            prior_images: 50,
+            prior_dir: PathBuf::new(),
+            min_snr_gamma: 0.0,
+        }
+    }
+}
+
+/// Which way of combining subjects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// Seg-Mix: segmented subjects pasted on white (methods.md §1.4).
+    Mudi,
+    /// No mixes.
+    Dreambooth,
+    /// Two half pictures side by side.
+    CutMix,
+}
+
+/// Which loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loss {
+    /// Mean squared error of the predicted noise.
+    Mse,
+    /// Direct consistency optimization against the base model (methods.md §1.5).
+    Dco,
+}
+
+/// How the learning rate moves after the warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LrSchedule {
+    /// Stays.
+    Constant,
+    /// Half a cosine down to 0 at the last step.
+    Cosine,
+    /// A straight line down to 0 at the last step.
+    Linear,
+}
+
+/// What is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Low-rank adapters on the layers of `targets`.
+    Lora,
+    /// The weights named by `parts` themselves.
+    Full,
+}
+
+/// Which sampler makes pictures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sampler {
+    /// Euler on the probability-flow ODE.
+    #[serde(rename = "euler")]
+    Euler,
+    /// DDIM, eta 0.
+    #[serde(rename = "ddim")]
+    Ddim,
+    /// DPM-Solver++ 2M.
+    #[serde(rename = "dpm++")]
+    Dpm,
+}
+
+/// Optimizer, adapters, schedule, outputs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrainSection {
+    /// Side of the square training pictures, pixels; a multiple of 8.
+    pub resolution: usize,
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Pictures per pass.
+    pub batch: usize,
+    /// Passes per optimizer step.
+    pub accumulate: usize,
+    /// Learning rate of the U-Net.
+    pub learning_rate: f64,
+    /// Learning rate of the text encoders.
+    pub text_learning_rate: f64,
+    /// Shape of the learning rate over the run.
+    pub schedule: LrSchedule,
+    /// Steps of linear warm-up from 0.
+    pub warmup_steps: u64,
+    /// Decoupled weight decay of the U-Net.
+    pub weight_decay: f64,
+    /// Decoupled weight decay of the text encoders.
+    pub text_weight_decay: f64,
+    /// AdamW's two decay rates.
+    pub betas: [f64; 2],
+    /// AdamW's epsilon.
+    pub eps: f64,
+    /// Largest gradient norm; 0 = no clipping.
+    pub clip_norm: f64,
+    /// What is trained.
+    pub mode: Mode,
+    /// Adapter rank.
+    pub rank: usize,
+    /// Adapter alpha; 0 = equal to the rank. The adapter's factor is alpha / rank.
+    pub alpha: f64,
+    /// Adapted U-Net layers: ends of layer names, or regular expressions when they hold `*`, `(` or `^`.
+    pub targets: Vec<String>,
+    /// Whether the text encoders get adapters too.
+    pub train_text_encoder: bool,
+    /// Adapted text-encoder layers, as `targets`.
+    pub text_targets: Vec<String>,
+    /// Trained weights in mode `full`, patterns on full names (`unet.`, `text_encoder.`, ...).
+    pub parts: Vec<String>,
+    /// Recompute activations in the backward pass to save memory.
+    pub checkpoint_gradients: bool,
+    /// Keep an exponential moving average of what is trained.
+    pub ema: bool,
+    /// Its decay.
+    pub ema_decay: f64,
+    /// Keep the VAE moments of un-mixed pictures.
+    pub cache_latents: bool,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Steps between checkpoints; 0 = only at the end.
+    pub save_every: u64,
+    /// Checkpoints kept; 0 = all.
+    pub keep_checkpoints: usize,
+    /// Steps between sample pictures; 0 = never.
+    pub sample_every: u64,
+    /// Prompts of the sample pictures; one made of all subjects when empty.
+    pub sample_prompts: Vec<String>,
+    /// Sampler of the sample pictures.
+    pub sample_sampler: Sampler,
+    /// Sampling steps of the sample pictures.
+    pub sample_steps: usize,
+    /// Guidance of the sample pictures.
+    pub sample_guidance: f64,
+    /// Conventions the adapter is written in: peft, kohya, comfy.
+    pub formats: Vec<String>,
+}
+
+fn strings(items: &[&str]) -> Vec<String> {
+    items.iter().map(|s| (*s).to_string()).collect()
+}
+
+impl Default for TrainSection {
+    fn default() -> Self {
+        Self {
+            resolution: 1024,
+            steps: 1400,
+            batch: 1,
+            accumulate: 2,
+            learning_rate: 1e-4,
+            text_learning_rate: 5e-6,
+            schedule: LrSchedule::Constant,
+            warmup_steps: 0,
+            weight_decay: 1e-4,
+            text_weight_decay: 1e-3,
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            clip_norm: 1.0,
+            mode: Mode::Lora,
+            rank: 32,
+            alpha: 0.0,
+            targets: strings(&["to_q", "to_k", "to_v", "to_out.0"]),
+            train_text_encoder: false,
+            text_targets: strings(&["q_proj", "k_proj", "v_proj", "out_proj"]),
+            parts: vec![],
+            checkpoint_gradients: false,
+            ema: false,
+            ema_decay: 0.999,
+            cache_latents: true,
+            seed: 42,
+            save_every: 200,
+            keep_checkpoints: 2,
+            sample_every: 200,
+            sample_prompts: vec![],
+            sample_sampler: Sampler::Dpm,
+            sample_steps: 25,
+            sample_guidance: 5.0,
+            formats: strings(&["peft"]),
+        }
+    }
+}
+
+impl TrainSection {
+    /// The adapter's alpha with the 0 rule applied.
+    pub fn effective_alpha(&self) -> f64 {
+        if self.alpha == 0.0 { self.rank as f64 } else { self.alpha }
+    }
+
+    /// The learning-rate factor of optimizer step `step` (0-based): warm-up, then the schedule.
+    ///
+    /// As diffusers' `get_scheduler`: `step / warmup` while warming up; afterwards with
+    /// `p = (step - warmup) / (steps - warmup)`: 1, `(1 + cos(pi p)) / 2`, or `1 - p`.
+    pub fn learning_rate_factor(&self, step: u64) -> f64 {
+        if step < self.warmup_steps {
+            return step as f64 / self.warmup_steps.max(1) as f64;
+        }
+        let rest = self.steps.saturating_sub(self.warmup_steps).max(1) as f64;
+        let p = ((step - self.warmup_steps) as f64 / rest).min(1.0);
+        match self.schedule {
+            LrSchedule::Constant => 1.0,
+            LrSchedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * p).cos()),
+            LrSchedule::Linear => 1.0 - p,
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The training configuration: defaults, overrides, and messages that name line and nearest key.
+
+use std::path::Path;
+
+use selvedge::data::config::{LrSchedule, Method, TrainConfig, TrainSection, print_config};
+
+const TWO: &str = r#"
+base = "nano"
+[[subject]]
+id = "a"
+token = "olis"
+class = "red monster plush"
+images = "/photos/a"
+scale = 0.5
+[[subject]]
+id = "b"
+token = "hta"
+class = "robot toy"
+images = "/photos/b"
+[method]
+name = "cut-mix"
+[train]
+steps = 7
+"#;
+
+fn parse(text: &str, set: &[&str]) -> Result<TrainConfig, String> {
+    let set: Vec<String> = set.iter().map(|s| s.to_string()).collect();
+    TrainConfig::parse(text, "c.toml", Path::new("/nowhere"), &set).map_err(|e| e.to_string())
+}
+
+#[test]
+fn the_published_settings_are_the_defaults() {
+    let c = parse(TWO, &[]).unwrap();
+    assert_eq!(c.method.name, Method::CutMix);
+    assert_eq!((c.train.steps, c.train.rank, c.train.accumulate), (7, 32, 2));
+    assert_eq!((c.train.learning_rate, c.train.weight_decay), (1e-4, 1e-4));
+    assert_eq!(c.method.mix_probability, 0.3);
+    assert_eq!(c.train.effective_alpha(), 32.0);
+    assert_eq!(c.subjects[0].words(), "olis red monster plush");
+    assert_eq!((c.subjects[0].scale, c.subjects[1].scale), (Some(0.5), None));
+}
+
+#[test]
+fn an_unknown_key_names_its_line_and_the_nearest_key() {
+    let e = parse(&format!("{TWO}learning_rat = 1.0\n"), &[]).unwrap_err();
+    assert!(e.contains("c.toml: line 18"), "{e}");
+    assert!(e.contains("`learning_rat`") && e.contains("did you mean `learning_rate`?"), "{e}");
+    let e = parse(&TWO.replace("token = \"hta\"", "tokn = \"hta\""), &[]).unwrap_err();
+    assert!(e.contains("line 11") && e.contains("did you mean `token`?"), "{e}");
+    let e = parse(&format!("{TWO}mix_probability = 0.5\n"), &[]).unwrap_err();
+    assert!(e.contains("did you mean `method.mix_probability`?"), "{e}");
+    let e = parse(&TWO.replace("[method]", "[metod]"), &[]).unwrap_err();
+    assert!(e.contains("did you mean `method`?"), "{e}");
+}
+
+#[test]
+fn overrides_change_values_and_are_checked() {
+    let set =
+        ["train.steps=3", "method.name=mudi", "subject.b.scale=0.25", "train.targets=[\"x\"]"];
+    let c = parse(TWO, &set).unwrap();
+    assert_eq!((c.train.steps, c.method.name), (3, Method::Mudi));
+    assert_eq!(c.subjects[1].scale, Some(0.25));
+    assert_eq!(c.train.targets, ["x"]);
+    assert!(parse(TWO, &["train.step=3"]).unwrap_err().contains("did you mean `train.steps`?"));
+    assert!(parse(TWO, &["steps=3"]).unwrap_err().contains("did you mean `train.steps`?"));
+    assert!(parse(TWO, &["train.steps"]).unwrap_err().contains("key=value"));
+    assert!(parse(TWO, &["subject.c.scale=1.0"]).unwrap_err().contains("subject.c"));
+}
+
+#[test]
+fn unusable_values_name_their_key() {
+    for (set, word) in [
+        ("method.mix_probability=1.5", "method.mix_probability"),
+        ("train.resolution=100", "train.resolution"),
+        ("train.rank=0", "train.rank"),
+        ("train.formats=[\"pfet\"]", "train.formats"),
+        ("train.mode=full", "train.parts"),
+        ("method.name=mudy", "unknown variant `mudy`"),
+        ("train.steps=many", "invalid type"),
+        ("subject.a.scale=0.0", "subject 1: scale"),
+    ] {
+        let e = parse(TWO, &[set]).unwrap_err();
+        assert!(e.contains(word), "{set}: {e}");
+    }
+    let dco = ["method.loss=dco", "method.prior_preservation=true"];
+    assert!(parse(TWO, &dco).unwrap_err().contains("one of the two"));
+    let wrong_type = parse(&TWO.replace("steps = 7", "steps = \"7\""), &[]).unwrap_err();
+    assert!(wrong_type.contains("line 17"), "{wrong_type}");
+    assert!(parse("base = ", &[]).unwrap_err().contains("line 1"));
+}
+
+#[test]
+fn mixing_needs_two_subjects() {
+    let one = TWO.split("[[subject]]\nid = \"b\"").next().unwrap();
+    let e = parse(one, &[]).unwrap_err();
+    assert!(e.contains("1 [[subject]]") && e.contains("at least 2 for method mudi"), "{e}");
+    assert!(parse(one, &["method.name=dreambooth"]).is_ok());
+}
+
+#[test]
+fn the_resolved_configuration_reads_back_equal() {
+    let c = parse(TWO, &["train.steps=11"]).unwrap();
+    assert_eq!(parse(&c.to_toml().unwrap(), &[]).unwrap(), c);
+}
+
+#[test]
+fn the_printed_configuration_is_the_default_one() {
+    let text = print_config();
+    let with_subjects =
+        format!("{text}{}", &TWO[TWO.find("[[").unwrap()..TWO.find("[method]").unwrap()]);
+    let c = parse(&with_subjects, &[]).unwrap();
+    assert_eq!(c.train, TrainSection::default());
+    assert!(text.contains("learning_rate = 0.0001"), "{text}");
+    assert!(text.contains("# mudi | dreambooth | cut-mix"));
+}
+
+#[test]
+fn learning_rate_schedules_have_the_published_shape() {
+    let base = TrainSection { steps: 110, warmup_steps: 10, ..TrainSection::default() };
+    let cosine = TrainSection { schedule: LrSchedule::Cosine, ..base.clone() };
+    let linear = TrainSection { schedule: LrSchedule::Linear, ..base.clone() };
+    assert_eq!(base.learning_rate_factor(0), 0.0);
+    assert_eq!(base.learning_rate_factor(5), 0.5);
+    assert_eq!(base.learning_rate_factor(60), 1.0);
+    assert!((cosine.learning_rate_factor(60) - 0.5).abs() < 1e-12);
+    assert!((linear.learning_rate_factor(85) - 0.25).abs() < 1e-12);
+    assert_eq!(linear.learning_rate_factor(110), 0.0);
+}
