@@ -9,4 +9,5 @@ pub mod error;
 #[path = "../kernels/mod.rs"]
 pub mod kernels;
 pub mod op;
+pub mod plan;
 pub mod tensor;

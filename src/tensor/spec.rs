@@ -55,7 +55,7 @@ impl Spec {
     /// `(rows, cols)` with the last axis as cols.
     pub fn rows_cols(&self) -> (usize, usize) {
         let c = self.last();
-        (if c == 0 { 0 } else { self.len() / c }, c)
+        (self.len().checked_div(c).unwrap_or(0), c)
     }
 }
 

@@ -1,0 +1,256 @@
+//! From a recording to steps: what is needed, which gradients, in which mode, what is repeated.
+
+use super::{
+    Action, Plan, Recorder, Step, Value,
+    memory::{self, Buffer},
+    record::{Class, Node},
+};
+use crate::{
+    error::{Error, Result},
+    op::GradMode,
+};
+use std::collections::{HashMap, HashSet};
+
+/// Whether a backward pass is planned, and from where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pass {
+    /// Forward only.
+    #[default]
+    Inference,
+    /// Backward from a scalar.
+    Loss(Value),
+    /// Backward from gradients of the outputs that the caller gives.
+    Seeded,
+}
+
+/// How to plan.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PlanOptions {
+    /// The backward pass.
+    pub pass: Pass,
+    /// Repeat the forward steps of `checkpoint` segments instead of keeping their activations.
+    pub checkpoint: bool,
+    /// Fill every buffer with NaN before it is written and after its last use.
+    pub poison: bool,
+}
+
+pub(super) fn build(
+    mut rec: Recorder,
+    outputs: &[(&str, Value)],
+    options: PlanOptions,
+) -> Result<Plan> {
+    let nodes = std::mem::take(&mut rec.nodes);
+    let loss = match options.pass {
+        Pass::Loss(v) => Some(v),
+        _ => None,
+    };
+    let root = |v: Value| rec.slots[v.0].root;
+    let ends: Vec<usize> = outputs.iter().map(|(_, v)| root(*v)).chain(loss.map(root)).collect();
+    let live = reachable(&rec, &nodes, &ends);
+    let needs = needing_gradient(&rec, &nodes, &live);
+    if let Some(v) = loss {
+        check_loss(&rec, v, needs[root(v)])?;
+    }
+    let mut steps: Vec<Step> = (0..nodes.len())
+        .filter(|i| live[*i])
+        .map(|node| Step { node, action: Action::Forward })
+        .collect();
+    let forward_steps = steps.len();
+    let mut inner = HashMap::new();
+    if options.pass != Pass::Inference {
+        let seeds: Vec<(Option<usize>, Value)> = match loss {
+            Some(v) => vec![(None, v)],
+            None => outputs.iter().enumerate().map(|(i, (_, v))| (Some(i), *v)).collect(),
+        };
+        let backward = backward_steps(&rec, &nodes, &live, &needs, &seeds)?;
+        if options.checkpoint {
+            inner = inner_values(&rec, &nodes, &live, &ends);
+        }
+        steps.extend(with_repeats(&rec, &nodes, &inner, backward));
+    }
+    let outputs: Vec<(String, Value)> = outputs.iter().map(|(n, v)| (n.to_string(), *v)).collect();
+    let places = memory::place(&rec, &nodes, &inner, &steps, &outputs, loss);
+    let poison = options.poison;
+    Ok(Plan { rec, nodes, steps, forward_steps, outputs, loss, places, poison, inner })
+}
+
+fn check_loss(rec: &Recorder, loss: Value, needs: bool) -> Result<()> {
+    let spec = rec.spec(loss);
+    let problem = if spec.len() != 1 {
+        format!("the loss has shape {:?}, expected one element", spec.dims)
+    } else if !needs {
+        "the loss does not depend on any trainable parameter; check the target patterns".into()
+    } else {
+        return Ok(());
+    };
+    Err(Error::Plan { at: rec.slots[loss.0].name.clone(), problem })
+}
+
+/// Which nodes lead to an output.
+fn reachable(rec: &Recorder, nodes: &[Node], ends: &[usize]) -> Vec<bool> {
+    let mut wanted: HashSet<usize> = ends.iter().copied().collect();
+    let mut live = vec![false; nodes.len()];
+    for (i, n) in nodes.iter().enumerate().rev() {
+        if wanted.contains(&rec.slots[n.out.0].root) {
+            live[i] = true;
+            wanted.extend(n.ins.iter().map(|v| rec.slots[v.0].root));
+        }
+    }
+    live
+}
+
+/// Which values depend on a trainable parameter or on an input whose gradient is wanted.
+fn needing_gradient(rec: &Recorder, nodes: &[Node], live: &[bool]) -> Vec<bool> {
+    let mut needs: Vec<bool> = rec
+        .slots
+        .iter()
+        .map(|s| {
+            matches!(s.class, Class::Param { trainable: true, .. } | Class::Input { grad: true })
+        })
+        .collect();
+    for (n, _) in nodes.iter().zip(live).filter(|(_, l)| **l) {
+        if n.ins.iter().any(|v| needs[rec.slots[v.0].root]) {
+            needs[n.out.0] = true;
+        }
+    }
+    needs
+}
+
+fn backward_steps(
+    rec: &Recorder,
+    nodes: &[Node],
+    live: &[bool],
+    needs: &[bool],
+    seeds: &[(Option<usize>, Value)],
+) -> Result<Vec<Step>> {
+    let root = |v: &Value| rec.slots[v.0].root;
+    let mut written = vec![false; rec.slots.len()];
+    let mut mode_of = |r: usize| match (needs[r], std::mem::replace(&mut written[r], needs[r])) {
+        (false, _) => GradMode::Skip,
+        (true, false) => GradMode::Overwrite,
+        (true, true) => GradMode::Accumulate,
+    };
+    let mut steps = vec![];
+    for (output, v) in seeds {
+        let mode = mode_of(root(v));
+        if mode != GradMode::Skip {
+            steps.push(Step { node: root(v), action: Action::Seed { output: *output, mode } });
+        }
+    }
+    let mut flows: HashSet<usize> = steps.iter().map(|s| s.node).collect();
+    for (i, n) in nodes.iter().enumerate().rev() {
+        if !live[i] || !flows.contains(&root(&n.out)) {
+            continue; // nothing trainable upstream, or no gradient arrives
+        }
+        let wants: Vec<bool> = n.ins.iter().map(|v| needs[root(v)]).collect();
+        let wanted: Vec<usize> = n.ins.iter().map(root).filter(|r| needs[*r]).collect();
+        if wanted.iter().collect::<HashSet<_>>().len() != wanted.len() {
+            return Err(Error::Plan {
+                at: format!("{}: {}", n.scope, n.op.name()),
+                problem: "one value is used as two operands that both need a gradient".into(),
+            });
+        }
+        flows.extend(wanted);
+        let modes = n.ins.iter().map(|v| mode_of(root(v))).collect();
+        let keeps = n.op.keeps(&wants);
+        steps.push(Step { node: i, action: Action::Backward { keeps, modes } });
+    }
+    Ok(steps)
+}
+
+/// Values (outputs and saved) that are produced in a segment and used only inside it: value -> segment.
+fn inner_values(
+    rec: &Recorder,
+    nodes: &[Node],
+    live: &[bool],
+    ends: &[usize],
+) -> HashMap<usize, usize> {
+    let mut inner = HashMap::new();
+    for (n, _) in nodes.iter().zip(live).filter(|(_, l)| **l) {
+        if let Some(s) = n.segment {
+            inner.insert(rec.slots[n.out.0].root, s);
+            inner.extend(n.saved.iter().map(|v| (v.0, s)));
+        }
+    }
+    for (n, _) in nodes.iter().zip(live).filter(|(_, l)| **l) {
+        for v in &n.ins {
+            let r = rec.slots[v.0].root;
+            if inner.get(&r).is_some_and(|s| Some(*s) != n.segment) {
+                inner.remove(&r);
+            }
+        }
+    }
+    inner.retain(|r, _| !ends.contains(r));
+    inner
+}
+
+/// Puts the repeated forward steps of each segment before its first backward step.
+fn with_repeats(
+    rec: &Recorder,
+    nodes: &[Node],
+    inner: &HashMap<usize, usize>,
+    backward: Vec<Step>,
+) -> Vec<Step> {
+    let mut wanted: HashMap<usize, HashSet<usize>> = HashMap::new();
+    for s in &backward {
+        for v in kept_values(nodes, s) {
+            let r = rec.slots[v.0].root;
+            if let Some(segment) = inner.get(&r) {
+                wanted.entry(*segment).or_default().insert(r);
+            }
+        }
+    }
+    let mut repeats: HashMap<usize, Vec<usize>> = HashMap::new();
+    for (i, n) in nodes.iter().enumerate().rev() {
+        let Some(want) = n.segment.and_then(|s| wanted.get_mut(&s)) else { continue };
+        let makes =
+            want.contains(&rec.slots[n.out.0].root) || n.saved.iter().any(|v| want.contains(&v.0));
+        if makes {
+            let ins = n.ins.iter().map(|v| rec.slots[v.0].root).filter(|r| inner.contains_key(r));
+            want.extend(ins);
+            repeats.entry(n.segment.unwrap_or(0)).or_default().push(i);
+        }
+    }
+    let mut out = vec![];
+    for s in backward {
+        let segment = match s.action {
+            Action::Backward { .. } => nodes[s.node].segment,
+            _ => None,
+        };
+        if let Some(list) = segment.and_then(|s| repeats.remove(&s)) {
+            out.extend(list.into_iter().rev().map(|node| Step { node, action: Action::Again }));
+        }
+        out.push(s);
+    }
+    out
+}
+
+/// Forward values that a backward step reads.
+pub(super) fn kept_values(nodes: &[Node], step: &Step) -> Vec<Value> {
+    let Action::Backward { keeps, .. } = &step.action else { return vec![] };
+    let n = &nodes[step.node];
+    let mut v: Vec<Value> = keeps.ins.iter().filter_map(|i| n.ins.get(*i).copied()).collect();
+    if keeps.out {
+        v.push(n.out);
+    }
+    if keeps.saved {
+        v.extend(&n.saved);
+    }
+    v
+}
+
+/// The buffer that `step` uses for the forward value `value`.
+pub(super) fn read_buffer(
+    rec: &Recorder,
+    nodes: &[Node],
+    inner: &HashMap<usize, usize>,
+    step: &Step,
+    value: Value,
+) -> Buffer {
+    let r = rec.slots[value.0].root;
+    let late = matches!(step.action, Action::Again | Action::Backward { .. });
+    match inner.get(&r) {
+        Some(s) if late && nodes[step.node].segment == Some(*s) => Buffer::Again(r),
+        _ => Buffer::Value(r),
+    }
+}

@@ -1,0 +1,168 @@
+//! A run is a list you can print.
+
+use super::{Action, ParamInfo, Plan, memory::Buffer, record::Class};
+use crate::op::{Cost, GradMode};
+use serde::Serialize;
+use std::collections::HashSet;
+use std::fmt::Write as _;
+
+/// Sizes and work of a plan.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// Steps in all.
+    pub steps: usize,
+    /// Parameters recorded, trained ones included.
+    pub parameters: usize,
+    /// Trained parameters.
+    pub trainable_parameters: usize,
+    /// Work of the forward pass, FLOP (2 per multiply-add).
+    pub forward_flop: f64,
+    /// Work of the backward pass and of repeated forward steps, FLOP.
+    pub backward_flop: f64,
+    /// Frozen weights, bytes (f32).
+    pub weight_bytes: usize,
+    /// Arena with activations, gradients, inputs and trainables, bytes.
+    pub arena_bytes: usize,
+    /// The arena without reuse, bytes.
+    pub naive_bytes: usize,
+}
+
+impl Plan {
+    /// Every parameter of the recording.
+    pub fn params(&self) -> Vec<ParamInfo> {
+        self.rec.params()
+    }
+
+    /// Arena size in bytes.
+    pub fn arena_bytes(&self) -> usize {
+        self.places.total_bytes
+    }
+
+    /// Sizes and work.
+    pub fn summary(&self) -> Summary {
+        let flop = |steps: &[super::Step]| steps.iter().map(|s| self.cost(s).flop).sum();
+        let params = self.params();
+        let count = |trained: bool| -> usize {
+            let of = params.iter().filter(|p| p.trainable || !trained);
+            of.map(|p| p.dims.iter().product::<usize>()).sum()
+        };
+        let (all, trained) = (count(false), count(true));
+        Summary {
+            steps: self.steps.len(),
+            parameters: all,
+            trainable_parameters: trained,
+            forward_flop: flop(&self.steps[..self.forward_steps]),
+            backward_flop: flop(&self.steps[self.forward_steps..]),
+            weight_bytes: (all - trained) * 4,
+            arena_bytes: self.places.total_bytes,
+            naive_bytes: self.places.naive_bytes,
+        }
+    }
+
+    fn cost(&self, step: &super::Step) -> Cost {
+        let of = |node: usize| &self.nodes[node];
+        match &step.action {
+            Action::Seed { .. } => Cost::default(),
+            Action::Forward | Action::Again => {
+                let n = of(step.node);
+                n.op.cost(&n.specs, &n.signature.out)
+            }
+            Action::Backward { modes, .. } => {
+                let n = of(step.node);
+                let wants: Vec<bool> = modes.iter().map(|m| *m != GradMode::Skip).collect();
+                n.op.backward_cost(&n.specs, &n.signature.out, &wants)
+            }
+        }
+    }
+
+    /// The program as a table: step, pass, operation, scope, shapes, GFLOP, share, MB, arena offset, modes.
+    pub fn explain(&self) -> String {
+        let s = self.summary();
+        let total = (s.forward_flop + s.backward_flop).max(1.0);
+        let mut text = String::new();
+        for (t, step) in self.steps.iter().enumerate() {
+            let cost = self.cost(step);
+            if let Action::Seed { mode, .. } = &step.action {
+                let _ = writeln!(text, "{t:>5} seed  {} {mode:?}", self.rec.slots[step.node].name);
+                continue;
+            }
+            let n = &self.nodes[step.node];
+            let (pass, out, modes) = match &step.action {
+                Action::Backward { modes, .. } => {
+                    let list: String = modes.iter().map(|m| letter(*m)).collect();
+                    ("bwd", Buffer::Grad(self.rec.slots[n.out.0].root), format!("  d[{list}]"))
+                }
+                Action::Again => ("again", self.read_of(step, n.out), String::new()),
+                _ => ("fwd", Buffer::Value(n.out.0), String::new()),
+            };
+            let ins: Vec<String> = n.specs.iter().map(|s| format!("{:?}", s.dims)).collect();
+            let at = self.places.at.get(&out).map_or(0, |r| r.start);
+            let _ = writeln!(
+                text,
+                "{t:>5} {pass:<5} {:<12} {:<44} {} -> {:?}  {:.3} GFLOP {:.1} %  {:.2} MB  @{at}{modes} {}",
+                n.op.name(),
+                n.scope,
+                ins.join(" "),
+                n.signature.out.dims,
+                cost.flop / 1e9,
+                100.0 * cost.flop / total,
+                cost.bytes / 1e6,
+                n.op.detail(),
+            );
+        }
+        let _ = writeln!(
+            text,
+            "{} steps, {:.3} + {:.3} TFLOP, {} parameters ({} trained), arena {:.1} MB (naive {:.1} MB), weights {:.1} MB",
+            s.steps,
+            s.forward_flop / 1e12,
+            s.backward_flop / 1e12,
+            s.parameters,
+            s.trainable_parameters,
+            s.arena_bytes as f64 / 1e6,
+            s.naive_bytes as f64 / 1e6,
+            s.weight_bytes as f64 / 1e6,
+        );
+        text
+    }
+
+    /// The `n` largest buffers by scope name, for messages.
+    pub(crate) fn largest(&self, n: usize) -> String {
+        let mut all: Vec<(usize, String)> =
+            self.places.at.iter().map(|(b, r)| (r.len(), self.buffer_name(*b))).collect();
+        all.sort_by(|a, b| b.cmp(a));
+        let show =
+            |(bytes, name): &(usize, String)| format!("{name} {:.1} MB", *bytes as f64 / 1e6);
+        all.iter().take(n).map(show).collect::<Vec<_>>().join(", ")
+    }
+
+    fn buffer_name(&self, b: Buffer) -> String {
+        match b {
+            Buffer::Value(r) => self.rec.slots[r].name.clone(),
+            Buffer::Again(r) => format!("{} (again)", self.rec.slots[r].name),
+            Buffer::Grad(r) => format!("gradient of {}", self.rec.slots[r].name),
+            Buffer::Seed(i) => format!("given gradient of {}", self.outputs[i].0),
+            Buffer::Scratch(t) => match self.steps[t].action {
+                Action::Seed { .. } => "seed".into(),
+                _ => format!("scratch of {}", self.nodes[self.steps[t].node].scope),
+            },
+        }
+    }
+
+    /// Parameters that some step reads.
+    pub(crate) fn used_params(&self) -> HashSet<usize> {
+        let of_nodes = |s: &super::Step| match s.action {
+            Action::Seed { .. } => vec![],
+            _ => self.nodes[s.node].ins.clone(),
+        };
+        let ins = self.steps.iter().flat_map(of_nodes).map(|v| self.rec.slots[v.0].root);
+        ins.filter(|r| matches!(self.rec.slots[*r].class, Class::Param { .. })).collect()
+    }
+}
+
+fn letter(m: GradMode) -> char {
+    match m {
+        GradMode::Skip => '-',
+        GradMode::Overwrite => 'o',
+        GradMode::Accumulate => 'a',
+    }
+}

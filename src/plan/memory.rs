@@ -1,0 +1,185 @@
+//! When each buffer lives and where it lies.
+
+use super::{
+    Action, Recorder, Step, Value,
+    build::{kept_values, read_buffer},
+    record::{Class, Node},
+};
+use crate::{device::cpu::ALIGN_BYTES, op::GradMode};
+use std::collections::HashMap;
+use std::ops::Range;
+
+/// A stretch of memory with a life of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Buffer {
+    /// A forward value.
+    Value(usize),
+    /// A forward value computed again for the backward pass of its segment.
+    Again(usize),
+    /// The gradient of a value.
+    Grad(usize),
+    /// The gradient of output number `i`, given by the caller.
+    Seed(usize),
+    /// Scratch of one step.
+    Scratch(usize),
+}
+
+/// Where everything lies, in bytes from the start of the arena.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    /// Every buffer but frozen weights.
+    pub at: HashMap<Buffer, Range<usize>>,
+    /// First and last step of each buffer.
+    pub life: HashMap<Buffer, (usize, usize)>,
+    /// Arena size.
+    pub total_bytes: usize,
+    /// What it would be without reuse.
+    pub naive_bytes: usize,
+    /// Trainable values in flat order, with their element ranges.
+    pub flat: Vec<(usize, Range<usize>)>,
+    /// Byte range of the flat master weights.
+    pub master: Range<usize>,
+    /// Byte range of the flat gradient; empty without a backward pass.
+    pub grad: Range<usize>,
+}
+
+/// The forward and backward buffers a step touches, scratch excluded.
+pub(crate) fn touched(
+    rec: &Recorder,
+    nodes: &[Node],
+    inner: &HashMap<usize, usize>,
+    step: &Step,
+) -> Vec<Buffer> {
+    let root = |v: &Value| rec.slots[v.0].root;
+    let read = |v: &Value| read_buffer(rec, nodes, inner, step, *v);
+    match &step.action {
+        Action::Forward | Action::Again => {
+            let n = &nodes[step.node];
+            n.ins.iter().chain([&n.out]).chain(&n.saved).map(read).collect()
+        }
+        Action::Seed { output, .. } => {
+            let given = output.map(Buffer::Seed);
+            given.into_iter().chain([Buffer::Grad(step.node)]).collect()
+        }
+        Action::Backward { modes, .. } => {
+            let n = &nodes[step.node];
+            let mut b: Vec<Buffer> = kept_values(nodes, step).iter().map(read).collect();
+            b.push(Buffer::Grad(root(&n.out)));
+            let wanted = n.ins.iter().zip(modes).filter(|(_, m)| **m != GradMode::Skip);
+            b.extend(wanted.map(|(v, _)| Buffer::Grad(root(v))));
+            b
+        }
+    }
+}
+
+fn scratch_bytes(nodes: &[Node], step: &Step) -> usize {
+    match step.action {
+        Action::Seed { .. } => 0,
+        Action::Backward { .. } => nodes[step.node].signature.backward_scratch,
+        _ => nodes[step.node].signature.forward_scratch,
+    }
+}
+
+pub(super) fn place(
+    rec: &Recorder,
+    nodes: &[Node],
+    inner: &HashMap<usize, usize>,
+    steps: &[Step],
+    outputs: &[(String, Value)],
+    loss: Option<Value>,
+) -> Places {
+    let end = steps.len();
+    let trains = |r: usize| matches!(rec.slots[r].class, Class::Param { trainable: true, .. });
+    let mut p = Places::default();
+    let mut size: HashMap<Buffer, usize> = HashMap::new();
+    for (t, s) in steps.iter().enumerate() {
+        for b in touched(rec, nodes, inner, s) {
+            let (r, is_grad) = match b {
+                Buffer::Value(r) | Buffer::Again(r) => (r, false),
+                Buffer::Grad(r) => (r, true),
+                Buffer::Seed(i) => (rec.slots[outputs[i].1.0].root, false),
+                Buffer::Scratch(_) => continue,
+            };
+            let slot = &rec.slots[r];
+            match (&slot.class, b) {
+                (_, Buffer::Seed(_)) => {}
+                (Class::Param { .. }, _) => continue, // frozen: outside; trainable: flat
+                _ => {}
+            }
+            let fed = matches!(slot.class, Class::Input { .. } | Class::Table(_));
+            let lasts = fed || matches!(b, Buffer::Seed(_));
+            let e = p.life.entry(b).or_insert(if lasts && !is_grad { (0, end) } else { (t, t) });
+            e.1 = if lasts { end } else { e.1.max(t) };
+            size.insert(b, slot.spec.bytes());
+        }
+        let scratch = scratch_bytes(nodes, s);
+        if scratch > 0 {
+            p.life.insert(Buffer::Scratch(t), (t, t));
+            size.insert(Buffer::Scratch(t), scratch);
+        }
+    }
+    // Inputs nobody reads still have to be settable, and outputs outlive the last step.
+    for (r, slot) in rec.slots.iter().enumerate() {
+        if matches!(slot.class, Class::Input { .. } | Class::Table(_)) {
+            p.life.entry(Buffer::Value(r)).or_insert((0, end)).1 = end;
+            size.entry(Buffer::Value(r)).or_insert(slot.spec.bytes());
+        }
+    }
+    for v in outputs.iter().map(|(_, v)| *v).chain(loss) {
+        if let Some(l) = p.life.get_mut(&Buffer::Value(rec.slots[v.0].root)) {
+            l.1 = end;
+        }
+    }
+    flat(rec, &mut p, steps.iter().any(|s| matches!(s.action, Action::Seed { .. })), &trains);
+    let base = p.total_bytes;
+    p.naive_bytes = base + size.values().map(|s| round_up(*s)).sum::<usize>();
+    first_fit(&mut p, &size, base);
+    p
+}
+
+fn flat(rec: &Recorder, p: &mut Places, backward: bool, trains: &dyn Fn(usize) -> bool) {
+    let mut len = 0;
+    for (r, slot) in rec.slots.iter().enumerate().filter(|(r, s)| s.root == *r && trains(*r)) {
+        p.flat.push((r, len..len + slot.spec.len()));
+        len += round_up(slot.spec.len() * 4) / 4;
+    }
+    let bytes = len * 4;
+    p.master = 0..bytes;
+    p.grad = if backward { bytes..2 * bytes } else { bytes..bytes };
+    p.total_bytes = p.grad.end;
+    for (r, range) in &p.flat {
+        let at = |base: usize| base + range.start * 4..base + range.end * 4;
+        p.at.insert(Buffer::Value(*r), at(0));
+        if backward {
+            p.at.insert(Buffer::Grad(*r), at(bytes));
+        }
+    }
+}
+
+fn round_up(bytes: usize) -> usize {
+    bytes.div_ceil(ALIGN_BYTES) * ALIGN_BYTES
+}
+
+/// Largest first, each at the lowest offset where no buffer with an overlapping life lies.
+fn first_fit(p: &mut Places, size: &HashMap<Buffer, usize>, base: usize) {
+    let mut order: Vec<(usize, (usize, usize), Buffer)> =
+        p.life.iter().map(|(b, l)| (round_up(size[b]), *l, *b)).collect();
+    order.sort_by_key(|(s, l, b)| (std::cmp::Reverse(*s), l.0, *b));
+    let mut done: Vec<(usize, usize, (usize, usize))> = vec![]; // (offset, size, life), by offset
+    for (bytes, life, b) in order {
+        let mut at = base;
+        for (offset, taken, other) in &done {
+            if other.0 > life.1 || life.0 > other.1 {
+                continue;
+            }
+            if at + bytes <= *offset {
+                break;
+            }
+            at = at.max(offset + taken);
+        }
+        let pos = done.partition_point(|d| d.0 <= at);
+        done.insert(pos, (at, bytes, life));
+        p.at.insert(b, at..at + size[&b]);
+        p.total_bytes = p.total_bytes.max(at + bytes);
+    }
+}

@@ -1,0 +1,75 @@
+//! Record once, plan once, replay.
+//!
+//! Model code records operations on symbolic [`Value`]s; [`Recorder::plan`] decides which values need a
+//! gradient, in which mode each gradient is written, how long each buffer lives, where it lies in one
+//! arena and which segments are recomputed; the [`Program`] is a flat list of steps over fixed addresses.
+
+mod build;
+mod explain;
+mod memory;
+mod program;
+mod record;
+
+pub use build::{Pass, PlanOptions};
+pub use explain::Summary;
+pub use program::{Flat, Program, WeightSource};
+pub use record::{Layout, ParamInfo, Recorder, Value};
+
+use crate::op::{GradMode, Keeps};
+use memory::{Buffer, Places};
+use record::Node;
+
+/// What one step does with its node.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Action {
+    /// The forward pass of a node.
+    Forward,
+    /// A forward step repeated for the backward pass of its segment.
+    Again,
+    /// Puts the given gradient of output `index` (or 1 for a loss) into its gradient buffer.
+    Seed {
+        /// Index into the outputs; the loss has none.
+        output: Option<usize>,
+        /// Overwrite, or add when two outputs are views of one value.
+        mode: GradMode,
+    },
+    /// The backward pass of a node.
+    Backward {
+        /// What it reads of forward.
+        keeps: Keeps,
+        /// How it writes each input gradient.
+        modes: Vec<GradMode>,
+    },
+}
+
+/// One line of the program.
+#[derive(Clone, Debug)]
+pub(crate) struct Step {
+    /// Index of the node; for a seed the index of the seeded value.
+    pub node: usize,
+    /// What is done.
+    pub action: Action,
+}
+
+/// A planned recording: every step and every address, no memory yet.
+#[derive(Debug)]
+pub struct Plan {
+    pub(crate) rec: Recorder,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) steps: Vec<Step>,
+    /// Steps before this one are the forward pass.
+    pub(crate) forward_steps: usize,
+    pub(crate) outputs: Vec<(String, Value)>,
+    pub(crate) loss: Option<Value>,
+    pub(crate) places: Places,
+    pub(crate) poison: bool,
+    /// Values produced inside a recomputed segment and used only there.
+    pub(crate) inner: std::collections::HashMap<usize, usize>,
+}
+
+impl Plan {
+    /// The buffer a step of `action` reads for `value` of the recording.
+    pub(crate) fn read_of(&self, step: &Step, value: Value) -> Buffer {
+        build::read_buffer(&self.rec, &self.nodes, &self.inner, step, value)
+    }
+}

@@ -1,0 +1,471 @@
+//! A plan with memory: runs, step by step, over fixed addresses.
+
+use super::{
+    Action, Plan, Step, Value,
+    memory::Buffer,
+    record::{Class, Layout},
+};
+use crate::{
+    device::{Buf, BufMut, Device, cpu::HostArena},
+    error::{Error, Result},
+    op::{Backward, Forward, Grad, GradMode},
+    tensor::{DType, Spec},
+};
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Where parameters come from.
+pub trait WeightSource {
+    /// The parameter `name` in runtime layout as f32, shared between programs; `None` when it is missing.
+    ///
+    /// # Errors
+    /// When the source cannot be read, or holds the name with another shape.
+    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Arc<Vec<f32>>>>;
+}
+
+/// The trainable parameters as flat buffers.
+#[derive(Debug)]
+pub struct Flat<'a> {
+    /// Name and element range of each parameter, in order; gaps are padding.
+    pub entries: &'a [(String, Range<usize>)],
+    /// f32 master weights.
+    pub master: &'a mut [f32],
+    /// Gradient; empty without a backward pass.
+    pub grad: &'a mut [f32],
+}
+
+/// Where one operand of a step lies.
+#[derive(Clone, Debug)]
+enum Place {
+    Arena(Range<usize>),
+    Weight(usize),
+    None,
+}
+
+/// The operands of one step, resolved once.
+#[derive(Debug, Default)]
+struct Operands {
+    /// Inputs, then the output and saved values where backward reads them, then the output gradient.
+    reads: Vec<Place>,
+    /// Written ranges: output and saved values, or input gradients; then scratch.
+    writes: Vec<Range<usize>>,
+    /// Whether each written range keeps its old content (accumulated gradients, skipped ones).
+    keeps_old: Vec<bool>,
+    /// Buffers that die with this step (poison mode).
+    dies: Vec<Range<usize>>,
+}
+
+/// A planned run with its memory and weights.
+#[derive(Debug)]
+pub struct Program {
+    plan: Plan,
+    device: Device,
+    arena: HostArena,
+    weights: Vec<Arc<Vec<f32>>>,
+    operands: Vec<Operands>,
+    names: HashMap<String, Value>,
+    entries: Vec<(String, Range<usize>)>,
+}
+
+impl Plan {
+    /// Allocates the arena and takes the weights; every missing name is listed in one error.
+    ///
+    /// # Errors
+    /// [`Error::Weights`], [`Error::OutOfMemory`], or those of the source.
+    pub fn load(self, device: Device, weights: &dyn WeightSource) -> Result<Program> {
+        Program::new(self, device, weights)
+    }
+}
+
+impl Program {
+    fn new(plan: Plan, device: Device, source: &dyn WeightSource) -> Result<Self> {
+        let arena = HostArena::new(plan.places.total_bytes, &plan.largest(5))?;
+        let entries = (plan.places.flat.iter())
+            .map(|(r, range)| (plan.rec.slots[*r].name.clone(), range.clone()))
+            .collect();
+        let mut p = Self {
+            device,
+            arena,
+            weights: vec![],
+            operands: vec![],
+            names: HashMap::new(),
+            entries,
+            plan,
+        };
+        let index = p.take_weights(source)?;
+        p.fill_tables();
+        p.operands =
+            (0..p.plan.steps.len()).map(|t| resolve(&p.plan, t, &index)).collect::<Result<_>>()?;
+        Ok(p)
+    }
+
+    /// Loads every parameter that a step touches; returns value -> index into `weights`.
+    fn take_weights(&mut self, source: &dyn WeightSource) -> Result<HashMap<usize, usize>> {
+        let (mut index, mut missing) = (HashMap::new(), vec![]);
+        let used = self.plan.used_params();
+        for (r, slot) in self.plan.rec.slots.iter().enumerate() {
+            match &slot.class {
+                Class::Input { .. } => drop(self.names.insert(slot.name.clone(), Value(r))),
+                Class::Param { layout, trainable } => {
+                    self.names.insert(slot.name.clone(), Value(r));
+                    if !used.contains(&r) && !trainable {
+                        continue;
+                    }
+                    match source.get(&slot.name, &slot.spec.dims, *layout)? {
+                        None => missing.push(slot.name.clone()),
+                        Some(w) if w.len() != slot.spec.len() => {
+                            return Err(wrong_length(&slot.name, w.len(), &slot.spec));
+                        }
+                        Some(w) if *trainable => {
+                            let at = self.plan.places.at[&Buffer::Value(r)].clone();
+                            bytemuck::cast_slice_mut(self.arena.write(&at)).copy_from_slice(&w);
+                        }
+                        Some(w) => {
+                            index.insert(r, self.weights.len());
+                            self.weights.push(w);
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        if missing.is_empty() {
+            return Ok(index);
+        }
+        Err(Error::Weights {
+            source_name: "weights".into(),
+            missing,
+            unknown: vec![],
+            misshaped: vec![],
+        })
+    }
+
+    fn fill_tables(&mut self) {
+        for (r, slot) in self.plan.rec.slots.iter().enumerate() {
+            if let (Class::Table(data), Some(at)) =
+                (&slot.class, self.plan.places.at.get(&Buffer::Value(r)))
+            {
+                bytemuck::cast_slice_mut(self.arena.write(at)).copy_from_slice(data);
+            }
+        }
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Where it runs.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn input_range(&self, name: &str, dtype: DType, len: usize) -> Result<Range<usize>> {
+        let v = self.names.get(name).copied().ok_or_else(|| unknown(name))?;
+        let slot = &self.plan.rec.slots[v.0];
+        if !matches!(slot.class, Class::Input { .. }) {
+            return Err(unknown(name));
+        }
+        if slot.spec.dtype != dtype || slot.spec.len() != len {
+            return Err(wrong_length(name, len, &slot.spec));
+        }
+        Ok(self.plan.places.at[&Buffer::Value(slot.root)].clone())
+    }
+
+    /// Feeds an f32 input.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] for an unknown name, [`Error::Shape`] for another length.
+    pub fn set(&mut self, input: &str, data: &[f32]) -> Result<()> {
+        let at = self.input_range(input, DType::F32, data.len())?;
+        bytemuck::cast_slice_mut(self.arena.write(&at)).copy_from_slice(data);
+        Ok(())
+    }
+
+    /// Feeds an i32 input.
+    ///
+    /// # Errors
+    /// As [`Program::set`].
+    pub fn set_i32(&mut self, input: &str, data: &[i32]) -> Result<()> {
+        let at = self.input_range(input, DType::I32, data.len())?;
+        bytemuck::cast_slice_mut(self.arena.write(&at)).copy_from_slice(data);
+        Ok(())
+    }
+
+    /// Gives the gradient of an output ([`super::Pass::Seeded`]); zero until given.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] for an output without a gradient, [`Error::Shape`] for another length.
+    pub fn set_grad(&mut self, output: &str, data: &[f32]) -> Result<()> {
+        let i = self.output_index(output)?;
+        let Some(at) = self.plan.places.at.get(&Buffer::Seed(i)) else {
+            return Err(Error::Plan {
+                at: output.into(),
+                problem: "nothing upstream needs a gradient".into(),
+            });
+        };
+        if at.len() != data.len() * 4 {
+            return Err(wrong_length(
+                output,
+                data.len(),
+                self.plan.rec.spec(self.plan.outputs[i].1),
+            ));
+        }
+        bytemuck::cast_slice_mut(self.arena.write(&at.clone())).copy_from_slice(data);
+        Ok(())
+    }
+
+    fn output_index(&self, name: &str) -> Result<usize> {
+        self.plan.outputs.iter().position(|(n, _)| n == name).ok_or_else(|| unknown(name))
+    }
+
+    /// An output of the last run.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] for an unknown name.
+    pub fn get(&self, output: &str) -> Result<Vec<f32>> {
+        let v = self.plan.outputs[self.output_index(output)?].1;
+        self.read(Buffer::Value(self.plan.rec.slots[v.0].root), output)
+    }
+
+    /// The loss of the last run.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] when the plan has no loss.
+    pub fn loss(&self) -> Result<f32> {
+        let v = self.plan.loss.ok_or_else(|| unknown("loss"))?;
+        let l = self.read(Buffer::Value(self.plan.rec.slots[v.0].root), "loss")?;
+        Ok(l.first().copied().unwrap_or(f32::NAN))
+    }
+
+    /// The gradient of an input or a trainable parameter (runtime layout) after `backward`; zero when no
+    /// gradient reaches it.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] for an unknown name.
+    pub fn grad(&self, name: &str) -> Result<Vec<f32>> {
+        let v = self.names.get(name).copied().ok_or_else(|| unknown(name))?;
+        let slot = &self.plan.rec.slots[v.0];
+        if !self.plan.places.at.contains_key(&Buffer::Grad(v.0)) {
+            return match slot.class {
+                Class::Input { grad: true } => Ok(vec![0.0; slot.spec.len()]),
+                _ => Err(Error::Plan { at: name.into(), problem: "no gradient planned".into() }),
+            };
+        }
+        self.read(Buffer::Grad(v.0), name)
+    }
+
+    fn read(&self, b: Buffer, name: &str) -> Result<Vec<f32>> {
+        if let Some(at) = self.plan.places.at.get(&b) {
+            return Ok(bytemuck::cast_slice(self.arena.read(at)).to_vec());
+        }
+        Err(Error::Plan { at: name.into(), problem: "the plan holds no such buffer".into() })
+    }
+
+    /// The trainable parameters and their gradient.
+    pub fn trainables(&mut self) -> Flat<'_> {
+        let (m, g) = (self.plan.places.master.clone(), self.plan.places.grad.clone());
+        let all: &mut [f32] = bytemuck::cast_slice_mut(self.arena.write(&(m.start..g.end)));
+        let (master, grad) = all.split_at_mut(m.len() / 4);
+        Flat { entries: &self.entries, master, grad }
+    }
+
+    /// Runs the forward pass.
+    ///
+    /// # Errors
+    /// Those of the operations.
+    pub fn forward(&mut self) -> Result<()> {
+        (0..self.plan.forward_steps).try_for_each(|t| self.step(t, true))
+    }
+
+    /// Runs the backward pass; `first` overwrites the gradients of trainables, otherwise they add up.
+    ///
+    /// # Errors
+    /// Those of the operations.
+    pub fn backward(&mut self, first: bool) -> Result<()> {
+        (self.plan.forward_steps..self.plan.steps.len()).try_for_each(|t| self.step(t, first))
+    }
+
+    /// Runs the steps `0..=step` only.
+    ///
+    /// # Errors
+    /// Those of the operations.
+    pub fn run_until(&mut self, step: usize) -> Result<()> {
+        (0..self.plan.steps.len().min(step + 1)).try_for_each(|t| self.step(t, true))
+    }
+
+    /// Runs forward up to the last operation of `scope` and returns its output.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] for an unknown scope; those of the operations.
+    pub fn value(&mut self, scope: &str) -> Result<Vec<f32>> {
+        let forward = &self.plan.steps[..self.plan.forward_steps];
+        let at = forward.iter().rposition(|s| self.plan.nodes[s.node].scope == scope);
+        let t = at.ok_or_else(|| unknown(scope))?;
+        self.run_until(t)?;
+        let out = self.plan.nodes[self.plan.steps[t].node].out;
+        self.read(Buffer::Value(out.0), scope)
+    }
+
+    fn step(&mut self, t: usize, first: bool) -> Result<()> {
+        let (plan, operands) = (&self.plan, &self.operands[t]);
+        if plan.poison {
+            for (w, old) in operands.writes.iter().zip(&operands.keeps_old) {
+                if !old {
+                    self.arena.write(w).fill(0xFF);
+                }
+            }
+        }
+        let in_arena: Vec<Range<usize>> = (operands.reads.iter())
+            .filter_map(|p| if let Place::Arena(r) = p { Some(r.clone()) } else { None })
+            .collect();
+        let (lent, written) = self.arena.lend(&in_arena, &operands.writes);
+        let mut lent = lent.into_iter();
+        let mut reads = operands.reads.iter().map(|p| match p {
+            Place::Arena(_) => Buf::Host(lent.next().unwrap_or(&[])),
+            Place::Weight(i) => Buf::Host(bytemuck::cast_slice(&self.weights[*i])),
+            Place::None => Buf::EMPTY,
+        });
+        let mut writes = written.into_iter().map(BufMut::Host);
+        let step = &plan.steps[t];
+        run_step(plan, &self.device, step, first, &mut reads, &mut writes)?;
+        if plan.poison {
+            operands.dies.iter().for_each(|r| self.arena.write(r).fill(0xFF));
+        }
+        Ok(())
+    }
+}
+
+fn run_step<'a>(
+    plan: &'a Plan,
+    device: &'a Device,
+    step: &'a Step,
+    first: bool,
+    reads: &mut dyn Iterator<Item = Buf<'a>>,
+    writes: &mut dyn Iterator<Item = BufMut<'a>>,
+) -> Result<()> {
+    let none = || BufMut::Host(&mut []);
+    let (modes, keeps) = match &step.action {
+        Action::Seed { output, mode } => {
+            let given = output.and_then(|_| reads.next());
+            let mut grad = writes.next().unwrap_or_else(none);
+            seed(given.map(Buf::f32), grad.f32(), *mode);
+            return Ok(());
+        }
+        Action::Forward | Action::Again => {
+            let n = &plan.nodes[step.node];
+            let ins = reads.take(n.ins.len()).collect();
+            let out = writes.next().unwrap_or_else(none);
+            let saved = writes.take(n.saved.len()).collect();
+            let scratch = writes.next().unwrap_or_else(none);
+            let (specs, out_spec) = (&n.specs[..], &n.signature.out);
+            return n.op.forward(Forward { device, specs, out_spec, ins, out, saved, scratch });
+        }
+        Action::Backward { keeps, modes } => (modes, keeps),
+    };
+    let n = &plan.nodes[step.node];
+    let ins = reads.take(n.ins.len()).collect();
+    let out = reads.next().unwrap_or(Buf::EMPTY);
+    let saved = if keeps.saved { reads.take(n.saved.len()).collect() } else { vec![] };
+    let d_out = reads.next().unwrap_or(Buf::EMPTY);
+    let trained = |v: &Value| {
+        let root = plan.rec.slots[v.0].root;
+        matches!(plan.rec.slots[root].class, Class::Param { trainable: true, .. })
+    };
+    let d_ins = (n.ins.iter().zip(modes))
+        .map(|(v, mode)| match mode {
+            GradMode::Skip => Grad { mode: *mode, buf: none() },
+            GradMode::Overwrite if !first && trained(v) => {
+                Grad { mode: GradMode::Accumulate, buf: writes.next().unwrap_or_else(none) }
+            }
+            _ => Grad { mode: *mode, buf: writes.next().unwrap_or_else(none) },
+        })
+        .collect();
+    let scratch = writes.next().unwrap_or_else(none);
+    let (specs, out_spec) = (&n.specs[..], &n.signature.out);
+    let io = Backward { device, specs, out_spec, ins, out, saved, d_out, d_ins, scratch };
+    n.op.backward(io)
+}
+
+fn seed(given: Option<&[f32]>, grad: &mut [f32], mode: GradMode) {
+    for (i, g) in grad.iter_mut().enumerate() {
+        let s = given.map_or(1.0, |s| s[i]);
+        *g = if mode == GradMode::Accumulate { *g + s } else { s };
+    }
+}
+
+fn resolve(plan: &Plan, t: usize, weights: &HashMap<usize, usize>) -> Result<Operands> {
+    let step = &plan.steps[t];
+    let place = |b: Buffer| -> Result<Range<usize>> {
+        plan.places.at.get(&b).cloned().ok_or_else(|| Error::Plan {
+            at: format!("step {t}"),
+            problem: format!("{b:?} has no place"),
+        })
+    };
+    let read = |v: &Value| -> Result<Place> {
+        match weights.get(&plan.rec.slots[v.0].root) {
+            Some(i) => Ok(Place::Weight(*i)),
+            None => place(plan.read_of(step, *v)).map(Place::Arena),
+        }
+    };
+    let written = |v: &Value| place(plan.read_of(step, *v));
+    let mut o = Operands::default();
+    match &step.action {
+        Action::Seed { output, mode } => {
+            if let Some(i) = output {
+                o.reads.push(Place::Arena(place(Buffer::Seed(*i))?));
+            }
+            o.writes.push(place(Buffer::Grad(step.node))?);
+            o.keeps_old.push(*mode == GradMode::Accumulate);
+        }
+        Action::Forward | Action::Again => {
+            let n = &plan.nodes[step.node];
+            o.reads = n.ins.iter().map(read).collect::<Result<_>>()?;
+            o.writes = [&n.out].into_iter().chain(&n.saved).map(written).collect::<Result<_>>()?;
+            o.keeps_old = vec![false; o.writes.len()];
+        }
+        Action::Backward { keeps, modes } => {
+            let n = &plan.nodes[step.node];
+            let grad = |v: &Value| place(Buffer::Grad(plan.rec.slots[v.0].root));
+            for (i, v) in n.ins.iter().enumerate() {
+                o.reads.push(if keeps.ins.contains(&i) { read(v)? } else { Place::None });
+            }
+            o.reads.push(if keeps.out { read(&n.out)? } else { Place::None });
+            if keeps.saved {
+                o.reads.extend(n.saved.iter().map(read).collect::<Result<Vec<_>>>()?);
+            }
+            o.reads.push(Place::Arena(grad(&n.out)?));
+            for (v, m) in n.ins.iter().zip(modes).filter(|(_, m)| **m != GradMode::Skip) {
+                let trained = plan.places.flat.iter().any(|(r, _)| *r == plan.rec.slots[v.0].root);
+                o.writes.push(grad(v)?);
+                o.keeps_old.push(*m == GradMode::Accumulate || trained);
+            }
+        }
+    }
+    if let Some(at) = plan.places.at.get(&Buffer::Scratch(t)) {
+        o.writes.push(at.clone());
+        o.keeps_old.push(false);
+    }
+    if plan.poison {
+        let dead = plan.places.life.iter().filter(|(_, l)| l.1 == t);
+        o.dies = dead.filter_map(|(b, _)| plan.places.at.get(b).cloned()).collect();
+    }
+    Ok(o)
+}
+
+fn unknown(name: &str) -> Error {
+    Error::Plan {
+        at: name.into(),
+        problem: "no input, output, parameter or scope of that name".into(),
+    }
+}
+
+fn wrong_length(name: &str, got: usize, want: &Spec) -> Error {
+    Error::Shape {
+        at: name.into(),
+        what: "data",
+        got: vec![got],
+        want: format!("{} elements ({want})", want.len()),
+    }
+}

@@ -1,0 +1,299 @@
+//! The recorder: straight-line model code calls this.
+
+use super::{Pass, Plan, PlanOptions};
+use crate::{
+    error::{Error, Result},
+    op::{Op, Signature},
+    tensor::Spec,
+};
+use std::collections::HashMap;
+
+/// A symbolic value: an index in a recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Value(pub(crate) usize);
+
+/// How a parameter lies in the published checkpoint, relative to the runtime layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Layout {
+    /// The same.
+    Dense,
+    /// Checkpoint `[O, I, kh, kw]`, runtime `[O, kh, kw, I]`.
+    Conv,
+    /// Checkpoint `[O, I, 1, 1]`, runtime `[O, I]`.
+    Conv1x1,
+    /// Checkpoint `[I, O]`, runtime `[O, I]`.
+    Transposed,
+}
+
+impl Layout {
+    /// Dims in the checkpoint for runtime dims.
+    pub fn checkpoint_dims(self, dims: &[usize]) -> Vec<usize> {
+        match (self, dims) {
+            (Layout::Conv, [o, h, w, i]) => vec![*o, *i, *h, *w],
+            (Layout::Conv1x1, [o, i]) => vec![*o, *i, 1, 1],
+            (Layout::Transposed, [o, i]) => vec![*i, *o],
+            _ => dims.to_vec(),
+        }
+    }
+
+    /// Checkpoint data to runtime data; `dims` are the runtime dims.
+    pub fn to_runtime(self, dims: &[usize], data: Vec<f32>) -> Vec<f32> {
+        let from = self.checkpoint_dims(dims);
+        self.permute(&from, data, &[0, 2, 3, 1])
+    }
+
+    /// Runtime data to checkpoint data; `dims` are the runtime dims.
+    pub fn to_checkpoint(self, dims: &[usize], data: Vec<f32>) -> Vec<f32> {
+        self.permute(dims, data, &[0, 3, 1, 2])
+    }
+
+    fn permute(self, dims: &[usize], data: Vec<f32>, conv: &[usize]) -> Vec<f32> {
+        let axes: &[usize] = match self {
+            Layout::Conv if dims.len() == 4 => conv,
+            Layout::Transposed if dims.len() == 2 => &[1, 0],
+            _ => return data,
+        };
+        crate::tensor::Tensor { dims: dims.to_vec(), data }.permuted(axes).data
+    }
+}
+
+/// What a value is.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Class {
+    /// A weight; `trainable` ones lie in the flat buffers.
+    Param { layout: Layout, trainable: bool },
+    /// Fed by the caller; `grad` asks for its gradient.
+    Input { grad: bool },
+    /// A constant known while recording.
+    Table(Vec<f32>),
+    /// Computed.
+    Temp,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Slot {
+    pub spec: Spec,
+    pub class: Class,
+    pub name: String,
+    /// The value whose bytes this is a view of; itself when none.
+    pub root: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub op: Box<dyn Op>,
+    pub ins: Vec<Value>,
+    pub specs: Vec<Spec>,
+    pub out: Value,
+    pub saved: Vec<Value>,
+    pub signature: Signature,
+    pub scope: String,
+    pub segment: Option<usize>,
+}
+
+/// One parameter of a recording.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParamInfo {
+    /// Full name: component prefix and checkpoint name.
+    pub name: String,
+    /// Runtime dims.
+    pub dims: Vec<usize>,
+    /// How it lies in the checkpoint.
+    pub layout: Layout,
+    /// Whether it is trained.
+    pub trainable: bool,
+}
+
+type Policy = Box<dyn Fn(&str) -> bool>;
+
+/// Records operations; shapes are checked here, so an error names the model line.
+#[derive(Default)]
+pub struct Recorder {
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) nodes: Vec<Node>,
+    params: HashMap<String, Value>,
+    scopes: Vec<String>,
+    segment: Option<usize>,
+    segments: usize,
+    trains: Option<Policy>,
+}
+
+impl std::fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Recorder({} values, {} operations)", self.slots.len(), self.nodes.len())
+    }
+}
+
+impl Recorder {
+    /// An empty recording.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// From now on parameters whose full name satisfies `f` are trained.
+    pub fn train_if(&mut self, f: impl Fn(&str) -> bool + 'static) {
+        self.trains = Some(Box::new(f));
+    }
+
+    fn slot(&mut self, spec: Spec, class: Class, name: String) -> Value {
+        let root = self.slots.len();
+        self.slots.push(Slot { spec, class, name, root });
+        Value(root)
+    }
+
+    /// A value fed before each run.
+    pub fn input(&mut self, name: &str, spec: Spec) -> Value {
+        self.slot(spec, Class::Input { grad: false }, name.to_string())
+    }
+
+    /// A value fed before each run whose gradient is wanted.
+    pub fn input_with_grad(&mut self, name: &str, spec: Spec) -> Value {
+        self.slot(spec, Class::Input { grad: true }, name.to_string())
+    }
+
+    /// A constant known while recording (a noise schedule); short data is a bug of the caller and padded with 0.
+    pub fn table(&mut self, name: &str, dims: &[usize], mut data: Vec<f32>) -> Value {
+        let spec = Spec::f32(dims);
+        data.resize(spec.len(), 0.0);
+        self.slot(spec, Class::Table(data), name.to_string())
+    }
+
+    /// The parameter `name` with runtime `dims`; recorded once, however often it is asked for.
+    pub fn param(&mut self, name: &str, dims: &[usize], layout: Layout) -> Value {
+        if let Some(v) = self.params.get(name) {
+            return *v;
+        }
+        let trainable = self.trains.as_ref().is_some_and(|f| f(name));
+        let class = Class::Param { layout, trainable };
+        let v = self.slot(Spec::f32(dims), class, name.to_string());
+        self.params.insert(name.to_string(), v);
+        v
+    }
+
+    /// The same bytes with other dims; shares the gradient buffer too.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the element counts differ.
+    pub fn view(&mut self, v: Value, dims: &[usize]) -> Result<Value> {
+        let slot = &self.slots[v.0];
+        if slot.spec.len() != dims.iter().product::<usize>() {
+            return Err(Error::Shape {
+                at: self.at("view"),
+                what: "value",
+                got: slot.spec.dims.clone(),
+                want: format!("as many elements as {dims:?}"),
+            });
+        }
+        let slot = Slot {
+            spec: slot.spec.with(dims),
+            class: Class::Temp,
+            name: self.here(),
+            root: slot.root,
+        };
+        self.slots.push(slot);
+        Ok(Value(self.slots.len() - 1))
+    }
+
+    /// Names everything recorded inside `body`.
+    ///
+    /// # Errors
+    /// Those of `body`.
+    pub fn scope<T>(&mut self, name: &str, body: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        self.scopes.push(name.to_string());
+        let out = body(self);
+        self.scopes.pop();
+        out
+    }
+
+    /// A scope whose forward steps may be repeated before its backward pass (see [`PlanOptions`]).
+    ///
+    /// # Errors
+    /// Those of `body`.
+    pub fn checkpoint<T>(
+        &mut self,
+        name: &str,
+        body: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        let outer = self.segment;
+        if outer.is_none() {
+            self.segment = Some(self.segments);
+            self.segments += 1;
+        }
+        let out = self.scope(name, body);
+        self.segment = outer;
+        out
+    }
+
+    /// Records one operation on `ins`.
+    ///
+    /// # Errors
+    /// Those of the operation's `infer`, with the scope in front.
+    pub fn apply(&mut self, op: impl Op + 'static, ins: &[Value]) -> Result<Value> {
+        let specs: Vec<Spec> = ins.iter().map(|v| self.slots[v.0].spec.clone()).collect();
+        let signature = op.infer(&specs).map_err(|e| self.located(e))?;
+        let scope = self.here();
+        let out = self.slot(signature.out.clone(), Class::Temp, scope.clone());
+        let saved = signature.saved.clone();
+        let saved = saved.into_iter().map(|s| self.slot(s, Class::Temp, scope.clone())).collect();
+        let (ins, segment) = (ins.to_vec(), self.segment);
+        let op = Box::new(op);
+        self.nodes.push(Node { op, ins, specs, out, saved, signature, scope, segment });
+        Ok(out)
+    }
+
+    /// Shape and element type of a value.
+    pub fn spec(&self, v: Value) -> &Spec {
+        &self.slots[v.0].spec
+    }
+
+    /// The current scope, joined with dots.
+    pub fn here(&self) -> String {
+        self.scopes.join(".")
+    }
+
+    /// Every parameter recorded so far, in order.
+    pub fn params(&self) -> Vec<ParamInfo> {
+        let info = |s: &Slot| match s.class {
+            Class::Param { layout, trainable } => Some(ParamInfo {
+                name: s.name.clone(),
+                dims: s.spec.dims.clone(),
+                layout,
+                trainable,
+            }),
+            _ => None,
+        };
+        self.slots.iter().filter_map(info).collect()
+    }
+
+    /// Plans the recording for the named outputs.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] when a loss is no scalar or depends on nothing trainable, or when an operation
+    /// takes one value twice and both gradients are wanted.
+    pub fn plan(self, outputs: &[(&str, Value)], options: PlanOptions) -> Result<Plan> {
+        super::build::build(self, outputs, options)
+    }
+
+    /// An inference plan of one output named `out`.
+    ///
+    /// # Errors
+    /// As [`Recorder::plan`].
+    pub fn plan_inference(self, out: Value) -> Result<Plan> {
+        let options = PlanOptions { pass: Pass::Inference, ..PlanOptions::default() };
+        self.plan(&[("out", out)], options)
+    }
+
+    fn at(&self, op: &str) -> String {
+        if self.scopes.is_empty() { op.to_string() } else { format!("{}: {op}", self.here()) }
+    }
+
+    fn located(&self, e: Error) -> Error {
+        match e {
+            Error::Shape { at, what, got, want } => {
+                Error::Shape { at: self.at(&at), what, got, want }
+            }
+            Error::DType { at, got, want } => Error::DType { at: self.at(&at), got, want },
+            other => other,
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The planner: a planned run equals a naive one, whatever is trained, recomputed or poisoned.
+
+use proptest::prelude::*;
+use selvedge::{
+    device::Device,
+    error::Result,
+    op::{Backward, Cost, Forward, Grad, Keeps, Op, Signature},
+    plan::{Layout, Pass, PlanOptions, Program, Recorder, Value, WeightSource},
+    tensor::Spec,
+};
+use std::sync::Arc;
+
+const LEN: usize = 20;
+
+/// `a * b` (kept inputs), or `a + b` (nothing kept), elementwise.
+#[derive(Debug)]
+struct Pair {
+    product: bool,
+}
+
+impl Op for Pair {
+    fn name(&self) -> &'static str {
+        "pair"
+    }
+    fn infer(&self, ins: &[Spec]) -> Result<Signature> {
+        let saved = if self.product { vec![ins[0].clone()] } else { vec![] };
+        let out = ins[0].clone();
+        Ok(Signature { out, saved, forward_scratch: 40, backward_scratch: 100 })
+    }
+    fn keeps(&self, wants: &[bool]) -> Keeps {
+        let ins = if self.product && wants[0] { vec![1] } else { vec![] };
+        Keeps { ins, out: false, saved: self.product && wants[1] }
+    }
+    fn cost(&self, ins: &[Spec], _: &Spec) -> Cost {
+        Cost { flop: ins[0].len() as f64, bytes: 12.0 * ins[0].len() as f64 }
+    }
+    fn forward(&self, mut io: Forward<'_>) -> Result<()> {
+        io.scratch.f32().fill(5.0);
+        let (a, b) = (io.ins[0].f32(), io.ins[1].f32());
+        for (i, o) in io.out.f32().iter_mut().enumerate() {
+            *o = if self.product { a[i] * b[i] } else { a[i] + b[i] };
+        }
+        if self.product {
+            io.saved[0].f32().copy_from_slice(a);
+        }
+        Ok(())
+    }
+    fn backward(&self, mut io: Backward<'_>) -> Result<()> {
+        io.scratch.f32().fill(6.0);
+        let d = io.d_out.f32();
+        let write = |g: &mut Grad<'_>, f: &dyn Fn(usize) -> f32| {
+            if g.wanted() {
+                let beta = g.beta();
+                for (i, v) in g.buf.f32().iter_mut().enumerate() {
+                    *v = if beta == 0.0 { f(i) } else { *v + f(i) };
+                }
+            }
+        };
+        let product = self.product;
+        let (ins, saved) = (io.ins, io.saved);
+        write(&mut io.d_ins[0], &|i| if product { d[i] * ins[1].f32()[i] } else { d[i] });
+        write(&mut io.d_ins[1], &|i| if product { d[i] * saved[0].f32()[i] } else { d[i] });
+        Ok(())
+    }
+}
+
+/// Sum of all elements.
+#[derive(Debug)]
+struct Sum;
+
+impl Op for Sum {
+    fn name(&self) -> &'static str {
+        "sum"
+    }
+    fn infer(&self, _: &[Spec]) -> Result<Signature> {
+        Ok(Signature::of(Spec::f32(&[1])))
+    }
+    fn keeps(&self, _: &[bool]) -> Keeps {
+        Keeps::default()
+    }
+    fn cost(&self, _: &[Spec], _: &Spec) -> Cost {
+        Cost::default()
+    }
+    fn forward(&self, mut io: Forward<'_>) -> Result<()> {
+        io.out.f32()[0] = io.ins[0].f32().iter().sum();
+        Ok(())
+    }
+    fn backward(&self, mut io: Backward<'_>) -> Result<()> {
+        let d = io.d_out.f32()[0];
+        let beta = io.d_ins[0].beta();
+        for v in io.d_ins[0].buf.f32() {
+            *v = if beta == 0.0 { d } else { *v + d };
+        }
+        Ok(())
+    }
+}
+
+struct Weights(Vec<Vec<f32>>);
+
+impl WeightSource for Weights {
+    fn get(&self, name: &str, _: &[usize], _: Layout) -> Result<Option<Arc<Vec<f32>>>> {
+        let i: usize = name[1..].parse().unwrap_or(usize::MAX);
+        Ok(self.0.get(i).map(|w| Arc::new(w.clone())))
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Graph {
+    weights: usize,
+    trained: Vec<bool>,
+    /// product, left, right, segment boundary before it
+    nodes: Vec<(bool, usize, usize, bool)>,
+}
+
+fn graphs() -> impl Strategy<Value = Graph> {
+    (2usize..5, 2usize..24).prop_flat_map(|(weights, n)| {
+        let node = (any::<bool>(), any::<prop::sample::Index>(), any::<prop::sample::Index>());
+        let nodes = prop::collection::vec((node, any::<bool>()), n);
+        (prop::collection::vec(any::<bool>(), weights), nodes).prop_map(
+            move |(mut trained, raw)| {
+                trained[0] = true;
+                let mut nodes = vec![];
+                for (i, ((product, a, b), cut)) in raw.into_iter().enumerate() {
+                    // the left operand is always the newest value: everything stays reachable
+                    let newest = weights + i;
+                    let left = if i == 0 { 0 } else { newest - 1 };
+                    let mut right = b.index(newest);
+                    if right == left {
+                        right = if left == 0 { 1 } else { a.index(left) };
+                    }
+                    nodes.push((product, left, right, cut));
+                }
+                Graph { weights, trained, nodes }
+            },
+        )
+    })
+}
+
+fn values(g: &Graph) -> Vec<Vec<f32>> {
+    let at = |w: usize, i: usize| 0.6 + ((w * 37 + i * 11) % 17) as f32 / 20.0;
+    (0..g.weights).map(|w| (0..LEN).map(|i| at(w, i)).collect()).collect()
+}
+
+/// Loss and weight gradients without any planning.
+fn naive(g: &Graph) -> (f32, Vec<Vec<f32>>) {
+    let mut v = values(g);
+    for (product, a, b, _) in &g.nodes {
+        let f = |i: usize| if *product { v[*a][i] * v[*b][i] } else { v[*a][i] + v[*b][i] };
+        v.push((0..LEN).map(f).collect());
+    }
+    let mut d = vec![vec![0.0f32; LEN]; v.len()];
+    d[v.len() - 1] = vec![1.0; LEN];
+    for (n, (product, a, b, _)) in g.nodes.iter().enumerate().rev() {
+        for i in 0..LEN {
+            let up = d[g.weights + n][i];
+            let (da, db) = if *product { (v[*b][i], v[*a][i]) } else { (1.0, 1.0) };
+            d[*a][i] += up * da;
+            d[*b][i] += up * db;
+        }
+    }
+    (v[v.len() - 1].iter().sum(), d[..g.weights].to_vec())
+}
+
+fn program(g: &Graph, checkpoint: bool, poison: bool) -> Program {
+    let mut rec = Recorder::new();
+    let trained = g.trained.clone();
+    rec.train_if(move |name| name[1..].parse::<usize>().is_ok_and(|i| trained[i]));
+    let mut v: Vec<Value> =
+        (0..g.weights).map(|i| rec.param(&format!("w{i}"), &[LEN], Layout::Dense)).collect();
+    let mut from = 0;
+    while from < g.nodes.len() {
+        let cut = |n: &(bool, usize, usize, bool)| n.3;
+        let to = (from + 1..g.nodes.len()).find(|i| cut(&g.nodes[*i])).unwrap_or(g.nodes.len());
+        rec.checkpoint(&format!("s{from}"), |rec| {
+            for (product, a, b, _) in &g.nodes[from..to] {
+                let out = rec.apply(Pair { product: *product }, &[v[*a], v[*b]])?;
+                v.push(out);
+            }
+            Ok(())
+        })
+        .unwrap();
+        from = to;
+    }
+    let loss = rec.apply(Sum, &[v[v.len() - 1]]).unwrap();
+    let options = PlanOptions { pass: Pass::Loss(loss), checkpoint, poison };
+    rec.plan(&[], options).unwrap().load(Device::Cpu, &Weights(values(g))).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn a_planned_run_equals_a_naive_one(g in graphs(), checkpoint: bool, poison: bool) {
+        let (loss, grads) = naive(&g);
+        let mut p = program(&g, checkpoint, poison);
+        prop_assert!(p.plan().arena_bytes() <= p.plan().summary().naive_bytes);
+        for first in [true, true, false] {
+            p.forward().unwrap();
+            p.backward(first).unwrap();
+            let factor = if first { 1.0 } else { 2.0 };
+            prop_assert!((p.loss().unwrap() - loss).abs() <= 1e-4 * loss.abs());
+            for (w, want) in grads.iter().enumerate().filter(|(w, _)| g.trained[*w]) {
+                let got = p.grad(&format!("w{w}")).unwrap_or(vec![0.0; LEN]);
+                for (a, b) in got.iter().zip(want) {
+                    prop_assert!((a - factor * b).abs() <= 1e-3 * (1.0 + b.abs()), "{a} {b}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_frozen_prefix_has_no_backward_step() {
+    let g = Graph {
+        weights: 3,
+        trained: vec![false, false, true],
+        nodes: vec![(true, 0, 1, false), (false, 3, 1, false), (true, 4, 2, false)],
+    };
+    let p = program(&g, false, false);
+    let text = p.plan().explain();
+    assert_eq!(text.lines().filter(|l| l.contains(" bwd ")).count(), 2, "{text}");
+    assert!(text.contains("d[-o]"), "only the trained operand gets a gradient: {text}");
+}
+
+#[test]
+fn recomputation_needs_less_memory() {
+    let nodes = (0..24).map(|i| (true, if i == 0 { 0 } else { i + 1 }, 1, i % 6 == 0)).collect();
+    let g = Graph { weights: 2, trained: vec![true, true], nodes };
+    let bytes = |c| program(&g, c, false).plan().arena_bytes();
+    assert!(bytes(true) < bytes(false), "{} {}", bytes(true), bytes(false));
+}
+
+#[test]
+fn missing_weights_are_listed_in_one_error() {
+    let mut rec = Recorder::new();
+    let (a, b) = (rec.param("w7", &[4], Layout::Dense), rec.param("w8", &[4], Layout::Dense));
+    let out = rec.apply(Pair { product: true }, &[a, b]).unwrap();
+    let plan = rec.plan_inference(out).unwrap();
+    let text = plan.load(Device::Cpu, &Weights(vec![])).unwrap_err().to_string();
+    assert!(text.contains("w7, w8"), "{text}");
+}
