@@ -192,6 +192,8 @@ proptest! {
     #[test]
     fn a_planned_run_equals_a_naive_one(g in graphs(), checkpoint: bool, poison: bool) {
         let (loss, grads) = naive(&g);
+        let largest = grads.iter().flatten().fold(loss.abs(), |m, v| m.max(v.abs()));
+        prop_assume!(largest < 1e12); // products of products may overflow
         let mut p = program(&g, checkpoint, poison);
         prop_assert!(p.plan().arena_bytes() <= p.plan().summary().naive_bytes);
         for first in [true, true, false] {
