@@ -3,6 +3,7 @@
 //! *An operation is a folder, a model is a straight line, a run is a list you can print.*
 #![deny(unsafe_code)]
 
+pub mod cli;
 pub mod data;
 pub mod device;
 pub mod error;

@@ -1,5 +1,7 @@
 //! The planner: a planned run equals a naive one, whatever is trained, recomputed or poisoned.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use proptest::prelude::*;
 use selvedge::{
     device::Device,

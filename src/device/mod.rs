@@ -7,6 +7,8 @@
 
 pub mod cpu;
 
+use crate::error::{Error, Result};
+
 /// A place to run.
 #[derive(Debug, Clone)]
 pub enum Device {
@@ -15,6 +17,22 @@ pub enum Device {
 }
 
 impl Device {
+    /// The device of a `--device` word.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for an unknown word.
+    pub fn parse(word: &str) -> Result<Self> {
+        match word {
+            "cpu" => Ok(Device::Cpu),
+            other => Err(Error::Config {
+                key: "--device".into(),
+                found: other.into(),
+                expected: "cpu, emulated or cuda[:N]".into(),
+                fix: "use --device cpu".into(),
+            }),
+        }
+    }
+
     /// `cpu`, `cuda:0`, `emulated`.
     pub fn name(&self) -> String {
         match self {

@@ -1,0 +1,29 @@
+//! The commands: one file each, with its flags, help and run.
+
+pub mod common;
+pub mod plot;
+pub mod report;
+
+use crate::error::Result;
+use clap::{Parser, Subcommand};
+
+/// Personalize a text-to-image model with several subjects, without mixing their identities.
+#[derive(Debug, Parser)]
+#[command(name = "selvedge", version, about)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {}
+
+/// Runs a command; the value is the exit code (0 ok, 1 a check failed).
+///
+/// # Errors
+/// Those of the command; the process then exits with 2.
+pub fn run(cli: Cli) -> Result<u8> {
+    match cli.command {}
+}
