@@ -12,3 +12,4 @@ pub mod kernels;
 pub mod op;
 pub mod plan;
 pub mod tensor;
+pub mod train;

@@ -1,0 +1,19 @@
+//! Training: what is cached, one step, checkpoints, logs, the run.
+
+mod events;
+mod folder;
+mod log;
+mod noise;
+mod optimizer;
+mod start;
+mod state;
+mod step;
+
+pub use events::Events;
+pub use folder::{RunFolder, config_hash};
+pub use log::{Log, Row};
+pub use noise::{NoiseSchedule, Prediction};
+pub use optimizer::{Group, Optimizer};
+pub use start::Start;
+pub use state::{Checkpoints, State, sha256};
+pub use step::{Batch, Noisy, Objective, StepOptions, Stepper, record};

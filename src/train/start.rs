@@ -1,0 +1,81 @@
+//! Where the trainables start: adapters from their distribution or a file, everything else from the base.
+
+use crate::{
+    error::Result,
+    plan::{Layout, WeightSource},
+    tensor::philox,
+};
+use sha2::{Digest, Sha256};
+use std::{collections::HashMap, sync::Arc};
+
+/// The base's weights, and fresh adapters: `A ~ N(0, 1/r)` (standard deviation, as peft's "gaussian"), `B = 0`.
+///
+/// The draw of a matrix is addressed by its name, so it does not depend on which others exist.
+#[derive(Debug)]
+pub struct Start<S> {
+    base: S,
+    seed: u64,
+    given: HashMap<String, Arc<Vec<f32>>>,
+}
+
+impl<S: WeightSource> Start<S> {
+    /// Fresh adapters under `seed` over `base`.
+    pub fn new(base: S, seed: u64) -> Self {
+        Self { base, seed, given: HashMap::new() }
+    }
+
+    /// Takes the parameter `name` (runtime layout) from `data` instead.
+    pub fn give(&mut self, name: &str, data: Vec<f32>) {
+        self.given.insert(name.into(), Arc::new(data));
+    }
+}
+
+impl<S: WeightSource> WeightSource for Start<S> {
+    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Arc<Vec<f32>>>> {
+        if let Some(data) = self.given.get(name) {
+            return Ok(Some(data.clone()));
+        }
+        if name.contains(".lora_A.") {
+            return Ok(Some(Arc::new(gaussian(self.seed, name, dims))));
+        }
+        if name.contains(".lora_B.") {
+            return Ok(Some(Arc::new(vec![0.0; dims.iter().product()])));
+        }
+        self.base.get(name, dims, layout)
+    }
+}
+
+fn gaussian(seed: u64, name: &str, dims: &[usize]) -> Vec<f32> {
+    let digest = Sha256::digest(name.as_bytes());
+    let mut stream = [0u8; 8];
+    stream.copy_from_slice(&digest[..8]);
+    let mut data = vec![0.0; dims.iter().product()];
+    philox::fill_normal(seed, u64::from_le_bytes(stream), &mut data);
+    let deviation = 1.0 / dims.first().copied().unwrap_or(1).max(1) as f32;
+    data.iter_mut().for_each(|v| *v *= deviation);
+    data
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nothing;
+    impl WeightSource for Nothing {
+        fn get(&self, _: &str, _: &[usize], _: Layout) -> Result<Option<Arc<Vec<f32>>>> {
+            Ok(None)
+        }
+    }
+
+    #[test]
+    fn adapters_start_as_peft_starts_them() {
+        let start = Start::new(Nothing, 1);
+        let get = |name: &str, dims: &[usize]| start.get(name, dims, Layout::Dense).unwrap();
+        let a = get("unet.x.lora_A.weight", &[8, 4096]).unwrap();
+        let variance = a.iter().map(|v| v * v).sum::<f32>() / a.len() as f32;
+        assert!((variance.sqrt() - 0.125).abs() < 0.002, "{variance}");
+        assert_ne!(a, get("unet.y.lora_A.weight", &[8, 4096]).unwrap());
+        assert!(get("unet.x.lora_B.weight", &[6, 8]).unwrap().iter().all(|v| *v == 0.0));
+        assert!(get("unet.x.weight", &[1]).is_none());
+    }
+}

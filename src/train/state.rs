@@ -1,0 +1,259 @@
+//! Checkpoints: everything a run needs to go on bit for bit, never half-written.
+//!
+//! `checkpoints/step-00000200/` holds `state.bin` (the flat buffers, f32 little-endian) and `manifest.json`, written
+//! last. The folder is made under a temporary name, synced, then renamed. Random numbers are addressed by step,
+//! so no generator state exists.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::{
+    fs::{self, File},
+    io::Write,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+/// The state between two steps.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State {
+    /// Optimizer steps done.
+    pub step: u64,
+    /// Trainables, flat.
+    pub master: Vec<f32>,
+    /// First moments.
+    pub first: Vec<f32>,
+    /// Second moments.
+    pub second: Vec<f32>,
+    /// Moving average; empty when off.
+    pub average: Vec<f32>,
+}
+
+/// `manifest.json`: what `state.bin` holds, and its checksum.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Manifest {
+    format: String,
+    step: u64,
+    /// SHA-256 of the configuration keys that change the result.
+    config: String,
+    /// Elements of each of the flat buffers, and whether the average follows.
+    elements: usize,
+    average: bool,
+    /// Trainables in order, with their place.
+    names: Vec<(String, usize, usize)>,
+    sha256: String,
+}
+
+const FORMAT: &str = "selvedge training state 1";
+
+/// The checkpoints of one run.
+#[derive(Clone, Debug)]
+pub struct Checkpoints {
+    folder: PathBuf,
+    keep: usize,
+    config: String,
+    names: Vec<(String, Range<usize>)>,
+}
+
+/// Lower-case hexadecimal SHA-256.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = File::create(path).map_err(Error::file("create", path))?;
+    file.write_all(bytes).map_err(Error::file("write", path))?;
+    file.sync_all().map_err(Error::file("sync", path))
+}
+
+fn sync_folder(path: &Path) -> Result<()> {
+    File::open(path).and_then(|f| f.sync_all()).map_err(Error::file("sync", path))
+}
+
+impl Checkpoints {
+    /// The checkpoints in `folder`; at least one is kept. `config` is the hash of the configuration, `names` the
+    /// flat layout.
+    pub fn new(folder: &Path, keep: usize, config: &str, names: &[(String, Range<usize>)]) -> Self {
+        let (folder, keep) = (folder.to_path_buf(), keep.max(1));
+        Self { folder, keep, config: config.into(), names: names.to_vec() }
+    }
+
+    /// Steps of the checkpoints that exist, oldest first.
+    pub fn steps(&self) -> Vec<u64> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let number = |name: std::ffi::OsString| name.to_str()?.strip_prefix("step-")?.parse().ok();
+        let mut steps: Vec<u64> = entries.filter_map(|e| number(e.file_name())).collect();
+        steps.sort_unstable();
+        steps
+    }
+
+    fn path(&self, step: u64) -> PathBuf {
+        self.folder.join(format!("step-{step:08}"))
+    }
+
+    /// Writes a checkpoint and removes those beyond the number to keep. On any failure the older ones stay.
+    ///
+    /// # Errors
+    /// [`Error::File`], a full disk included; nothing half-written stays under a checkpoint's name.
+    pub fn save(&self, state: &State) -> Result<PathBuf> {
+        fs::create_dir_all(&self.folder).map_err(Error::file("create", &self.folder))?;
+        let (temporary, path) = (self.folder.join(".unfinished"), self.path(state.step));
+        if path.exists() {
+            return Ok(path); // the same step of the same run holds the same bits
+        }
+        let made = self.write(&temporary, state).and_then(|()| {
+            fs::rename(&temporary, &path).map_err(Error::file("rename", &temporary))?;
+            sync_folder(&self.folder)
+        });
+        if let Err(e) = made {
+            let _ = fs::remove_dir_all(&temporary);
+            return Err(e);
+        }
+        let steps = self.steps();
+        for old in &steps[..steps.len().saturating_sub(self.keep)] {
+            let old = self.path(*old);
+            fs::remove_dir_all(&old).map_err(Error::file("remove", &old))?;
+        }
+        Ok(path)
+    }
+
+    fn write(&self, temporary: &Path, state: &State) -> Result<()> {
+        if temporary.exists() {
+            fs::remove_dir_all(temporary).map_err(Error::file("remove", temporary))?;
+        }
+        fs::create_dir(temporary).map_err(Error::file("create", temporary))?;
+        let parts = [&state.master, &state.first, &state.second, &state.average];
+        let mut bytes = Vec::with_capacity(parts.iter().map(|p| p.len() * 4).sum());
+        for value in parts.into_iter().flatten() {
+            bytes.extend_from_slice(&value.to_le_bytes());
+        }
+        let manifest = Manifest {
+            format: FORMAT.into(),
+            step: state.step,
+            config: self.config.clone(),
+            elements: state.master.len(),
+            average: !state.average.is_empty(),
+            names: self.names.iter().map(|(n, r)| (n.clone(), r.start, r.end)).collect(),
+            sha256: sha256(&bytes),
+        };
+        let text = serde_json::to_string(&manifest).unwrap_or_default();
+        write_synced(&temporary.join("state.bin"), &bytes)?;
+        write_synced(&temporary.join("manifest.json"), text.as_bytes())?;
+        sync_folder(temporary)
+    }
+
+    /// The newest checkpoint that is whole; a damaged one is passed over. `None` when there is none.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the newest whole one belongs to another configuration; [`Error::Format`] when
+    /// there are checkpoints, but every one is damaged.
+    pub fn latest(&self) -> Result<Option<State>> {
+        let mut problem = None;
+        for step in self.steps().into_iter().rev() {
+            match self.read(&self.path(step)) {
+                Ok(state) => return Ok(Some(state)),
+                Err(e @ Error::Config { .. }) => return Err(e),
+                Err(e) => problem = problem.or(Some(e)),
+            }
+        }
+        problem.map_or(Ok(None), Err)
+    }
+
+    fn read(&self, path: &Path) -> Result<State> {
+        let bad = |file: &str, found: String, expected: &str| Error::Format {
+            path: path.join(file),
+            found,
+            expected: expected.into(),
+            fix: "remove this checkpoint; an older one is used then".into(),
+        };
+        let read = |name: &str| {
+            let file = path.join(name);
+            fs::read(&file).map_err(Error::file("read", file))
+        };
+        let manifest: Manifest = serde_json::from_slice(&read("manifest.json")?)
+            .map_err(|e| bad("manifest.json", e.to_string(), FORMAT))?;
+        let bytes = read("state.bin")?;
+        if manifest.format != FORMAT || sha256(&bytes) != manifest.sha256 {
+            return Err(bad("state.bin", "another checksum".into(), "that of the manifest"));
+        }
+        let names: Vec<_> = self.names.iter().map(|(n, r)| (n.clone(), r.start, r.end)).collect();
+        if manifest.config != self.config || manifest.names != names {
+            return Err(Error::Config {
+                key: "--resume".into(),
+                found: format!("a configuration other than that of {}", path.display()),
+                expected: "the configuration the run was started with".into(),
+                fix: "give the config.toml of the run folder, or another --out".into(),
+            });
+        }
+        let n = manifest.elements;
+        let parts = 3 + usize::from(manifest.average);
+        if n.checked_mul(4 * parts) != Some(bytes.len()) {
+            return Err(bad("state.bin", format!("{} bytes", bytes.len()), "the manifest's size"));
+        }
+        let values: Vec<f32> =
+            bytes.as_chunks().0.iter().map(|b: &[u8; 4]| f32::from_le_bytes(*b)).collect();
+        let part = |i: usize| values.get(i * n..(i + 1) * n).unwrap_or_default().to_vec();
+        let (master, first, second, average) = (part(0), part(1), part(2), part(3));
+        Ok(State { step: manifest.step, master, first, second, average })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(step: u64) -> State {
+        let v = |k: f32| (0..7).map(|i| k * i as f32 + step as f32).collect::<Vec<_>>();
+        State { step, master: v(0.1), first: v(0.2), second: v(0.3), average: vec![] }
+    }
+
+    fn checkpoints(folder: &Path, config: &str) -> Checkpoints {
+        Checkpoints::new(folder, 2, config, &[("a".into(), 0..3), ("b".into(), 3..7)])
+    }
+
+    #[test]
+    fn the_newest_state_returns_bit_for_bit_and_old_ones_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let c = checkpoints(folder.path(), "x");
+        assert_eq!(c.latest().unwrap(), None);
+        for step in [1, 2, 3] {
+            c.save(&state(step)).unwrap();
+        }
+        assert_eq!(c.steps(), [2, 3]);
+        assert_eq!(c.latest().unwrap(), Some(state(3)));
+    }
+
+    #[test]
+    fn a_damaged_or_unfinished_checkpoint_falls_back_to_the_last_good_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let c = checkpoints(folder.path(), "x");
+        c.save(&state(1)).unwrap();
+        let path = c.save(&state(2)).unwrap();
+        let bytes = fs::read(path.join("state.bin")).unwrap();
+        fs::write(path.join("state.bin"), &bytes[..bytes.len() - 1]).unwrap();
+        fs::create_dir(folder.path().join(".unfinished")).unwrap();
+        assert_eq!(c.latest().unwrap(), Some(state(1)));
+        fs::remove_file(path.join("manifest.json")).unwrap();
+        assert_eq!(c.latest().unwrap(), Some(state(1)));
+        c.save(&state(3)).unwrap();
+        assert_eq!(c.latest().unwrap(), Some(state(3)));
+    }
+
+    #[test]
+    fn another_configuration_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        checkpoints(folder.path(), "x").save(&state(1)).unwrap();
+        let e = checkpoints(folder.path(), "y").latest().unwrap_err();
+        assert!(e.to_string().contains("config.toml of the run folder"), "{e}");
+    }
+
+    #[test]
+    fn a_checkpoint_that_cannot_be_written_leaves_the_last_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let c = checkpoints(folder.path(), "x");
+        c.save(&state(1)).unwrap();
+        fs::write(folder.path().join(".unfinished"), "a file where the folder should be").unwrap();
+        assert!(c.save(&state(2)).is_err());
+        assert_eq!(c.latest().unwrap(), Some(state(1)));
+    }
+}

@@ -1,0 +1,196 @@
+//! One training step as a program: posterior, noise, prediction, loss, backward, update.
+
+use super::{NoiseSchedule, Optimizer, Prediction};
+use crate::{
+    error::{Error, Result},
+    kernels::{
+        diffuse::{Diffuse, Mix},
+        loss::{Dco, MaskedMse},
+        posterior::Posterior,
+    },
+    plan::{Pass, Plan, PlanOptions, Program, Recorder, Value},
+    tensor::Spec,
+};
+
+/// What the loss compares.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Objective {
+    /// Weighted squared error; see [`MaskedMse`].
+    Mse,
+    /// Preference over the model without adapters; see [`Dco`].
+    Dco {
+        /// How strongly the difference counts.
+        beta: f32,
+    },
+}
+
+/// Everything the recording of a step depends on besides the model.
+#[derive(Clone, Debug)]
+pub struct StepOptions {
+    /// Samples of a pass, prior samples included.
+    pub batch: usize,
+    /// Latent height and width.
+    pub latent: [usize; 2],
+    /// Latent channels.
+    pub channels: usize,
+    /// Latent factor of the VAE.
+    pub scale: f32,
+    /// The base model's noise schedule.
+    pub noise: NoiseSchedule,
+    /// The loss.
+    pub objective: Objective,
+    /// Recompute activations.
+    pub checkpoint: bool,
+    /// Fill dead buffers with NaN (tests).
+    pub poison: bool,
+}
+
+/// What the recorded prediction is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Noisy {
+    /// Noisy latents `[N, h, w, C]`.
+    pub latents: Value,
+    /// Timesteps `[N]`, f32.
+    pub timestep: Value,
+    /// False for the reference of DCO: without adapters.
+    pub adapted: bool,
+}
+
+/// Records a step around `predict` and plans it.
+///
+/// Inputs: `moments [N, h, w, 2C]`, `posterior_noise`, `noise [N, h, w, C]`, `timesteps [N]` (i32) and `timestep [N]`
+/// (f32, the same numbers), `weight [N, h, w]`, `coefficient [N]` (not for DCO), and what `predict` adds.
+///
+/// # Errors
+/// Those of `predict`; [`Error::Plan`] when nothing is trained.
+pub fn record(
+    mut rec: Recorder,
+    options: &StepOptions,
+    mut predict: impl FnMut(&mut Recorder, Noisy) -> Result<Value>,
+) -> Result<Plan> {
+    let (n, [h, w], c) = (options.batch, options.latent, options.channels);
+    let r = &mut rec;
+    let latent = Spec::f32(&[n, h, w, c]);
+    let moments = r.input("moments", Spec::f32(&[n, h, w, 2 * c]));
+    let posterior_noise = r.input("posterior_noise", latent.clone());
+    let noise = r.input("noise", latent);
+    let timesteps = r.input("timesteps", Spec::i32(&[n]));
+    let timestep = r.input("timestep", Spec::f32(&[n]));
+    let weight = r.input("weight", Spec::f32(&[n, h, w]));
+    let table = options.noise.alphas_cumprod.clone();
+    let table = r.table("alphas_cumprod", &[table.len()], table);
+    let posterior = Posterior { scale: options.scale };
+    let z = r.scope("latents", |r| r.apply(posterior, &[moments, posterior_noise]))?;
+    let mixed = [z, noise, timesteps, table];
+    let x = r.scope("noisy", |r| r.apply(Diffuse { mix: Mix::Noisy }, &mixed))?;
+    let target = match options.noise.prediction {
+        Prediction::Epsilon => noise,
+        Prediction::Velocity => {
+            r.scope("target", |r| r.apply(Diffuse { mix: Mix::Velocity }, &mixed))?
+        }
+    };
+    let noisy = Noisy { latents: x, timestep, adapted: true };
+    let loss = match options.objective {
+        Objective::Mse => {
+            let coefficient = r.input("coefficient", Spec::f32(&[n]));
+            let prediction = predict(r, noisy)?;
+            let ins = [prediction, target, weight, coefficient];
+            r.scope("loss", |r| r.apply(MaskedMse, &ins))?
+        }
+        Objective::Dco { beta } => {
+            let frozen = Noisy { adapted: false, ..noisy };
+            let reference = r.scope("reference", |r| predict(r, frozen))?;
+            let prediction = predict(r, noisy)?;
+            let ins = [prediction, reference, target, weight];
+            r.scope("loss", |r| r.apply(Dco { beta }, &ins))?
+        }
+    };
+    let (checkpoint, poison) = (options.checkpoint, options.poison);
+    let pass = Pass::Loss(loss);
+    rec.plan(&[("loss", loss)], PlanOptions { pass, checkpoint, poison })
+}
+
+/// The numbers of one pass; every vector as long as the input of its name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Batch {
+    /// VAE moments `[N, h, w, 2C]`.
+    pub moments: Vec<f32>,
+    /// Noise of the posterior `[N, h, w, C]`.
+    pub posterior_noise: Vec<f32>,
+    /// Noise of the forward process `[N, h, w, C]`.
+    pub noise: Vec<f32>,
+    /// Timesteps `[N]`.
+    pub timesteps: Vec<i32>,
+    /// Loss weights `[N, h, w]`.
+    pub weight: Vec<f32>,
+    /// Loss coefficients `[N]`; their sum over a batch without a prior is 1.
+    pub coefficient: Vec<f32>,
+    /// What the prediction is conditioned on, by input name.
+    pub condition: Vec<(&'static str, Vec<f32>)>,
+    /// Token ids, by input name, when the text encoders are in the program.
+    pub ids: Vec<(&'static str, Vec<i32>)>,
+}
+
+/// A program of [`record`] with its optimizer.
+#[derive(Debug)]
+pub struct Stepper {
+    /// The program.
+    pub program: Program,
+    /// The optimizer.
+    pub optimizer: Optimizer,
+    passes: usize,
+    weighs: bool,
+}
+
+impl Stepper {
+    /// Joins a program and the optimizer made for its trainables.
+    pub fn new(program: Program, optimizer: Optimizer, objective: Objective) -> Self {
+        Self { program, optimizer, passes: 0, weighs: objective == Objective::Mse }
+    }
+
+    /// Feeds a batch, runs forward and backward, adds to the gradient; returns the loss of this pass.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when a vector does not fit; those of the operations.
+    pub fn accumulate(&mut self, batch: &Batch) -> Result<f32> {
+        let p = &mut self.program;
+        p.set("moments", &batch.moments)?;
+        p.set("posterior_noise", &batch.posterior_noise)?;
+        p.set("noise", &batch.noise)?;
+        p.set_i32("timesteps", &batch.timesteps)?;
+        p.set("timestep", &batch.timesteps.iter().map(|t| *t as f32).collect::<Vec<_>>())?;
+        p.set("weight", &batch.weight)?;
+        if self.weighs {
+            p.set("coefficient", &batch.coefficient)?;
+        }
+        for (name, data) in &batch.condition {
+            p.set(name, data)?;
+        }
+        for (name, ids) in &batch.ids {
+            p.set_i32(name, ids)?;
+        }
+        p.forward()?;
+        p.backward(self.passes == 0)?;
+        self.passes += 1;
+        p.loss()
+    }
+
+    /// Updates the trainables with the mean gradient of the accumulated passes; returns its norm before clipping.
+    ///
+    /// # Errors
+    /// As [`Optimizer::update`]; [`Error::Plan`] when nothing was accumulated.
+    pub fn update(&mut self, factor: f64) -> Result<f32> {
+        if self.passes == 0 {
+            let problem = "update before any pass".into();
+            return Err(Error::Plan { at: "training step".into(), problem });
+        }
+        let passes = std::mem::take(&mut self.passes);
+        let device = self.program.device().clone();
+        self.optimizer.update(&device, &mut self.program.trainables(), passes, factor)
+    }
+
+    /// Drops accumulated gradients.
+    pub fn reset(&mut self) {
+        self.passes = 0;
+    }
+}

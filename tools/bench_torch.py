@@ -1,0 +1,104 @@
+"""The same work as benches/steps.rs in PyTorch: one LoRA training step and one denoising step, f32, CPU.
+
+    python tools/bench_torch.py [--iterations N] [--threads N] [--part train|denoise|all]
+
+Mid-size SDXL configuration: channels 160/320/640, transformer depth 0/2/4, latent 64x64, one picture, 77 tokens.
+Prints one JSON line: median milliseconds, and the peak resident memory of the process in bytes (run each part in
+its own process to get the peak of that part).
+"""
+
+import argparse
+import json
+import statistics
+import time
+
+import torch
+from diffusers import UNet2DConditionModel
+from peft import LoraConfig
+
+CONFIG = dict(
+    sample_size=64,
+    in_channels=4,
+    out_channels=4,
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    block_out_channels=(160, 320, 640),
+    layers_per_block=2,
+    transformer_layers_per_block=(1, 2, 4),
+    attention_head_dim=(5, 5, 10),
+    cross_attention_dim=1024,
+    use_linear_projection=True,
+    addition_embed_type="text_time",
+    addition_time_embed_dim=128,
+    projection_class_embeddings_input_dim=6 * 128 + 512,
+)
+
+
+def peak_bytes():
+    """VmHWM of this process."""
+    for line in open("/proc/self/status"):
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def median_ms(work, iterations):
+    """Median time of `work` after one warm-up."""
+    work()
+    times = []
+    for _ in range(iterations):
+        begin = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begin)
+    return 1e3 * statistics.median(times)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--iterations", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rank", type=int, default=32)
+    parser.add_argument("--part", choices=["train", "denoise", "all"], default="all")
+    parser.add_argument("--write-config", help="write the U-Net configuration to this file and stop")
+    args = parser.parse_args()
+    if args.write_config:
+        with open(args.write_config, "w") as file:
+            json.dump({"_class_name": "UNet2DConditionModel"} | CONFIG, file, indent=1)
+        return
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(**CONFIG).requires_grad_(False)
+    x, noise = torch.randn(1, 4, 64, 64), torch.randn(1, 4, 64, 64)
+    context = torch.randn(1, 77, CONFIG["cross_attention_dim"])
+    extra = {"text_embeds": torch.randn(1, 512), "time_ids": torch.tensor([[512.0, 512, 0, 0, 512, 512]])}
+    t = torch.tensor([500])
+    call = lambda: unet(x, t, context, added_cond_kwargs=extra).sample
+    out = {"framework": f"torch {torch.__version__}", "threads": args.threads}
+
+    def denoise():
+        with torch.no_grad():
+            return call()
+
+    if args.part in ("denoise", "all"):
+        out["denoise_step_ms"] = median_ms(denoise, args.iterations)
+    if args.part in ("train", "all"):
+        targets = ["to_q", "to_k", "to_v", "to_out.0"]
+        unet.add_adapter(LoraConfig(r=args.rank, lora_alpha=args.rank, init_lora_weights="gaussian", target_modules=targets))
+        parameters = [p for p in unet.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=1e-4)
+
+        def train():
+            optimizer.zero_grad(set_to_none=True)
+            loss = torch.nn.functional.mse_loss(call(), noise)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+
+        out["trainable_parameters"] = sum(p.numel() for p in parameters)
+        out["train_step_ms"] = median_ms(train, args.iterations)
+    out["peak_bytes"] = peak_bytes()
+    print(json.dumps(out))
+
+
+if __name__ == "__main__":
+    main()
