@@ -1,15 +1,35 @@
 //! One folder per operation: maths, shapes, contract, CPU reference, kernels, cases, notes.
 
+pub mod activation;
 pub mod adamw;
+pub mod add;
+pub mod case;
+pub mod check;
+pub mod concat;
 pub mod diffuse;
 pub mod ema;
+pub mod embedding;
+pub mod geglu;
 pub mod grad_norm;
 pub mod loss;
 pub mod posterior;
+pub mod resize;
 
 use crate::{device::Device, error::Error};
 
-/// The error of an operation without a variant for `device`.
-pub(crate) fn no_kernel(op: &'static str, device: &Device) -> Error {
-    Error::NoKernel { op, key: device.name(), tried: "none for this device".into() }
+/// The error of an operation that has no variant for a device.
+pub fn no_kernel(op: &'static str, device: &Device) -> Error {
+    Error::NoKernel { op, key: device.name(), tried: "no variant is written yet".into() }
+}
+
+/// Every folder's cases: one list for tests, gradient checks and benches.
+pub fn cases() -> Vec<case::Case> {
+    let mut all = vec![];
+    all.extend(activation::cases::cases());
+    all.extend(add::cases::cases());
+    all.extend(concat::cases::cases());
+    all.extend(embedding::cases::cases());
+    all.extend(geglu::cases::cases());
+    all.extend(resize::cases::cases());
+    all
 }

@@ -2,6 +2,8 @@
 
 mod arena;
 mod matmul;
+mod vector;
 
 pub use arena::{ALIGN_BYTES, HostArena, available_bytes};
 pub use matmul::{Mat, MatMut, Threads, matmul};
+pub use vector::{CHUNK_LEN, erf, exp, for_chunks, sigmoid, wide};

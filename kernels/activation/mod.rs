@@ -1,0 +1,78 @@
+//! Elementwise activations.
+
+pub mod cases;
+mod cpu;
+
+pub(crate) use cpu::{gelu, gelu_slope};
+
+use crate::{
+    device::Device,
+    error::Result,
+    kernels::check,
+    op::{Backward, Cost, Forward, Keeps, Op, Signature},
+    tensor::Spec,
+};
+
+/// Which function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `x sigmoid(x)`.
+    Silu,
+    /// `x Phi(x)` with the exact normal distribution function.
+    Gelu,
+    /// `x sigmoid(1.702 x)`.
+    QuickGelu,
+    /// `max(x, 0)`.
+    Relu,
+}
+
+/// `y = f(x)`.
+///
+/// # Shapes
+/// `x: any f32`, `y` the same.
+/// # Gradient
+/// `dx = f'(x) dy`; keeps `x`.
+/// # Numerics
+/// f32; exp within 2 ulp, erf within 1e-6.
+/// # Source
+/// methods.md §3.0.
+#[derive(Clone, Copy, Debug)]
+pub struct Activation {
+    /// The function.
+    pub kind: Kind,
+}
+
+impl Op for Activation {
+    fn name(&self) -> &'static str {
+        "activation"
+    }
+    fn infer(&self, ins: &[Spec]) -> Result<Signature> {
+        check::f32_inputs(self.name(), ins, &["x"])?;
+        Ok(Signature::of(ins[0].clone()))
+    }
+    fn keeps(&self, _: &[bool]) -> Keeps {
+        Keeps { ins: vec![0], ..Keeps::default() }
+    }
+    fn cost(&self, ins: &[Spec], _: &Spec) -> Cost {
+        Cost { flop: 0.0, bytes: 2.0 * ins[0].bytes() as f64 }
+    }
+    fn detail(&self) -> String {
+        format!("{:?}", self.kind)
+    }
+    fn forward(&self, io: Forward<'_>) -> Result<()> {
+        match io.device {
+            Device::Cpu => cpu::forward(self.kind, io),
+            #[allow(unreachable_patterns)]
+            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+        }
+        Ok(())
+    }
+    fn backward(&self, io: Backward<'_>) -> Result<()> {
+        match io.device {
+            Device::Cpu => cpu::backward(self.kind, io),
+            #[allow(unreachable_patterns)]
+            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,88 @@
+//! Reference.
+
+use crate::{
+    device::cpu::for_chunks,
+    op::{Backward, Forward, Grad, GradMode},
+};
+
+pub(super) fn add(mut io: Forward<'_>) {
+    let (a, b) = (io.ins[0].f32(), io.ins[1].f32());
+    for_chunks(
+        io.out.f32(),
+        1,
+        #[inline(always)]
+        |at, chunk| {
+            for ((y, a), b) in chunk.iter_mut().zip(&a[at..]).zip(&b[at..]) {
+                *y = a + b;
+            }
+        },
+    );
+}
+
+pub(super) fn add_backward(io: Backward<'_>) {
+    let dy = io.d_out.f32();
+    io.d_ins.into_iter().for_each(|g| pass_on(g, dy));
+}
+
+/// Gives `dy` to one gradient.
+fn pass_on(mut g: Grad<'_>, dy: &[f32]) {
+    let mode = g.mode;
+    if mode == GradMode::Skip {
+        return;
+    }
+    for_chunks(
+        g.buf.f32(),
+        1,
+        #[inline(always)]
+        |at, chunk| match mode {
+            GradMode::Accumulate => {
+                for (d, dy) in chunk.iter_mut().zip(&dy[at..]) {
+                    *d += dy;
+                }
+            }
+            _ => chunk.copy_from_slice(&dy[at..at + chunk.len()]),
+        },
+    );
+}
+
+pub(super) fn add_channels(mut io: Forward<'_>) {
+    let (x, e, c) = (io.ins[0].f32(), io.ins[1].f32(), io.out_spec.last());
+    if x.is_empty() {
+        return;
+    }
+    let picture = x.len() / (e.len() / c);
+    for_chunks(
+        io.out.f32(),
+        c,
+        #[inline(always)]
+        |at, chunk| {
+            for (i, (y, x)) in chunk.chunks_exact_mut(c).zip(x[at..].chunks_exact(c)).enumerate() {
+                let n = (at + i * c) / picture;
+                for ((y, x), e) in y.iter_mut().zip(x).zip(&e[n * c..]) {
+                    *y = x + e;
+                }
+            }
+        },
+    );
+}
+
+pub(super) fn add_channels_backward(mut io: Backward<'_>) {
+    let (dy, c) = (io.d_out.f32(), io.out_spec.last());
+    if let Some(mut g) = io.d_ins.pop().filter(Grad::wanted) {
+        let add = g.mode == GradMode::Accumulate;
+        let de = g.buf.f32();
+        if !add {
+            de.fill(0.0);
+        }
+        let pictures = de.len().checked_div(c).unwrap_or(0);
+        let picture = dy.len().checked_div(pictures).unwrap_or(0);
+        if picture > 0 {
+            for (de, dy) in de.chunks_exact_mut(c).zip(dy.chunks_exact(picture)) {
+                for row in dy.chunks_exact(c) {
+                    de.iter_mut().zip(row).for_each(|(d, v)| *d += v);
+                }
+            }
+        }
+    }
+    io.d_ins.into_iter().for_each(|g| pass_on(g, dy));
+}

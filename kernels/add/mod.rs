@@ -1,0 +1,103 @@
+//! Residual sums.
+
+pub mod cases;
+mod cpu;
+
+use crate::{
+    device::Device,
+    error::Result,
+    kernels::check,
+    op::{Backward, Cost, Forward, Keeps, Op, Signature},
+    tensor::Spec,
+};
+
+/// `y = a + b`.
+///
+/// # Shapes
+/// `a, b, y` the same.
+/// # Gradient
+/// `da = dy`, `db = dy`; keeps nothing.
+/// # Errors
+/// Different dims.
+#[derive(Clone, Copy, Debug)]
+pub struct Add;
+
+/// `y[n, .., c] = x[n, .., c] + e[n, c]`: the time embedding of a residual block.
+///
+/// # Shapes
+/// `x: [N, .., C]`, `e: [N, C]`.
+/// # Gradient
+/// `dx = dy`, `de` = sum of `dy` over the middle axes; keeps nothing.
+/// # Errors
+/// Other dims of `e`.
+/// # Source
+/// methods.md §3.1 (`time_emb_proj`).
+#[derive(Clone, Copy, Debug)]
+pub struct AddChannels;
+
+impl Op for Add {
+    fn name(&self) -> &'static str {
+        "add"
+    }
+    fn infer(&self, ins: &[Spec]) -> Result<Signature> {
+        check::f32_inputs(self.name(), ins, &["a", "b"])?;
+        check::dims(self.name(), "b", &ins[1], &ins[0].dims, "(as a)")?;
+        Ok(Signature::of(ins[0].clone()))
+    }
+    fn keeps(&self, _: &[bool]) -> Keeps {
+        Keeps::default()
+    }
+    fn cost(&self, ins: &[Spec], _: &Spec) -> Cost {
+        Cost { flop: ins[0].len() as f64, bytes: 3.0 * ins[0].bytes() as f64 }
+    }
+    fn forward(&self, io: Forward<'_>) -> Result<()> {
+        match io.device {
+            Device::Cpu => cpu::add(io),
+            #[allow(unreachable_patterns)]
+            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+        }
+        Ok(())
+    }
+    fn backward(&self, io: Backward<'_>) -> Result<()> {
+        match io.device {
+            Device::Cpu => cpu::add_backward(io),
+            #[allow(unreachable_patterns)]
+            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+        }
+        Ok(())
+    }
+}
+
+impl Op for AddChannels {
+    fn name(&self) -> &'static str {
+        "add_channels"
+    }
+    fn infer(&self, ins: &[Spec]) -> Result<Signature> {
+        check::f32_inputs(self.name(), ins, &["x", "e"])?;
+        let want = [ins[0].dims.first().copied().unwrap_or(1), ins[0].last()];
+        check::dims(self.name(), "e", &ins[1], &want, "(first and last axis of x)")?;
+        Ok(Signature::of(ins[0].clone()))
+    }
+    fn keeps(&self, _: &[bool]) -> Keeps {
+        Keeps::default()
+    }
+    fn cost(&self, ins: &[Spec], _: &Spec) -> Cost {
+        Cost { flop: ins[0].len() as f64, bytes: 2.0 * ins[0].bytes() as f64 }
+    }
+    fn forward(&self, io: Forward<'_>) -> Result<()> {
+        match io.device {
+            Device::Cpu => cpu::add_channels(io),
+            #[allow(unreachable_patterns)]
+            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+        }
+        Ok(())
+    }
+    fn backward(&self, io: Backward<'_>) -> Result<()> {
+        match io.device {
+            Device::Cpu => cpu::add_channels_backward(io),
+            #[allow(unreachable_patterns)]
+            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,15 @@
+//! Shapes of test, gradient check and bench.
+
+use super::Concat;
+use crate::kernels::case::Case;
+
+/// Ragged, empty parts, and a U-Net's skip connection.
+pub fn cases() -> Vec<Case> {
+    let pairs: [[&[usize]; 2]; 4] = [
+        [&[2, 3, 5], &[2, 3, 2]],
+        [&[4, 3], &[4, 0]],
+        [&[0, 3], &[0, 2]],
+        [&[1, 32, 32, 640], &[1, 32, 32, 320]],
+    ];
+    pairs.map(|p| Case::normal("concat", Concat, &p)).into()
+}

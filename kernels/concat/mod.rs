@@ -1,0 +1,70 @@
+//! Joins two values along the last axis.
+
+pub mod cases;
+mod cpu;
+
+use crate::{
+    device::Device,
+    error::Result,
+    kernels::check,
+    op::{Backward, Cost, Forward, Keeps, Op, Signature},
+    tensor::Spec,
+};
+
+/// `y[.., :A] = a`, `y[.., A:] = b`: skip connections, the two text encoders.
+///
+/// # Shapes
+/// `a: [.., A]`, `b: [.., B]`, `y: [.., A + B]`.
+/// # Gradient
+/// The two slices of `dy`; keeps nothing.
+/// # Errors
+/// Different leading axes.
+#[derive(Clone, Copy, Debug)]
+pub struct Concat;
+
+impl Op for Concat {
+    fn name(&self) -> &'static str {
+        "concat"
+    }
+    fn infer(&self, ins: &[Spec]) -> Result<Signature> {
+        check::f32_inputs(self.name(), ins, &["a", "b"])?;
+        let mut dims = ins[0].dims.clone();
+        let lead = |s: &Spec| s.dims[..s.dims.len().saturating_sub(1)].to_vec();
+        if dims.is_empty()
+            || ins[0].dims.len() != ins[1].dims.len()
+            || lead(&ins[0]) != lead(&ins[1])
+        {
+            let want = format!("{:?} but for the last axis (as a)", ins[0].dims);
+            return Err(check::shape(self.name(), "b", &ins[1], want));
+        }
+        if let Some(d) = dims.last_mut() {
+            *d += ins[1].last();
+        }
+        Ok(Signature::of(ins[0].with(&dims)))
+    }
+    fn keeps(&self, _: &[bool]) -> Keeps {
+        Keeps::default()
+    }
+    fn cost(&self, _: &[Spec], out: &Spec) -> Cost {
+        Cost { flop: 0.0, bytes: 2.0 * out.bytes() as f64 }
+    }
+    fn backward_cost(&self, _: &[Spec], out: &Spec, _: &[bool]) -> Cost {
+        Cost { flop: 0.0, bytes: 2.0 * out.bytes() as f64 }
+    }
+    fn forward(&self, io: Forward<'_>) -> Result<()> {
+        match io.device {
+            Device::Cpu => cpu::forward(io),
+            #[allow(unreachable_patterns)]
+            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+        }
+        Ok(())
+    }
+    fn backward(&self, io: Backward<'_>) -> Result<()> {
+        match io.device {
+            Device::Cpu => cpu::backward(io),
+            #[allow(unreachable_patterns)]
+            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,188 @@
+//! Token embeddings, sinusoids of numbers, rows picked by index.
+
+pub mod cases;
+mod cpu;
+
+use crate::{
+    device::Device,
+    error::{Error, Result},
+    kernels::check,
+    op::{Backward, Cost, Forward, Keeps, Op, Signature},
+    tensor::{DType, Spec},
+};
+
+/// `y[n, l] = table[ids[n, l]] + positions[l]`.
+///
+/// # Shapes
+/// `ids: [N, L] i32`, `table: [V, C]`, `positions: [P, C]` with `P >= L`, `y: [N, L, C]`.
+/// # Gradient
+/// Rows of the tables; keeps `ids`.
+/// # Errors
+/// `P < L`; an id outside the table ([`Error::Data`], when run).
+#[derive(Clone, Copy, Debug)]
+pub struct Embedding;
+
+/// `y[.., :half] = sin(x f_i)`, `y[.., half:] = cos(x f_i)`, or cos first, with
+/// `f_i = max_period^(-i / (half - shift))`.
+///
+/// # Shapes
+/// `x: [..]`, `y: [.., dim]`; an odd `dim` is padded with a 0.
+/// # Gradient
+/// `dx = sum_i f_i (cos(x f_i) dsin_i - sin(x f_i) dcos_i)`; keeps `x`.
+/// # Source
+/// methods.md §3.1 (time and size embeddings).
+#[derive(Clone, Copy, Debug)]
+pub struct Sinusoid {
+    /// Width of the embedding.
+    pub dim: usize,
+    /// Cosines in the first half.
+    pub flip_sin_to_cos: bool,
+    /// Subtracted from the number of frequencies.
+    pub shift: f32,
+    /// Largest period over 2 pi.
+    pub max_period: f32,
+}
+
+/// `y[n] = x[n, rows[n]]`: the end-of-text state.
+///
+/// # Shapes
+/// `x: [N, L, C]`, `rows: [N] i32`, `y: [N, C]`.
+/// # Gradient
+/// `dx` is 0 but for the picked rows; keeps `rows`.
+/// # Errors
+/// A row outside `0..L` ([`Error::Data`], when run).
+#[derive(Clone, Copy, Debug)]
+pub struct GatherRows;
+
+fn i32_input(at: &str, what: &str, spec: &Spec) -> Result<()> {
+    if spec.dtype == DType::I32 {
+        return Ok(());
+    }
+    Err(Error::DType {
+        at: format!("{at}: {what}"),
+        got: spec.dtype.to_string(),
+        want: "i32".into(),
+    })
+}
+
+fn count(at: &str, ins: &[Spec], names: &[&str]) -> Result<()> {
+    if ins.len() == names.len() {
+        return Ok(());
+    }
+    let problem = format!("{} inputs, expected {}: {}", ins.len(), names.len(), names.join(", "));
+    Err(Error::Plan { at: at.into(), problem })
+}
+
+impl Op for Embedding {
+    fn name(&self) -> &'static str {
+        "embedding"
+    }
+    fn infer(&self, ins: &[Spec]) -> Result<Signature> {
+        count(self.name(), ins, &["ids", "table", "positions"])?;
+        i32_input(self.name(), "ids", &ins[0])?;
+        check::f32_inputs(self.name(), &ins[1..], &["table", "positions"])?;
+        let ([n, l], [_, c]) = (&ins[0].dims[..], &ins[1].dims[..]) else {
+            let want = "[N, L], with a table [V, C]".into();
+            return Err(check::shape(self.name(), "ids", &ins[0], want));
+        };
+        if ins[2].dims.len() != 2 || ins[2].dims[0] < *l || ins[2].dims[1] != *c {
+            let want = format!("[at least {l}, {c}]; the text is longer than the encoder allows");
+            return Err(check::shape(self.name(), "positions", &ins[2], want));
+        }
+        Ok(Signature::of(Spec::f32(&[*n, *l, *c])))
+    }
+    fn keeps(&self, _: &[bool]) -> Keeps {
+        Keeps { ins: vec![0], ..Keeps::default() }
+    }
+    fn cost(&self, _: &[Spec], out: &Spec) -> Cost {
+        Cost { flop: out.len() as f64, bytes: 3.0 * out.bytes() as f64 }
+    }
+    fn forward(&self, io: Forward<'_>) -> Result<()> {
+        match io.device {
+            Device::Cpu => cpu::embed(io),
+            #[allow(unreachable_patterns)]
+            other => Err(crate::kernels::no_kernel(self.name(), other)),
+        }
+    }
+    fn backward(&self, io: Backward<'_>) -> Result<()> {
+        match io.device {
+            Device::Cpu => cpu::embed_backward(io),
+            #[allow(unreachable_patterns)]
+            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+        }
+        Ok(())
+    }
+}
+
+impl Op for Sinusoid {
+    fn name(&self) -> &'static str {
+        "sinusoid"
+    }
+    fn infer(&self, ins: &[Spec]) -> Result<Signature> {
+        check::f32_inputs(self.name(), ins, &["x"])?;
+        let dims = [&ins[0].dims[..], &[self.dim]].concat();
+        Ok(Signature::of(Spec::f32(&dims)))
+    }
+    fn keeps(&self, _: &[bool]) -> Keeps {
+        Keeps { ins: vec![0], ..Keeps::default() }
+    }
+    fn cost(&self, _: &[Spec], out: &Spec) -> Cost {
+        Cost { flop: 0.0, bytes: out.bytes() as f64 }
+    }
+    fn detail(&self) -> String {
+        format!("dim {}", self.dim)
+    }
+    fn forward(&self, io: Forward<'_>) -> Result<()> {
+        match io.device {
+            Device::Cpu => cpu::sinusoid(self, io),
+            #[allow(unreachable_patterns)]
+            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+        }
+        Ok(())
+    }
+    fn backward(&self, io: Backward<'_>) -> Result<()> {
+        match io.device {
+            Device::Cpu => cpu::sinusoid_backward(self, io),
+            #[allow(unreachable_patterns)]
+            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+        }
+        Ok(())
+    }
+}
+
+impl Op for GatherRows {
+    fn name(&self) -> &'static str {
+        "gather_rows"
+    }
+    fn infer(&self, ins: &[Spec]) -> Result<Signature> {
+        count(self.name(), ins, &["x", "rows"])?;
+        i32_input(self.name(), "rows", &ins[1])?;
+        check::f32_inputs(self.name(), &ins[..1], &["x"])?;
+        let [n, _, c] = ins[0].dims[..] else {
+            return Err(check::shape(self.name(), "x", &ins[0], "[N, L, C]".into()));
+        };
+        check::dims(self.name(), "rows", &ins[1], &[n], "(first axis of x)")?;
+        Ok(Signature::of(Spec::f32(&[n, c])))
+    }
+    fn keeps(&self, _: &[bool]) -> Keeps {
+        Keeps { ins: vec![1], ..Keeps::default() }
+    }
+    fn cost(&self, _: &[Spec], out: &Spec) -> Cost {
+        Cost { flop: 0.0, bytes: 2.0 * out.bytes() as f64 }
+    }
+    fn forward(&self, io: Forward<'_>) -> Result<()> {
+        match io.device {
+            Device::Cpu => cpu::gather(io),
+            #[allow(unreachable_patterns)]
+            other => Err(crate::kernels::no_kernel(self.name(), other)),
+        }
+    }
+    fn backward(&self, io: Backward<'_>) -> Result<()> {
+        match io.device {
+            Device::Cpu => cpu::gather_backward(io),
+            #[allow(unreachable_patterns)]
+            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,57 @@
+//! Reference.
+
+use crate::{
+    device::cpu::for_chunks,
+    kernels::activation::{gelu, gelu_slope},
+    op::{Backward, Forward, GradMode},
+};
+
+pub(super) fn forward(mut io: Forward<'_>) {
+    let (x, d) = (io.ins[0].f32(), io.out_spec.last());
+    if d == 0 {
+        return;
+    }
+    for_chunks(
+        io.out.f32(),
+        d,
+        #[inline(always)]
+        |at, chunk| {
+            for (y, x) in chunk.chunks_exact_mut(d).zip(x[2 * at..].chunks_exact(2 * d)) {
+                let (value, gate) = x.split_at(d);
+                for ((y, a), g) in y.iter_mut().zip(value).zip(gate) {
+                    *y = a * gelu(*g);
+                }
+            }
+        },
+    );
+}
+
+pub(super) fn backward(mut io: Backward<'_>) {
+    let (x, dy, d) = (io.ins[0].f32(), io.d_out.f32(), io.out_spec.last());
+    if d == 0 || !io.d_ins[0].wanted() {
+        return;
+    }
+    let add = io.d_ins[0].mode == GradMode::Accumulate;
+    for_chunks(
+        io.d_ins[0].buf.f32(),
+        2 * d,
+        #[inline(always)]
+        |at, chunk| {
+            let rows = x[at..].chunks_exact(2 * d).zip(dy[at / 2..].chunks_exact(d));
+            for (dx, (x, dy)) in chunk.chunks_exact_mut(2 * d).zip(rows) {
+                let ((da, dg), (a, g)) = (dx.split_at_mut(d), x.split_at(d));
+                if add {
+                    for i in 0..d {
+                        da[i] += gelu(g[i]) * dy[i];
+                        dg[i] += a[i] * gelu_slope(g[i]) * dy[i];
+                    }
+                } else {
+                    for i in 0..d {
+                        da[i] = gelu(g[i]) * dy[i];
+                        dg[i] = a[i] * gelu_slope(g[i]) * dy[i];
+                    }
+                }
+            }
+        },
+    );
+}
