@@ -9,6 +9,8 @@ pub mod device;
 pub mod error;
 #[path = "../kernels/mod.rs"]
 pub mod kernels;
+pub mod lora;
+pub mod models;
 pub mod op;
 pub mod plan;
 pub mod tensor;

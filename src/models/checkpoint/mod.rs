@@ -1,0 +1,316 @@
+//! Weights of the base model: diffusers folders, single files with the original names, the embedded base.
+
+pub mod assets;
+mod derive;
+mod folder;
+mod names;
+mod single;
+mod store;
+
+use crate::{
+    error::{Error, Result},
+    plan::{Layout, ParamInfo, WeightSource},
+    tensor::{Tensor, safetensors::SafeFile},
+};
+use serde_json::Value;
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+use store::{Slot, Slots};
+
+pub use single::Family;
+
+/// The word that stands for the embedded base.
+pub const NANO: &str = "nano";
+
+/// A part of a text-to-image model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Component {
+    /// The denoiser.
+    Unet,
+    /// The image autoencoder.
+    Vae,
+    /// The first text encoder.
+    TextEncoder,
+    /// The second text encoder (SDXL).
+    TextEncoder2,
+}
+
+impl Component {
+    /// Its folder name, also the prefix of its parameter names: `unet`, `text_encoder_2`, ...
+    pub fn name(self) -> &'static str {
+        match self {
+            Component::Unet => "unet",
+            Component::Vae => "vae",
+            Component::TextEncoder => "text_encoder",
+            Component::TextEncoder2 => "text_encoder_2",
+        }
+    }
+
+    /// What its configuration calls itself, in part.
+    fn class(self) -> &'static str {
+        match self {
+            Component::Unet => "UNet2DConditionModel",
+            Component::Vae => "AutoencoderKL",
+            Component::TextEncoder | Component::TextEncoder2 => "CLIP",
+        }
+    }
+}
+
+type Cache = HashMap<(String, Layout), Weak<Vec<f32>>>;
+
+/// The weights and the configuration of one component; values are read when asked for.
+#[derive(Debug)]
+pub struct Checkpoint {
+    component: Component,
+    source: String,
+    config: Value,
+    slots: Slots,
+    cache: Mutex<Cache>,
+}
+
+impl Checkpoint {
+    /// Opens `component` of `model`: a diffusers folder, the component's own folder (`config.json` and
+    /// `*.safetensors`, also in shards), a single `.safetensors` file with the original names of SDXL,
+    /// SD 1.5 or SD 2.1, or the word `nano`. Full-precision files are preferred to `fp16` variants.
+    ///
+    /// # Errors
+    /// [`Error::File`] for what cannot be opened, [`Error::Format`] for what is not such a model.
+    pub fn open(model: impl AsRef<Path>, component: Component) -> Result<Self> {
+        let model = model.as_ref();
+        let (config, slots) = match () {
+            () if model == Path::new(NANO) => embedded(component)?,
+            () if model.is_dir() => {
+                let folder = folder::component_folder(model, component)?;
+                (checked_config(&folder, component)?, folder::open(&folder, component)?)
+            }
+            () => single::open(model, component)?,
+        };
+        let source = match model.is_dir() {
+            true => format!("{} ({})", model.display(), component.name()),
+            false => model.display().to_string(),
+        };
+        Ok(Self { component, source, config, slots, cache: Mutex::default() })
+    }
+
+    /// Which part it is.
+    pub fn component(&self) -> Component {
+        self.component
+    }
+
+    /// The component's configuration, as diffusers or transformers writes `config.json`.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// Every parameter with its dims in the published layout: `conv_in.weight` is `[O, I, kh, kw]`.
+    pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.slots.iter().map(|(n, s)| (n.as_str(), s.dims.as_slice()))
+    }
+
+    /// The name under which the file holds the parameter `name` (no component prefix).
+    pub fn stored_name(&self, name: &str) -> Option<&str> {
+        self.slots.get(name).map(|s| s.stored.as_str())
+    }
+
+    /// The parameter `name` (no component prefix) in the published layout.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] when there is none; those of the file.
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        match self.slots.get(name) {
+            Some(slot) => slot.read(),
+            None => Err(self.weights_error(vec![name.into()], vec![], vec![])),
+        }
+    }
+
+    /// Compares with what a model records: names the source lacks, names the model does not know (bar
+    /// harmless ones: position ids, the logit scale, a vision tower, a text projection nobody asks
+    /// for, layers after the last one used, the half of a VAE that is not recorded) and other shapes.
+    ///
+    /// # Errors
+    /// One [`Error::Weights`] that lists all of them.
+    pub fn check(&self, params: &[ParamInfo]) -> Result<()> {
+        let (mut missing, mut misshaped) = (vec![], vec![]);
+        let wanted: BTreeMap<&str, &ParamInfo> =
+            params.iter().filter_map(|p| Some((self.own(&p.name)?, p))).collect();
+        for (name, param) in &wanted {
+            let want = param.layout.checkpoint_dims(&param.dims);
+            match self.slots.get(*name) {
+                None => missing.push((*name).to_string()),
+                Some(s) if !fits(&s.dims, &want) => {
+                    misshaped.push(format!("{name}: found {:?}, expected {want:?}", s.dims));
+                }
+                Some(_) => {}
+            }
+        }
+        let unknown: Vec<String> = (self.slots.iter())
+            .filter(|(n, _)| !wanted.contains_key(n.as_str()) && !self.harmless(n, &wanted))
+            .map(|(_, slot)| slot.stored.clone())
+            .collect();
+        match missing.is_empty() && unknown.is_empty() && misshaped.is_empty() {
+            true => Ok(()),
+            false => Err(self.weights_error(missing, unknown, misshaped)),
+        }
+    }
+
+    fn harmless(&self, name: &str, wanted: &BTreeMap<&str, &ParamInfo>) -> bool {
+        if names::harmless(self.component, name) {
+            return true;
+        }
+        let recorded =
+            |part: &str| wanted.range(part..).next().is_some_and(|(n, _)| n.starts_with(part));
+        match self.component {
+            Component::Unet => false,
+            Component::Vae => {
+                let encoder = name.starts_with("encoder.") || name.starts_with("quant_conv.");
+                let decoder = name.starts_with("decoder.") || name.starts_with("post_quant_conv.");
+                encoder && !recorded("encoder.") || decoder && !recorded("decoder.")
+            }
+            Component::TextEncoder | Component::TextEncoder2 => {
+                let layers = self.config["num_hidden_layers"].as_u64().unwrap_or(0);
+                let layer = name.strip_prefix("text_model.encoder.layers.");
+                let layer = layer.and_then(|t| t.split_once('.')?.0.parse::<u64>().ok());
+                layer.is_some_and(|l| {
+                    l < layers && !recorded(&format!("text_model.encoder.layers.{l}."))
+                }) || name.starts_with("text_model.final_layer_norm.")
+            }
+        }
+    }
+
+    /// `name` without the component prefix; `None` for another component's parameter.
+    fn own<'n>(&self, name: &'n str) -> Option<&'n str> {
+        name.strip_prefix(self.component.name())?.strip_prefix('.')
+    }
+
+    fn weights_error(
+        &self,
+        missing: Vec<String>,
+        unknown: Vec<String>,
+        misshaped: Vec<String>,
+    ) -> Error {
+        Error::Weights { source_name: self.source.clone(), missing, unknown, misshaped }
+    }
+}
+
+impl WeightSource for Checkpoint {
+    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Arc<Vec<f32>>>> {
+        let Some((name, slot)) = self.own(name).and_then(|n| Some((n, self.slots.get(n)?))) else {
+            return Ok(None);
+        };
+        let want = layout.checkpoint_dims(dims);
+        if !fits(&slot.dims, &want) {
+            let line = format!("{name}: found {:?}, expected {want:?}", slot.dims);
+            return Err(self.weights_error(vec![], vec![], vec![line]));
+        }
+        let key = (name.to_string(), layout);
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = cache.get(&key).and_then(Weak::upgrade) {
+            return Ok(Some(shared));
+        }
+        let shared = Arc::new(layout.to_runtime(dims, slot.read()?.data));
+        cache.insert(key, Arc::downgrade(&shared));
+        Ok(Some(shared))
+    }
+}
+
+/// Several components as one source of weights.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    /// The opened parts.
+    pub parts: Vec<Arc<Checkpoint>>,
+}
+
+impl Model {
+    /// Opens `components` of `model`.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::open`].
+    pub fn open(model: impl AsRef<Path>, components: &[Component]) -> Result<Self> {
+        let open = |c: &Component| Ok(Arc::new(Checkpoint::open(model.as_ref(), *c)?));
+        Ok(Self { parts: components.iter().map(open).collect::<Result<_>>()? })
+    }
+
+    /// The opened part, if there.
+    pub fn part(&self, component: Component) -> Option<&Arc<Checkpoint>> {
+        self.parts.iter().find(|p| p.component == component)
+    }
+}
+
+impl WeightSource for Model {
+    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Arc<Vec<f32>>>> {
+        match self.parts.iter().find(|p| p.own(name).is_some()) {
+            Some(part) => part.get(name, dims, layout),
+            None => Ok(None),
+        }
+    }
+}
+
+/// A JSON file of a model by its path in the folder (`model_index.json`,
+/// `scheduler/scheduler_config.json`); `None` when the model has none (a single file never has).
+///
+/// # Errors
+/// When it is there and cannot be read or parsed.
+pub fn model_json(model: impl AsRef<Path>, inner: &str) -> Result<Option<Value>> {
+    let model = model.as_ref();
+    if model == Path::new(NANO) {
+        let file = assets::nano_file(inner);
+        return file.map(|b| folder::parse_json(&model.join(inner), b)).transpose();
+    }
+    let path = model.join(inner);
+    path.is_file().then(|| folder::read_json(&path)).transpose()
+}
+
+/// A 1x1 convolution and a linear weight are the same numbers: trailing ones do not count.
+fn fits(found: &[usize], want: &[usize]) -> bool {
+    let bare = |d: &[usize]| match d {
+        [o, i, 1, 1] => vec![*o, *i],
+        other => other.to_vec(),
+    };
+    bare(found) == bare(want)
+}
+
+/// The configuration of the component in `folder`, which must call itself by the right name if at all.
+fn checked_config(folder: &Path, component: Component) -> Result<Value> {
+    let path = folder.join("config.json");
+    let mut config = folder::read_json(&path)?;
+    if let Some(text) = config.get("text_config").cloned() {
+        config = text;
+    }
+    let class = config["_class_name"].as_str().or(config["architectures"][0].as_str());
+    match class {
+        Some(c) if !c.contains(component.class()) => Err(Error::Format {
+            path,
+            found: format!("the configuration of a {c}"),
+            expected: format!("a {} ({})", component.class(), component.name()),
+            fix: "name the folder of the right component".into(),
+        }),
+        _ => Ok(config),
+    }
+}
+
+fn embedded(component: Component) -> Result<(Value, Slots)> {
+    let at = |file: &str| format!("{}/{file}", component.name());
+    let missing = || Error::Format {
+        path: NANO.into(),
+        found: format!("no {} in the embedded base", component.name()),
+        expected: "the files of src/assets/nano".into(),
+        fix: "build the program with them, or name another base".into(),
+    };
+    let config = assets::nano_file(&at("config.json")).ok_or_else(missing)?;
+    let config = folder::parse_json(&Path::new(NANO).join(at("config.json")), config)?;
+    let weights = ["diffusion_pytorch_model", "model"].into_iter().find_map(|stem| {
+        let variants = ["", ".fp16"];
+        variants.iter().find_map(|v| assets::nano_file(&at(&format!("{stem}{v}.safetensors"))))
+    });
+    let name = Path::new(NANO).join(component.name());
+    let file = Arc::new(SafeFile::from_static(name, weights.ok_or_else(missing)?)?);
+    let mut slots = Slots::new();
+    for stored in file.entries().keys() {
+        let name = folder::canonical(component, stored);
+        store::insert(&mut slots, name, Slot::whole(&file, stored)?)?;
+    }
+    Ok((config, slots))
+}

@@ -1,0 +1,3 @@
+//! The models: each a configuration, parameter names and one straight line of recorded operations.
+
+pub mod checkpoint;
