@@ -6,11 +6,14 @@ pub mod add;
 pub mod case;
 pub mod check;
 pub mod concat;
+pub mod conv2d;
 pub mod diffuse;
 pub mod ema;
 pub mod embedding;
 pub mod geglu;
 pub mod grad_norm;
+pub mod linear;
+pub mod lora_linear;
 pub mod loss;
 pub mod posterior;
 pub mod resize;
@@ -28,8 +31,11 @@ pub fn cases() -> Vec<case::Case> {
     all.extend(activation::cases::cases());
     all.extend(add::cases::cases());
     all.extend(concat::cases::cases());
+    all.extend(conv2d::cases::cases());
     all.extend(embedding::cases::cases());
     all.extend(geglu::cases::cases());
+    all.extend(linear::cases::cases());
+    all.extend(lora_linear::cases::cases());
     all.extend(resize::cases::cases());
     all
 }

@@ -1,0 +1,178 @@
+//! Two-dimensional convolution, channels last.
+
+pub mod cases;
+mod cpu;
+
+use crate::{
+    device::Device,
+    error::Result,
+    kernels::check,
+    op::{Backward, Cost, Forward, Keeps, Op, Signature},
+    tensor::Spec,
+};
+
+/// A two-dimensional convolution (cross-correlation, as in every framework) with zero padding.
+///
+/// `y[n, i, j, o] = b[o] + sum_{u, v, c} x[n, i s + u - top, j s + v - left, c] w[o, u, v, c]`
+///
+/// # Shapes
+/// `x: [N, H, W, C]`, `w: [O, kh, kw, C]`, `b: [O]` (only with `bias`) gives `[N, H', W', O]` with
+/// `H' = (H + top + bottom - kh) / s + 1`; all f32.
+///
+/// # Gradient
+/// `dx` is a convolution of `dy` with the mirrored weight (one for each residue of the position modulo
+/// the stride), `dw[o, u, v, c] = sum dy[n, i, j, o] x[..]`, `db = sum dy`. Keeps `w` for `dx`, `x` for `dw`.
+///
+/// # Numerics
+/// f32 accumulation; bitwise repeatable for a given number of threads.
+///
+/// # Errors
+/// `infer` refuses other ranks, channel counts that differ, stride 0 and a kernel larger than the padded image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv2d {
+    /// Step between output positions, both axes.
+    pub stride: usize,
+    /// Zero rows and columns around the image: top, bottom, left, right.
+    pub pad: [usize; 4],
+    /// Whether the third input, a bias, is there.
+    pub bias: bool,
+}
+
+/// Extents of one call.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    images: usize,
+    /// Input height, width, channels.
+    h: usize,
+    w: usize,
+    c: usize,
+    /// Kernel height, width.
+    kh: usize,
+    kw: usize,
+    /// Output height, width, channels.
+    oh: usize,
+    ow: usize,
+    o: usize,
+    stride: usize,
+    top: usize,
+    left: usize,
+}
+
+impl Conv2d {
+    /// Stride 1 and the padding that keeps the size for an odd `kernel`.
+    pub fn same(kernel: usize, bias: bool) -> Self {
+        Self { stride: 1, pad: [kernel / 2; 4], bias }
+    }
+
+    fn names(self) -> &'static [&'static str] {
+        if self.bias { &["x", "weight", "bias"] } else { &["x", "weight"] }
+    }
+
+    fn shape(&self, x: &Spec, w: &Spec, out: &Spec) -> Shape {
+        Shape {
+            images: x.dims[0],
+            h: x.dims[1],
+            w: x.dims[2],
+            c: x.dims[3],
+            kh: w.dims[1],
+            kw: w.dims[2],
+            oh: out.dims[1],
+            ow: out.dims[2],
+            o: out.dims[3],
+            stride: self.stride,
+            top: self.pad[0],
+            left: self.pad[2],
+        }
+    }
+
+    fn output(&self, ins: &[Spec]) -> Result<Spec> {
+        let at = "conv2d";
+        let (x, w) = (&ins[0], &ins[1]);
+        let [n, h, width, c] = x.dims[..] else {
+            return Err(check::shape(at, "x", x, "[N, H, W, C]".into()));
+        };
+        let [o, kh, kw, _] = w.dims[..] else {
+            return Err(check::shape(at, "weight", w, format!("[O, kh, kw, {c}]")));
+        };
+        if w.dims[3] != c || kh == 0 || kw == 0 {
+            let want = format!("[O, kh, kw, {c}] for x {:?}; check the weight's layout", x.dims);
+            return Err(check::shape(at, "weight", w, want));
+        }
+        let [top, bottom, left, right] = self.pad;
+        let extent = |size: usize, before: usize, after: usize, kernel: usize| {
+            let room = size.checked_add(before)?.checked_add(after)?.checked_sub(kernel)?;
+            Some(room.checked_div(self.stride)? + 1)
+        };
+        let (Some(oh), Some(ow)) = (extent(h, top, bottom, kh), extent(width, left, right, kw))
+        else {
+            let want = format!(
+                "an image that holds a {kh}x{kw} kernel with pad {:?} and stride {} (at least 1)",
+                self.pad, self.stride
+            );
+            return Err(check::shape(at, "x", x, want));
+        };
+        if let Some(b) = ins.get(2) {
+            check::dims(at, "bias", b, &[o], "as the weight has that many outputs")?;
+        }
+        Ok(x.with(&[n, oh, ow, o]))
+    }
+}
+
+impl Op for Conv2d {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn infer(&self, ins: &[Spec]) -> Result<Signature> {
+        check::f32_inputs("conv2d", ins, self.names())?;
+        let out = self.output(ins)?;
+        let s = self.shape(&ins[0], &ins[1], &out);
+        Ok(Signature {
+            forward_scratch: cpu::forward_scratch(&s),
+            backward_scratch: cpu::backward_scratch(&s),
+            ..Signature::of(out)
+        })
+    }
+
+    fn keeps(&self, wants: &[bool]) -> Keeps {
+        let needed = [(0, wants[1]), (1, wants[0])];
+        let ins = needed.iter().filter(|(_, needed)| *needed).map(|(i, _)| *i).collect();
+        Keeps { ins, ..Keeps::default() }
+    }
+
+    fn cost(&self, ins: &[Spec], out: &Spec) -> Cost {
+        let bytes = ins.iter().chain([out]).map(|s| s.bytes() as f64).sum();
+        let taps = ins[1].dims[1..].iter().map(|d| *d as f64).product::<f64>();
+        Cost { flop: 2.0 * out.len() as f64 * taps, bytes }
+    }
+
+    fn backward_cost(&self, ins: &[Spec], out: &Spec, wants: &[bool]) -> Cost {
+        let one = self.cost(ins, out);
+        let products = f64::from(u8::from(wants[0]) + u8::from(wants[1]));
+        Cost { flop: one.flop * products, bytes: one.bytes * products }
+    }
+
+    fn detail(&self) -> String {
+        let [top, bottom, left, right] = self.pad;
+        match self.pad.iter().all(|p| *p == top) {
+            true => format!("stride {} pad {top}", self.stride),
+            false => format!("stride {} pad {top},{bottom},{left},{right}", self.stride),
+        }
+    }
+
+    fn forward(&self, io: Forward<'_>) -> Result<()> {
+        let s = self.shape(&io.specs[0], &io.specs[1], io.out_spec);
+        match io.device {
+            Device::Cpu => cpu::forward(&s, io),
+        }
+        Ok(())
+    }
+
+    fn backward(&self, io: Backward<'_>) -> Result<()> {
+        let s = self.shape(&io.specs[0], &io.specs[1], io.out_spec);
+        match io.device {
+            Device::Cpu => cpu::backward(&s, io),
+        }
+        Ok(())
+    }
+}

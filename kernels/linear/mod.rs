@@ -1,0 +1,115 @@
+//! Matrix product with a weight in `[out, in]` layout.
+
+pub mod cases;
+mod cpu;
+
+use crate::{
+    device::Device,
+    error::Result,
+    kernels::check,
+    op::{Backward, Cost, Forward, Keeps, Op, Signature},
+    tensor::Spec,
+};
+
+/// A fully connected layer over the last axis.
+///
+/// `y[i, n] = sum_k x[i, k] w[n, k] + b[n]`
+///
+/// # Shapes
+/// `x: [.., K]`, `w: [N, K]`, `b: [N]` (only with `bias`) gives `[.., N]`; all f32.
+///
+/// # Gradient
+/// `dx = dy w`, `dw = dy^T x`, `db = sum_i dy[i]`. Keeps `w` for `dx` and `x` for `dw`.
+///
+/// # Numerics
+/// f32 accumulation; bitwise repeatable for a given number of threads.
+///
+/// # Errors
+/// `infer` refuses a weight that does not fit `x` and a bias that does not fit the weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Linear {
+    /// Whether the third input, a bias, is there.
+    pub bias: bool,
+}
+
+impl Linear {
+    fn names(self) -> &'static [&'static str] {
+        if self.bias { &["x", "weight", "bias"] } else { &["x", "weight"] }
+    }
+}
+
+impl Op for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn infer(&self, ins: &[Spec]) -> Result<Signature> {
+        check::f32_inputs("linear", ins, self.names())?;
+        let out = output("linear", &ins[0], &ins[1], ins.get(2))?;
+        let (rows, k) = (rows(&ins[0]), ins[0].last());
+        let n = out.last();
+        Ok(Signature {
+            forward_scratch: cpu::forward_scratch(rows, n, k),
+            backward_scratch: cpu::backward_scratch(rows, n, k),
+            ..Signature::of(out)
+        })
+    }
+
+    fn keeps(&self, wants: &[bool]) -> Keeps {
+        let mut keeps = Keeps::default();
+        if wants[1] {
+            keeps.ins.push(0);
+        }
+        if wants[0] {
+            keeps.ins.push(1);
+        }
+        keeps
+    }
+
+    fn cost(&self, ins: &[Spec], out: &Spec) -> Cost {
+        let bytes = ins.iter().chain([out]).map(|s| s.bytes() as f64).sum();
+        Cost { flop: 2.0 * out.len() as f64 * ins[0].last() as f64, bytes }
+    }
+
+    fn backward_cost(&self, ins: &[Spec], out: &Spec, wants: &[bool]) -> Cost {
+        let one = self.cost(ins, out);
+        let products = f64::from(u8::from(wants[0]) + u8::from(wants[1]));
+        Cost { flop: one.flop * products, bytes: one.bytes * products }
+    }
+
+    fn forward(&self, io: Forward<'_>) -> Result<()> {
+        match io.device {
+            Device::Cpu => cpu::forward(io),
+        }
+        Ok(())
+    }
+
+    fn backward(&self, io: Backward<'_>) -> Result<()> {
+        match io.device {
+            Device::Cpu => cpu::backward(io),
+        }
+        Ok(())
+    }
+}
+
+/// The output of `x w^T + b`, or why the shapes do not fit.
+pub(crate) fn output(at: &str, x: &Spec, w: &Spec, bias: Option<&Spec>) -> Result<Spec> {
+    let Some((k, lead)) = x.dims.split_last() else {
+        return Err(check::shape(at, "x", x, "at least one axis, [.., K]".into()));
+    };
+    let fits = w.dims.len() == 2 && w.dims[1] == *k;
+    if !fits {
+        let want = format!("[N, {k}] for x {:?}; check the weight's name and layout", x.dims);
+        return Err(check::shape(at, "weight", w, want));
+    }
+    let n = w.dims[0];
+    if let Some(b) = bias {
+        check::dims(at, "bias", b, &[n], "as the weight has that many outputs")?;
+    }
+    Ok(x.with(&[lead, &[n]].concat()))
+}
+
+/// Rows of the matrix that `x` is; also right when the last axis is empty.
+pub(crate) fn rows(x: &Spec) -> usize {
+    x.dims.iter().rev().skip(1).product()
+}

@@ -1,0 +1,145 @@
+//! A linear layer with a low-rank adapter.
+
+pub mod cases;
+mod cpu;
+
+use crate::{
+    device::Device,
+    error::Result,
+    kernels::{check, linear},
+    op::{Backward, Cost, Forward, Keeps, Op, Signature},
+    tensor::Spec,
+};
+
+/// A linear layer plus a low-rank adapter, in rank-first order: `w + scale up a` is never formed.
+///
+/// `y = x w^T + b + scale h up^T` with `h = x a^T`
+///
+/// # Shapes
+/// `x: [.., K]`, `w: [N, K]`, `b: [N]` (only with `bias`), `a: [r, K]`, `up: [N, r]` gives `[.., N]`;
+/// saves `h: [.., r]`; all f32.
+///
+/// # Gradient
+/// With `g = scale dy up`: `dx = dy w + g a`, `da = g^T x`, `dup = scale dy^T h`, `dw = dy^T x`,
+/// `db = sum_i dy[i]`. A frozen `w` (the usual case) costs nothing in backward beyond `dx`.
+///
+/// # Numerics
+/// f32 accumulation; bitwise repeatable for a given number of threads.
+///
+/// # Errors
+/// `infer` refuses factors that do not fit the weight or each other.
+///
+/// # Source
+/// Hu et al., LoRA, 2021, section 4.1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LoraLinear {
+    /// Whether the third input is a bias.
+    pub bias: bool,
+    /// Factor of the adapter, alpha / r.
+    pub scale: f32,
+}
+
+/// Indices of the inputs and the extents of one call.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    rows: usize,
+    k: usize,
+    n: usize,
+    rank: usize,
+    /// Index of `a`; `up` follows.
+    a: usize,
+}
+
+impl LoraLinear {
+    fn names(self) -> &'static [&'static str] {
+        if self.bias { &["x", "weight", "bias", "a", "up"] } else { &["x", "weight", "a", "up"] }
+    }
+
+    fn a_index(self) -> usize {
+        2 + usize::from(self.bias)
+    }
+
+    fn shape(self, ins: &[Spec]) -> Shape {
+        let a = self.a_index();
+        let (k, n, rank) = (ins[0].last(), ins[1].dims[0], ins[a].dims[0]);
+        Shape { rows: linear::rows(&ins[0]), k, n, rank, a }
+    }
+}
+
+impl Op for LoraLinear {
+    fn name(&self) -> &'static str {
+        "lora_linear"
+    }
+
+    fn infer(&self, ins: &[Spec]) -> Result<Signature> {
+        let at = "lora_linear";
+        check::f32_inputs(at, ins, self.names())?;
+        let bias = if self.bias { ins.get(2) } else { None };
+        let out = linear::output(at, &ins[0], &ins[1], bias)?;
+        let (a, up) = (&ins[self.a_index()], &ins[self.a_index() + 1]);
+        let (n, k) = (out.last(), ins[0].last());
+        if a.dims.len() != 2 || a.dims[1] != k {
+            let want = format!("[rank, {k}] for x {:?}; check the adapter's target", ins[0].dims);
+            return Err(check::shape(at, "a", a, want));
+        }
+        let rank = a.dims[0];
+        check::dims(at, "up", up, &[n, rank], "for the weight and a; check the adapter's rank")?;
+        let mut h = ins[0].clone();
+        if let Some(last) = h.dims.last_mut() {
+            *last = rank;
+        }
+        let shape = self.shape(ins);
+        Ok(Signature {
+            out,
+            saved: vec![h],
+            forward_scratch: cpu::forward_scratch(shape),
+            backward_scratch: cpu::backward_scratch(shape),
+        })
+    }
+
+    fn keeps(&self, wants: &[bool]) -> Keeps {
+        let a = self.a_index();
+        let (dx, dw, da, dup) = (wants[0], wants[1], wants[a], wants[a + 1]);
+        let needed = [(0, dw || da), (1, dx), (a, dx), (a + 1, dx || da)];
+        let ins = needed.iter().filter(|(_, needed)| *needed).map(|(i, _)| *i).collect();
+        Keeps { ins, out: false, saved: dup }
+    }
+
+    fn cost(&self, ins: &[Spec], out: &Spec) -> Cost {
+        let s = self.shape(ins);
+        let bytes = ins.iter().chain([out]).map(|s| s.bytes() as f64).sum::<f64>();
+        let base = s.n as f64 * s.k as f64;
+        let adapter = s.rank as f64 * (s.n + s.k) as f64;
+        let h = 4.0 * s.rows as f64 * s.rank as f64;
+        Cost { flop: 2.0 * s.rows as f64 * (base + adapter), bytes: bytes + h }
+    }
+
+    fn backward_cost(&self, ins: &[Spec], out: &Spec, wants: &[bool]) -> Cost {
+        let s = self.shape(ins);
+        let (n, k, r) = (s.n as f64, s.k as f64, s.rank as f64);
+        let (dx, dw, da, dup) = (wants[0], wants[1], wants[s.a], wants[s.a + 1]);
+        let work = [(dx, k * n + r * k), (dw, k * n), (dx || da, n * r), (da, r * k), (dup, n * r)];
+        let per_row: f64 = work.iter().filter(|(on, _)| *on).map(|(_, w)| w).sum();
+        let passes = f64::from(u8::from(dx) + u8::from(dw)).max(1.0);
+        let bytes = self.cost(ins, out).bytes * passes;
+        Cost { flop: 2.0 * s.rows as f64 * per_row, bytes }
+    }
+
+    fn detail(&self) -> String {
+        format!("scale {}", self.scale)
+    }
+
+    fn forward(&self, io: Forward<'_>) -> Result<()> {
+        match io.device {
+            Device::Cpu => cpu::forward(self.shape(io.specs), self.scale, io),
+        }
+        Ok(())
+    }
+
+    fn backward(&self, io: Backward<'_>) -> Result<()> {
+        match io.device {
+            Device::Cpu => cpu::backward(self.shape(io.specs), self.scale, io),
+        }
+        Ok(())
+    }
+}
