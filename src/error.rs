@@ -65,6 +65,16 @@ pub enum Error {
         /// The likely fix.
         fix: String,
     },
+    /// A file that is no picture, or a damaged one.
+    #[error("{}: {problem}, expected a picture; {fix}", path.display())]
+    Image {
+        /// The path.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+        /// The likely fix.
+        fix: String,
+    },
     /// A setting (flag, configuration key) with a value that cannot be used.
     #[error("{key}: found {found}, expected {expected}; {fix}")]
     Config {

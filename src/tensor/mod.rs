@@ -3,6 +3,7 @@
 pub mod atomic;
 mod dtype;
 mod host;
+pub mod image;
 pub mod philox;
 pub mod safetensors;
 mod spec;
