@@ -13,5 +13,6 @@ pub mod lora;
 pub mod models;
 pub mod op;
 pub mod plan;
+pub mod sample;
 pub mod tensor;
 pub mod train;

@@ -3,16 +3,15 @@
 mod events;
 mod folder;
 mod log;
-mod noise;
 mod optimizer;
 mod start;
 mod state;
 mod step;
 
+pub use crate::models::noise::{NoiseSchedule, Prediction};
 pub use events::Events;
 pub use folder::{RunFolder, config_hash};
 pub use log::{Log, Row};
-pub use noise::{NoiseSchedule, Prediction};
 pub use optimizer::{Group, Optimizer};
 pub use start::Start;
 pub use state::{Checkpoints, State, sha256};
