@@ -32,10 +32,13 @@ pub fn cases() -> Vec<case::Case> {
     all.extend(add::cases::cases());
     all.extend(concat::cases::cases());
     all.extend(conv2d::cases::cases());
+    all.extend(diffuse::cases::cases());
     all.extend(embedding::cases::cases());
     all.extend(geglu::cases::cases());
     all.extend(linear::cases::cases());
     all.extend(lora_linear::cases::cases());
+    all.extend(loss::cases::cases());
+    all.extend(posterior::cases::cases());
     all.extend(resize::cases::cases());
     all
 }

@@ -2,7 +2,7 @@
 
     python tools/bench_torch.py [--iterations N] [--threads N] [--part train|denoise|all]
 
-Mid-size SDXL configuration: channels 160/320/640, transformer depth 0/2/4, latent 64x64, one picture, 77 tokens.
+Mid-size SDXL configuration (benches/midsize.json): channels 160/320/640, transformer depth 0/2/4, latent 64x64, one picture, 77 tokens.
 Prints one JSON line: median milliseconds, and the peak resident memory of the process in bytes (run each part in
 its own process to get the peak of that part).
 """
@@ -11,27 +11,14 @@ import argparse
 import json
 import statistics
 import time
+from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 
-CONFIG = dict(
-    sample_size=64,
-    in_channels=4,
-    out_channels=4,
-    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    block_out_channels=(160, 320, 640),
-    layers_per_block=2,
-    transformer_layers_per_block=(1, 2, 4),
-    attention_head_dim=(5, 5, 10),
-    cross_attention_dim=1024,
-    use_linear_projection=True,
-    addition_embed_type="text_time",
-    addition_time_embed_dim=128,
-    projection_class_embeddings_input_dim=6 * 128 + 512,
-)
+CONFIG = json.loads((Path(__file__).parent.parent / "benches/midsize.json").read_text())
+CONFIG = {k: tuple(v) if isinstance(v, list) else v for k, v in CONFIG.items() if k[0] != "_"}
 
 
 def peak_bytes():
@@ -59,12 +46,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--part", choices=["train", "denoise", "all"], default="all")
-    parser.add_argument("--write-config", help="write the U-Net configuration to this file and stop")
     args = parser.parse_args()
-    if args.write_config:
-        with open(args.write_config, "w") as file:
-            json.dump({"_class_name": "UNet2DConditionModel"} | CONFIG, file, indent=1)
-        return
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     unet = UNet2DConditionModel(**CONFIG).requires_grad_(False)

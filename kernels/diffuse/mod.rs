@@ -1,5 +1,6 @@
 //! The forward process: clean latents and noise at a timestep give the noisy latents, or the velocity.
 
+pub mod cases;
 mod cpu;
 
 use crate::{

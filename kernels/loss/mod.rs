@@ -1,5 +1,6 @@
 //! The training losses: weighted squared error, and the preference loss of DCO.
 
+pub mod cases;
 mod dco;
 mod masked_mse;
 

@@ -1,5 +1,6 @@
 //! A sample of the VAE posterior: `z = scale (mean + exp(logvar / 2) eps)`.
 
+pub mod cases;
 mod cpu;
 
 use crate::{

@@ -1,0 +1,218 @@
+//! A whole base model: configurations, weights and tokenizers of one checkpoint, and how its text becomes
+//! conditioning.
+
+use super::{
+    checkpoint::{Component, Model, model_json},
+    clip::{TextConfig, TextInputs, eos_rows, text_encoder},
+    tokenizer::Tokenizer,
+    unet::UnetConfig,
+    vae::{VaeConfig, decoder, encoder},
+};
+use crate::{
+    device::Device,
+    error::Result,
+    kernels::concat::Concat,
+    lora::Adapters,
+    nn::Net,
+    plan::{Plan, Program, Recorder, Value, WeightSource},
+    tensor::Spec,
+};
+use serde_json::Value as Json;
+
+/// One text encoder with its tokenizer.
+#[derive(Debug)]
+pub struct TextSide {
+    /// First or second.
+    pub component: Component,
+    /// Its configuration.
+    pub config: TextConfig,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+}
+
+/// A base model: SDXL (two text encoders, micro-conditioning) or SD 1.5 / 2.1 (one).
+#[derive(Debug)]
+pub struct Base {
+    /// What it was opened from.
+    pub name: String,
+    /// The denoiser.
+    pub unet: UnetConfig,
+    /// The autoencoder.
+    pub vae: VaeConfig,
+    /// One or two text encoders.
+    pub text: Vec<TextSide>,
+    /// `scheduler_config.json`; an empty object when the checkpoint has none.
+    pub scheduler: Json,
+    /// Every component's weights.
+    pub weights: Model,
+}
+
+/// Prompts as conditioning, row by row.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Encoded {
+    /// Tokens `[N, L, C]`.
+    pub context: Vec<f32>,
+    /// Pooled vectors `[N, D]`; empty for a model without micro-conditioning.
+    pub pooled: Vec<f32>,
+}
+
+/// The recorded text side.
+#[derive(Clone, Copy, Debug)]
+pub struct TextValues {
+    /// Tokens `[N, L, C]`: both penultimate layers side by side, or the only encoder's last layer.
+    pub context: Value,
+    /// Projected pooled vector of the second encoder `[N, D]`.
+    pub pooled: Option<Value>,
+}
+
+/// Names of the id and end-of-text inputs of encoder `i`.
+pub fn text_input_names(i: usize) -> (&'static str, &'static str) {
+    if i == 0 { ("input_ids", "eos") } else { ("input_ids_2", "eos_2") }
+}
+
+impl Base {
+    /// Opens a diffusers folder, a single file, or `nano`.
+    ///
+    /// # Errors
+    /// Those of the files and the configurations.
+    pub fn open(name: &str) -> Result<Self> {
+        let mut components = vec![Component::Unet, Component::Vae, Component::TextEncoder];
+        let first = Model::open(name, &components[..1])?;
+        let json = |m: &Model, c| m.part(c).map_or(Json::Null, |p| p.config().clone());
+        let unet = UnetConfig::from_json(&json(&first, Component::Unet))?;
+        if unet.text_time.is_some() {
+            components.push(Component::TextEncoder2);
+        }
+        let mut weights = Model::open(name, &components[1..])?;
+        weights.parts.extend(first.parts);
+        let vae = VaeConfig::from_json(&json(&weights, Component::Vae))?;
+        let side = |component: &Component| {
+            let config = TextConfig::from_json(&json(&weights, *component))?;
+            let tokenizer = Tokenizer::open(name, *component)?;
+            Ok(TextSide { component: *component, config, tokenizer })
+        };
+        let text = components[2..].iter().map(side).collect::<Result<_>>()?;
+        let scheduler = model_json(name, "scheduler/scheduler_config.json")?;
+        let scheduler = scheduler.unwrap_or_else(|| Json::Object(serde_json::Map::new()));
+        Ok(Self { name: name.into(), unet, vae, text, scheduler, weights })
+    }
+
+    /// Tokens of a prompt.
+    pub fn tokens(&self) -> usize {
+        self.text.iter().map(|t| t.config.positions).min().unwrap_or(0).min(77)
+    }
+
+    /// Token ids and end-of-text rows of `prompts` for encoder `i`.
+    pub fn ids(&self, i: usize, prompts: &[&str]) -> (Vec<i32>, Vec<i32>) {
+        let side = &self.text[i];
+        let ids: Vec<i32> = prompts.iter().flat_map(|p| side.tokenizer.encode(p, self.tokens())).collect();
+        let rows = eos_rows(&ids, self.tokens(), side.config.eos);
+        (ids, rows)
+    }
+
+    /// Records every text encoder on the inputs of [`text_input_names`].
+    ///
+    /// # Errors
+    /// Those of the recording.
+    pub fn record_text(
+        &self,
+        rec: &mut Recorder,
+        adapters: &Adapters,
+        batch: usize,
+    ) -> Result<TextValues> {
+        let both = self.text.len() > 1;
+        let (mut context, mut pooled) = (None, None);
+        for (i, side) in self.text.iter().enumerate() {
+            let (ids, rows) = text_input_names(i);
+            let ids = rec.input(ids, Spec::i32(&[batch, self.tokens()]));
+            let last = both && i + 1 == self.text.len();
+            let rows = last.then(|| rec.input(rows, Spec::i32(&[batch])));
+            let out = Net::new(rec, adapters).within(side.component.name(), |net| {
+                text_encoder(net, &side.config, &TextInputs { ids, rows })
+            })?;
+            let tokens = if both { out.penultimate } else { out.last };
+            context = Some(match context {
+                None => tokens,
+                Some(first) => rec.scope("tokens", |r| r.apply(Concat, &[first, tokens]))?,
+            });
+            pooled = pooled.or(out.embeds);
+        }
+        let context = context.ok_or_else(|| crate::error::Error::Data {
+            at: self.name.clone(),
+            found: "no text encoder".into(),
+            expected: "one or two".into(),
+            fix: "use a complete checkpoint".into(),
+        })?;
+        Ok(TextValues { context, pooled })
+    }
+
+    /// A program that encodes `batch` prompts at a time with `adapters` on the text encoders.
+    ///
+    /// # Errors
+    /// Those of the recording and of `weights`.
+    pub fn text_program(
+        &self,
+        device: &Device,
+        adapters: &Adapters,
+        batch: usize,
+        weights: &dyn WeightSource,
+    ) -> Result<Program> {
+        let mut rec = Recorder::new();
+        let text = self.record_text(&mut rec, adapters, batch)?;
+        let pooled = text.pooled.map(|p| ("pooled", p));
+        let outputs: Vec<(&str, Value)> =
+            [("context", text.context)].into_iter().chain(pooled).collect();
+        rec.plan(&outputs, Default::default())?.load(device.clone(), weights)
+    }
+
+    /// Feeds `prompts` to a program that has the inputs of [`Base::record_text`].
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Shape`] when the batch differs.
+    pub fn set_text(&self, program: &mut Program, prompts: &[&str]) -> Result<()> {
+        for i in 0..self.text.len() {
+            let (ids, rows) = self.ids(i, prompts);
+            let (name, end) = text_input_names(i);
+            program.set_i32(name, &ids)?;
+            if self.text.len() > 1 && i + 1 == self.text.len() {
+                program.set_i32(end, &rows)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Encodes one batch of prompts with a program of [`Base::text_program`].
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Shape`] when the batch differs; those of the operations.
+    pub fn encode(&self, program: &mut Program, prompts: &[&str]) -> Result<Encoded> {
+        self.set_text(program, prompts)?;
+        program.forward()?;
+        let pooled = if self.text.len() > 1 { program.get("pooled")? } else { vec![] };
+        Ok(Encoded { context: program.get("context")?, pooled })
+    }
+
+    /// A plan of the VAE encoder: input `sample [N, H, W, 3]` in `[-1, 1]`, output `moments [N, h, w, 2C]`.
+    ///
+    /// # Errors
+    /// Those of the recording.
+    pub fn vae_encoder(&self, batch: usize, [h, w]: [usize; 2]) -> Result<Plan> {
+        let (mut rec, none) = (Recorder::new(), Adapters::new());
+        let sample = rec.input("sample", Spec::f32(&[batch, h, w, self.vae.in_channels]));
+        let moments =
+            Net::new(&mut rec, &none).within("vae", |net| encoder(net, &self.vae, sample))?;
+        rec.plan(&[("moments", moments)], Default::default())
+    }
+
+    /// A plan of the VAE decoder: input `latent [N, h, w, C]` (unscaled latents), output `sample [N, H, W, 3]`.
+    ///
+    /// # Errors
+    /// Those of the recording.
+    pub fn vae_decoder(&self, batch: usize, [h, w]: [usize; 2]) -> Result<Plan> {
+        let (mut rec, none) = (Recorder::new(), Adapters::new());
+        let latent = rec.input("latent", Spec::f32(&[batch, h, w, self.vae.latent_channels]));
+        let sample =
+            Net::new(&mut rec, &none).within("vae", |net| decoder(net, &self.vae, latent))?;
+        rec.plan(&[("sample", sample)], Default::default())
+    }
+}

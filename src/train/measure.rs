@@ -1,0 +1,187 @@
+//! Planning and timing a U-Net's training and denoising step: what `plan` prints and `bench step` runs.
+
+use super::{
+    Batch, Group, NoiseSchedule, Objective, Optimizer, Patterns, Prediction, Start, StepOptions,
+    Stepper, Trained, plan_step, predict, text_inputs, unet_params,
+};
+use crate::{
+    device::Device,
+    error::Result,
+    kernels::adamw::AdamW,
+    lora::{Adapter, Adapters},
+    models::unet::UnetConfig,
+    plan::{Plan, Recorder, WeightSource},
+    tensor::{Spec, philox},
+};
+use std::time::Instant;
+
+/// The size of a step to plan or to time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepSize {
+    /// Pictures.
+    pub batch: usize,
+    /// Latent height and width.
+    pub latent: [usize; 2],
+    /// Text tokens.
+    pub tokens: usize,
+    /// Adapter rank.
+    pub rank: usize,
+    /// Adapted layers.
+    pub targets: Vec<String>,
+    /// Recompute activations.
+    pub checkpoint: bool,
+    /// The loss.
+    pub objective: Objective,
+}
+
+impl Default for StepSize {
+    fn default() -> Self {
+        Self {
+            batch: 1,
+            latent: [128, 128],
+            tokens: 77,
+            rank: 32,
+            targets: ["to_q", "to_k", "to_v", "to_out.0"].map(String::from).into(),
+            checkpoint: false,
+            objective: Objective::Mse,
+        }
+    }
+}
+
+/// Plans one LoRA training step of a U-Net.
+///
+/// # Errors
+/// Those of the recording; [`crate::error::Error::Config`] when no layer matches.
+pub fn plan_training(config: &UnetConfig, size: &StepSize) -> Result<Plan> {
+    let patterns = Patterns::new("train.targets", &size.targets)?;
+    let adapter = Adapter { rank: size.rank, scale: 1.0 };
+    let adapters = patterns.adapt("train.targets", &unet_params(config)?, adapter)?;
+    let options = StepOptions {
+        batch: size.batch,
+        latent: size.latent,
+        channels: config.in_channels,
+        scale: 1.0,
+        noise: NoiseSchedule::stable_diffusion(Prediction::Epsilon),
+        objective: size.objective,
+        checkpoint: size.checkpoint,
+        poison: false,
+    };
+    plan_step(config, &Trained::Adapters(adapters), &options, |rec, _| {
+        Ok(text_inputs(rec, config, size.batch, size.tokens))
+    })
+}
+
+/// Plans one call of a U-Net: inputs `sample`, `timestep` and the text inputs, output `sample`.
+///
+/// # Errors
+/// Those of the recording.
+pub fn plan_denoising(config: &UnetConfig, size: &StepSize) -> Result<Plan> {
+    let (mut rec, [h, w]) = (Recorder::new(), size.latent);
+    let sample = rec.input("sample", Spec::f32(&[size.batch, h, w, config.in_channels]));
+    let timestep = rec.input("timestep", Spec::f32(&[size.batch]));
+    let text = text_inputs(&mut rec, config, size.batch, size.tokens);
+    let out = predict(&mut rec, config, &Adapters::new(), text, (sample, timestep))?;
+    rec.plan(&[("sample", out)], Default::default())
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    let n = times.len();
+    match n {
+        0 => f64::NAN,
+        _ => 0.5 * (times[(n - 1) / 2] + times[n / 2]),
+    }
+}
+
+/// Runs `work` once to warm up, then `iterations` times.
+fn time(iterations: usize, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+    work()?;
+    let mut times = vec![];
+    for _ in 0..iterations.max(1) {
+        let begin = Instant::now();
+        work()?;
+        times.push(begin.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(median(times))
+}
+
+fn noise(stream: u64, len: usize) -> Vec<f32> {
+    let mut data = vec![0.0; len];
+    philox::fill_normal(1, stream, &mut data);
+    data
+}
+
+/// Text inputs of random numbers and usual time ids.
+fn condition(config: &UnetConfig, size: &StepSize) -> Vec<(&'static str, Vec<f32>)> {
+    let (n, width) = (size.batch, config.context_dim().unwrap_or(1));
+    let mut all = vec![("context", noise(10, n * size.tokens * width))];
+    if let Some(extra) = config.text_time {
+        all.push(("text_embeds", noise(11, n * extra.pooled_dim())));
+        let side = (size.latent[0] * 8) as f32;
+        all.push(("time_ids", [side, side, 0.0, 0.0, side, side].repeat(n)));
+    }
+    all
+}
+
+/// Median time of one denoising step.
+///
+/// # Errors
+/// Those of the plan, the weights and the operations.
+pub fn time_denoising(
+    config: &UnetConfig,
+    size: &StepSize,
+    device: &Device,
+    weights: &dyn WeightSource,
+    iterations: usize,
+) -> Result<f64> {
+    let mut program = plan_denoising(config, size)?.load(device.clone(), weights)?;
+    let len = size.batch * size.latent[0] * size.latent[1] * config.in_channels;
+    time(iterations, || {
+        program.set("sample", &noise(1, len))?;
+        program.set("timestep", &vec![500.0; size.batch])?;
+        condition(config, size).iter().try_for_each(|(name, data)| program.set(name, data))?;
+        program.forward()?;
+        program.get("sample").map(drop)
+    })
+}
+
+/// Median time of one LoRA training step: forward, backward, clipping, AdamW.
+///
+/// # Errors
+/// Those of the plan, the weights and the operations.
+pub fn time_training(
+    config: &UnetConfig,
+    size: &StepSize,
+    device: &Device,
+    weights: impl WeightSource,
+    iterations: usize,
+) -> Result<f64> {
+    let plan = plan_training(config, size)?;
+    let mut program = plan.load(device.clone(), &Start::new(weights, 1))?;
+    let group = |_: &str| Group { learning_rate: 1e-4, adamw: AdamW::default() };
+    let optimizer = Optimizer::new(&program.trainables(), group, 1.0, None);
+    let mut stepper = Stepper::new(program, optimizer, size.objective);
+    let (n, positions) = (size.batch, size.batch * size.latent[0] * size.latent[1]);
+    let len = positions * config.in_channels;
+    let batch = Batch {
+        moments: noise(1, 2 * len),
+        posterior_noise: noise(2, len),
+        noise: noise(3, len),
+        timesteps: vec![500; n],
+        weight: vec![1.0; positions],
+        coefficient: vec![1.0 / n as f32; n],
+        condition: condition(config, size),
+        ids: vec![],
+    };
+    time(iterations, || {
+        stepper.accumulate(&batch)?;
+        stepper.update(1.0).map(drop)
+    })
+}
+
+/// Peak resident memory of this process in bytes; `None` where the system does not say.
+pub fn peak_memory_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
