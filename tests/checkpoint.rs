@@ -1,4 +1,5 @@
 //! Checkpoints in every layout give the same parameters under the same names.
+#![allow(clippy::unwrap_used)]
 
 use selvedge::{
     error::Error,
@@ -472,6 +473,19 @@ fn text_encoder_names_are_found_with_and_without_their_prefix() {
         text.check(&text_params("text_encoder", 1, false)).unwrap();
         assert!(text.check(&text_params("text_encoder", 3, false)).is_err());
     }
+}
+
+#[test]
+fn the_embedded_base_opens_and_is_of_the_sdxl_family() {
+    use Component as C;
+    let model = Model::open("nano", &[C::Unet, C::Vae, C::TextEncoder, C::TextEncoder2]).unwrap();
+    let unet = model.part(C::Unet).unwrap();
+    assert_eq!(unet.config()["addition_embed_type"], "text_time");
+    assert_eq!(unet.tensor("conv_in.weight").unwrap().dims[1..], [4, 3, 3]);
+    for part in &model.parts {
+        assert!(part.shapes().count() > 30, "{:?}", part.component());
+    }
+    assert!(model_json("nano", "scheduler/scheduler_config.json").unwrap().is_some());
 }
 
 #[test]

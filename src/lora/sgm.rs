@@ -126,10 +126,9 @@ impl Sgm {
         let (block, layer) = (n / (self.layers + 1), n % (self.layers + 1));
         let side = if down { "down" } else { "up" };
         let sampler = if down { "op" } else { "conv" };
-        if layer == self.layers && (inner == 0) == down {
-            if let Some(tail) = renamed(tail, [(sampler, "conv")]) {
-                return Some(format!("{side}_blocks.{block}.{side}samplers.0.{tail}"));
-            }
+        let last = layer == self.layers && (inner == 0) == down;
+        if let Some(tail) = renamed(tail, [(sampler, "conv")]).filter(|_| last) {
+            return Some(format!("{side}_blocks.{block}.{side}samplers.0.{tail}"));
         }
         match inner {
             _ if down && layer == self.layers => None,

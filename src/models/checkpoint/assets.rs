@@ -1,14 +1,62 @@
-//! The base model carried in the program: a diffusers folder, file by file.
+//! The base model carried in the program: a diffusers folder, file by file, and its example subjects.
 
-/// One file of the embedded base: its path in the folder, and its bytes.
+/// One embedded file: its path in the folder, and its bytes.
 pub type Asset = (&'static str, &'static [u8]);
+
+macro_rules! files {
+    ($root:literal: $($path:literal,)*) => {
+        &[$(($path, include_bytes!(concat!("../../assets/nano/", $root, $path)))),*]
+    };
+}
+
+/// The five pictures of a subject with masks and captions.
+macro_rules! pair {
+    ($name:literal) => {
+        files! { $name:
+            "/subjects.toml",
+            "/a/01.png", "/a/01.txt", "/a/01_mask.png", "/a/02.png", "/a/02.txt", "/a/02_mask.png",
+            "/a/03.png", "/a/03.txt", "/a/03_mask.png", "/a/04.png", "/a/04.txt", "/a/04_mask.png",
+            "/a/05.png", "/a/05.txt", "/a/05_mask.png",
+            "/b/01.png", "/b/01.txt", "/b/01_mask.png", "/b/02.png", "/b/02.txt", "/b/02_mask.png",
+            "/b/03.png", "/b/03.txt", "/b/03_mask.png", "/b/04.png", "/b/04.txt", "/b/04_mask.png",
+            "/b/05.png", "/b/05.txt", "/b/05_mask.png",
+        }
+    };
+}
+
+static NANO: &[Asset] = files! { "":
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "text_encoder_2/config.json",
+    "text_encoder_2/model.safetensors",
+    "tokenizer/merges.txt",
+    "tokenizer/special_tokens_map.json",
+    "tokenizer/tokenizer_config.json",
+    "tokenizer/vocab.json",
+    "tokenizer_2/merges.txt",
+    "tokenizer_2/special_tokens_map.json",
+    "tokenizer_2/tokenizer_config.json",
+    "tokenizer_2/vocab.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+};
 
 /// The files of `nano`.
 pub fn nano() -> &'static [Asset] {
-    &[]
+    NANO
 }
 
 /// The bytes of one file of `nano`.
 pub fn nano_file(path: &str) -> Option<&'static [u8]> {
-    nano().iter().find(|(name, _)| *name == path).map(|(_, bytes)| *bytes)
+    NANO.iter().find(|(name, _)| *name == path).map(|(_, bytes)| *bytes)
+}
+
+/// The example pairs by name; paths start with `/`: `/subjects.toml`, `/a/01.png`, `/a/01_mask.png`.
+/// `bears` are two of one class, `robot_duck` two unlike each other; the base has seen none of them.
+pub fn examples() -> [(&'static str, &'static [Asset]); 2] {
+    [("bears", pair!("subjects/bears")), ("robot_duck", pair!("subjects/robot_duck"))]
 }

@@ -1,0 +1,181 @@
+//! The tokenizer of CLIP: lower-cased byte-level pair encoding, from a checkpoint's files or the standard table.
+
+mod bpe;
+mod files;
+
+use crate::{
+    error::Result,
+    models::checkpoint::{Checkpoint, Component, NANO},
+};
+use bpe::Bpe;
+use regex::Regex;
+use std::path::Path;
+use unicode_normalization::UnicodeNormalization;
+
+/// Text as a text encoder takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    /// Start, the text, end, padding: exactly the model's length.
+    pub ids: Vec<i32>,
+    /// Tokens of the text that did not fit; 0 when all of it is there.
+    pub truncated: usize,
+}
+
+/// A word that is taken out of the text before anything else.
+#[derive(Clone, Debug)]
+struct Special {
+    text: String,
+    id: i32,
+    /// Looked for after normalization instead of before.
+    normalized: bool,
+}
+
+/// A CLIP tokenizer.
+#[derive(Clone, Debug)]
+pub struct Tokenizer {
+    bpe: Bpe,
+    specials: Vec<Special>,
+    bos: i32,
+    eos: i32,
+    pad: i32,
+    max_length: usize,
+    /// The words of normalized text; the first two alternatives are split again by `inner`.
+    words: Regex,
+    inner: Regex,
+}
+
+const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+";
+
+impl Tokenizer {
+    /// The tokenizer of `encoder` (the first or the second text encoder) of `model`: the files of its
+    /// `tokenizer` or `tokenizer_2` folder (`vocab.json` and `merges.txt`, or `tokenizer.json`), of
+    /// `model` itself, of the embedded base; for a single file, or where there are none, the standard table.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::File`] and [`crate::error::Error::Format`] for files that cannot be used.
+    pub fn open(model: impl AsRef<Path>, encoder: Component) -> Result<Self> {
+        let model = model.as_ref();
+        let inner = if encoder == Component::TextEncoder2 { "tokenizer_2" } else { "tokenizer" };
+        if model == Path::new(NANO) {
+            return files::embedded(inner);
+        }
+        for folder in [model.join(inner), model.to_path_buf()] {
+            if folder.join("vocab.json").is_file() || folder.join("tokenizer.json").is_file() {
+                return files::open(&folder);
+            }
+        }
+        let gelu = || {
+            let config = Checkpoint::open(model, encoder).ok()?.config()["hidden_act"].clone();
+            Some(config.as_str()? == "gelu")
+        };
+        let zeros = encoder == Component::TextEncoder2 || gelu().unwrap_or(false);
+        if zeros { Self::standard_second() } else { Self::standard() }
+    }
+
+    /// The standard table of 49,408 tokens, 77 long, padded with the end token (the first encoder).
+    ///
+    /// # Errors
+    /// None in a sound build.
+    pub fn standard() -> Result<Self> {
+        files::standard("<|endoftext|>")
+    }
+
+    /// The standard table, padded with token 0 (`!`), as the OpenCLIP encoders of SDXL and SD 2 want it.
+    ///
+    /// # Errors
+    /// None in a sound build.
+    pub fn standard_second() -> Result<Self> {
+        files::standard("!")
+    }
+
+    /// Text to ids: canonical composition, white space, lower case, words, byte pairs; then start and
+    /// end tokens, cut and padded to the model's length.
+    pub fn encode(&self, text: &str) -> Encoded {
+        let tokens = self.tokens(text);
+        let room = self.max_length.saturating_sub(2);
+        let mut ids = Vec::with_capacity(self.max_length);
+        ids.push(self.bos);
+        ids.extend(tokens.iter().take(room));
+        ids.push(self.eos);
+        ids.resize(self.max_length, self.pad);
+        Encoded { ids, truncated: tokens.len().saturating_sub(room) }
+    }
+
+    /// The tokens of `text` alone: no start, end, cut or padding.
+    pub fn tokens(&self, text: &str) -> Vec<i32> {
+        let mut ids = vec![];
+        self.outside_specials(text, false, &mut ids, &mut |raw, ids| {
+            let normal: String = raw.nfc().flat_map(char::to_lowercase).collect();
+            self.outside_specials(&normal, true, ids, &mut |text, ids| self.words(text, ids));
+        });
+        ids
+    }
+
+    /// Whether `word` is one token, so that an identifier stands for itself.
+    pub fn is_single_token(&self, word: &str) -> bool {
+        matches!(self.tokens(word)[..], [id] if self.bpe.unknown() != Some(id))
+    }
+
+    /// Start of text.
+    pub fn bos(&self) -> i32 {
+        self.bos
+    }
+
+    /// End of text, where pooled features are taken.
+    pub fn eos(&self) -> i32 {
+        self.eos
+    }
+
+    /// What fills up.
+    pub fn pad(&self) -> i32 {
+        self.pad
+    }
+
+    /// Ids of every encoded text.
+    pub fn max_length(&self) -> usize {
+        self.max_length
+    }
+
+    /// Number of tokens in the table.
+    pub fn vocabulary_len(&self) -> usize {
+        self.bpe.len()
+    }
+
+    /// The text of a token, as the table writes it (`corgi</w>`).
+    pub fn token_text(&self, id: i32) -> Option<&str> {
+        self.bpe.text(id)
+    }
+
+    /// Puts the ids of special words; `body` gets what lies between them.
+    fn outside_specials(
+        &self,
+        mut text: &str,
+        normalized: bool,
+        ids: &mut Vec<i32>,
+        body: &mut dyn FnMut(&str, &mut Vec<i32>),
+    ) {
+        let specials = || self.specials.iter().filter(|s| s.normalized == normalized);
+        loop {
+            // The leftmost; of two at one place the longer.
+            let next = specials()
+                .filter_map(|s| Some((text.find(&s.text)?, s)))
+                .min_by_key(|(at, s)| (*at, usize::MAX - s.text.len()));
+            let Some((at, special)) = next else {
+                return body(text, ids);
+            };
+            body(&text[..at], ids);
+            ids.push(special.id);
+            text = &text[at + special.text.len()..];
+        }
+    }
+
+    fn words(&self, text: &str, ids: &mut Vec<i32>) {
+        for word in self.words.find_iter(text).map(|m| m.as_str()) {
+            if word.starts_with("<|") && word.ends_with("text|>") {
+                self.inner.find_iter(word).for_each(|m| self.bpe.word(m.as_str(), ids));
+            } else {
+                self.bpe.word(word, ids);
+            }
+        }
+    }
+}
