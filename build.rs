@@ -1,3 +1,282 @@
-//! Compiles `kernels/**/*.cu` one file at a time, with a hash cache.
+//! Compiles `kernels/**/*.cu` one file at a time, with a content-hash cache, and writes
+//! `OUT_DIR/kernels.rs`: a table that embeds the objects. It never downloads anything; `tools/nvcc.sh` does.
 
-fn main() {}
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::{Command, exit};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{env, fs, thread};
+
+/// One compilation: a source, what it is compiled for, the command and where its result is kept.
+struct Job {
+    source: PathBuf,
+    target: &'static str,
+    program: PathBuf,
+    args: Vec<String>,
+    result: PathBuf,
+}
+
+/// Compilation targets of nvcc: name in the table, flags, file name extension.
+const DEVICE_TARGETS: [(&str, &[&str], &str); 3] = [
+    ("Sm80", &["-gencode=arch=compute_80,code=sm_80", "--cubin"], "sm_80.cubin"),
+    ("Sm90a", &["-gencode=arch=compute_90a,code=sm_90a", "--cubin"], "sm_90a.cubin"),
+    ("Ptx", &["-gencode=arch=compute_80,code=compute_80", "--ptx"], "compute_80.ptx"),
+];
+const NVCC_FLAGS: [&str; 5] = ["-O3", "-std=c++20", "-lineinfo", "-I", "kernels"];
+const HOST_FLAGS: [&str; 12] = [
+    "-std=c++20",
+    "-O2",
+    "-g1",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-ffp-contract=off",
+    "-ffile-prefix-map==.",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-I",
+    "kernels",
+];
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=kernels");
+    for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "CXX"] {
+        println!("cargo:rerun-if-env-changed={name}");
+    }
+    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_else(|| fail("OUT_DIR is not set")));
+    let cache = cache_folder(&out);
+    fs::create_dir_all(&cache).unwrap_or_else(|e| fail(&format!("{}: {e}", cache.display())));
+
+    let sources = kernel_sources();
+    let mut jobs = match find_nvcc() {
+        Some(nvcc) => device_jobs(&sources, &nvcc, &cache),
+        None => {
+            println!(
+                "cargo:warning=no nvcc (looked in $NVCC, $CUDA_HOME/bin, .cuda/nvidia/cu13/bin, PATH): \
+                 built without CUDA kernels; to get it, run tools/nvcc.sh, then build again"
+            );
+            vec![]
+        }
+    };
+    if env::var_os("CARGO_FEATURE_EMULATE").is_some() {
+        let (driver, scheduler) = emulator_jobs(&cache);
+        run(&scheduler); // the host objects link it
+        jobs.extend(host_jobs(&sources, &scheduler.result, &cache));
+        jobs.push(driver);
+    }
+    run_all(&jobs);
+    write_table(&out.join("kernels.rs"), &jobs);
+}
+
+/// Ends the build with a message on stderr, which cargo shows.
+fn fail(message: &str) -> ! {
+    eprintln!("{message}");
+    exit(1)
+}
+
+/// `target/kernels`, shared by all profiles; the build's own folder where the layout is unknown.
+fn cache_folder(out: &Path) -> PathBuf {
+    let build = out.ancestors().find(|p| p.file_name().is_some_and(|n| n == "build"));
+    match build.and_then(|b| b.parent()).and_then(|profile| profile.parent()) {
+        Some(target) => target.join("kernels"),
+        None => out.join("kernels"),
+    }
+}
+
+/// Every `.cu` below `kernels/`, sorted.
+fn kernel_sources() -> Vec<PathBuf> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        let entries = fs::read_dir(folder).map(|d| d.flatten().map(|e| e.path()).collect());
+        let mut entries: Vec<PathBuf> = entries.unwrap_or_default();
+        entries.sort();
+        for path in entries {
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|e| e == "cu") {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = vec![];
+    walk(Path::new("kernels"), &mut found);
+    found
+}
+
+fn find_nvcc() -> Option<PathBuf> {
+    let set = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    if let Some(nvcc) = set("NVCC") {
+        if nvcc.is_file() {
+            return Some(nvcc);
+        }
+        println!("cargo:warning=$NVCC is {}: no such file; looking elsewhere", nvcc.display());
+    }
+    let local = Path::new(".cuda/nvidia/cu13");
+    let root = env::current_dir().unwrap_or_default();
+    let mut folders: Vec<PathBuf> =
+        ["CUDA_HOME", "CUDA_PATH"].iter().filter_map(|n| set(n)).map(|p| p.join("bin")).collect();
+    folders.push(root.join(local).join("bin"));
+    folders.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
+    let nvcc = folders.iter().map(|f| f.join("nvcc")).find(|p| p.is_file())?;
+    println!("cargo:rerun-if-changed={}", nvcc.display());
+    Some(nvcc)
+}
+
+/// Three objects a source; `_sm90.cu` files use instructions of Hopper only.
+fn device_jobs(sources: &[PathBuf], nvcc: &Path, cache: &Path) -> Vec<Job> {
+    let version = output_of(nvcc, "--version");
+    let mut jobs = vec![];
+    for source in sources.iter().filter(|s| !s.starts_with("kernels/emulator")) {
+        let hopper_only = source.to_string_lossy().ends_with("_sm90.cu");
+        for (target, flags, extension) in DEVICE_TARGETS {
+            if hopper_only && target != "Sm90a" {
+                continue;
+            }
+            let args = [&NVCC_FLAGS[..], flags].concat();
+            jobs.push(job(source, target, nvcc, &args, &version, cache, extension));
+        }
+    }
+    jobs
+}
+
+/// The emulated driver and the object that runs grids, compiled by the host's C++ compiler.
+fn emulator_jobs(cache: &Path) -> (Job, Job) {
+    let (cxx, version) = host_compiler();
+    let file = |name: &str, target, flags: &[&str], extension| {
+        let source = Path::new("kernels/emulator").join(name);
+        job(&source, target, &cxx, &[&HOST_FLAGS[..], flags].concat(), &version, cache, extension)
+    };
+    (
+        file("driver.cpp", "Driver", &["-shared"], "driver.so"),
+        file("scheduler.cpp", "Scheduler", &["-c"], "scheduler.o"),
+    )
+}
+
+fn host_jobs(sources: &[PathBuf], scheduler: &Path, cache: &Path) -> Vec<Job> {
+    let (cxx, version) = host_compiler();
+    let linked = format!("{version}{}", scheduler.display()); // its name holds its hash
+    let make = |source: &PathBuf| {
+        let flags = [&HOST_FLAGS[..], &["-shared", "-x", "c++"]].concat();
+        let mut job = job(source, "Host", &cxx, &flags, &linked, cache, "host.so");
+        job.args.extend(["-x".into(), "none".into(), scheduler.to_string_lossy().into_owned()]);
+        job
+    };
+    sources.iter().map(make).collect()
+}
+
+fn host_compiler() -> (PathBuf, String) {
+    let cxx = PathBuf::from(env::var_os("CXX").filter(|v| !v.is_empty()).unwrap_or("g++".into()));
+    let version = output_of(&cxx, "--version");
+    (cxx, version)
+}
+
+fn output_of(program: &Path, flag: &str) -> String {
+    match Command::new(program).arg(flag).output() {
+        Ok(o) if o.status.success() => String::from_utf8_lossy(&o.stdout).into_owned(),
+        Ok(o) => fail(&format!("{} {flag}: {}", program.display(), o.status)),
+        Err(e) => fail(&format!("{} {flag}: {e}; install it or set $CXX / $NVCC", program.display())),
+    }
+}
+
+/// A job whose result is named by the hash of source, headers, flags and compiler version.
+fn job(
+    source: &Path,
+    target: &'static str,
+    program: &Path,
+    args: &[&str],
+    version: &str,
+    cache: &Path,
+    extension: &str,
+) -> Job {
+    let mut hash = DefaultHasher::new();
+    (args, version).hash(&mut hash);
+    for file in with_headers(source) {
+        file.hash(&mut hash);
+        fs::read(&file).unwrap_or_default().hash(&mut hash);
+    }
+    let stem = source.file_stem().unwrap_or_default().to_string_lossy();
+    let result = cache.join(format!("{stem}-{:016x}.{extension}", hash.finish()));
+    let mut args: Vec<String> = args.iter().map(|a| a.to_string()).collect();
+    args.push(source.to_string_lossy().into_owned());
+    Job { source: source.into(), target, program: program.into(), args, result }
+}
+
+/// The source and every `#include "..."` it reaches, resolved as `-I kernels` does.
+fn with_headers(source: &Path) -> BTreeSet<PathBuf> {
+    let mut seen = BTreeSet::new();
+    let mut open = vec![source.to_path_buf()];
+    while let Some(file) = open.pop() {
+        let Ok(text) = fs::read_to_string(&file) else { continue };
+        if !seen.insert(file) {
+            continue;
+        }
+        let names = text.lines().filter_map(|l| l.trim().strip_prefix("#include \""));
+        open.extend(names.filter_map(|n| n.split('"').next()).map(|n| Path::new("kernels").join(n)));
+    }
+    seen
+}
+
+/// Runs the jobs whose results are missing, on all cores; the first failure ends the build.
+fn run_all(jobs: &[Job]) {
+    let next = AtomicUsize::new(0);
+    let cores = thread::available_parallelism().map_or(1, |n| n.get());
+    thread::scope(|scope| {
+        for _ in 0..cores.min(jobs.len()) {
+            scope.spawn(|| {
+                while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    run(job);
+                }
+            });
+        }
+    });
+}
+
+fn run(job: &Job) {
+    if job.result.is_file() {
+        return;
+    }
+    let part = job.result.with_extension(format!("{}.part", std::process::id()));
+    let done = Command::new(&job.program).args(&job.args).arg("-o").arg(&part).output();
+    match done {
+        Ok(o) if o.status.success() => {}
+        Ok(o) => fail(&format!(
+            "{} {}\n{}{}",
+            job.program.display(),
+            job.args.join(" "),
+            String::from_utf8_lossy(&o.stdout),
+            String::from_utf8_lossy(&o.stderr)
+        )),
+        Err(e) => fail(&format!("{}: {e}", job.program.display())),
+    }
+    // Renamed when complete, so that an interrupted build leaves no half object under the final name.
+    fs::rename(&part, &job.result)
+        .unwrap_or_else(|e| fail(&format!("{}: {e}", job.result.display())));
+}
+
+fn write_table(path: &Path, jobs: &[Job]) {
+    let mut rows = String::new();
+    let mut driver = "None".to_string();
+    for job in jobs {
+        let bytes = format!("include_bytes!({:?})", job.result);
+        let source = job.source.to_string_lossy();
+        let source = source.strip_prefix("kernels/").unwrap_or(&source);
+        if job.target == "Driver" {
+            driver = format!("Some({bytes})");
+        } else {
+            let target = job.target;
+            rows += &format!(
+                "    Object {{ source: {source:?}, target: Target::{target}, image: {bytes} }},\n"
+            );
+        }
+    }
+    let text = format!(
+        "/// Every compiled kernel file of this build.\npub static OBJECTS: &[Object] = &[\n{rows}];\n\n\
+         /// The emulated driver, a shared library; with the feature `emulate` only.\n\
+         pub static EMULATED_DRIVER: Option<&[u8]> = {driver};\n"
+    );
+    if fs::read_to_string(path).is_ok_and(|old| old == text) {
+        return;
+    }
+    fs::write(path, text).unwrap_or_else(|e| fail(&format!("{}: {e}", path.display())));
+}

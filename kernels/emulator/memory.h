@@ -1,0 +1,59 @@
+// Emulated device memory: every allocation starts as NaN and lies between guard bands.
+#pragma once
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+
+namespace emulator {
+
+class Memory {
+ public:
+  uint64_t allocate(size_t bytes) {
+    const size_t rounded = (bytes + kGuardBytes - 1) / kGuardBytes * kGuardBytes;
+    auto* base = static_cast<unsigned char*>(std::aligned_alloc(kGuardBytes, rounded + 2 * kGuardBytes));
+    if (!base) return 0;
+    std::memset(base, kGuard, rounded + 2 * kGuardBytes);
+    std::memset(base + kGuardBytes, kPoison, bytes);
+    const uint64_t address = reinterpret_cast<uint64_t>(base + kGuardBytes);
+    live_[address] = {bytes, rounded + 2 * kGuardBytes};
+    return address;
+  }
+
+  bool release(uint64_t address) {
+    auto it = live_.find(address);
+    if (it == live_.end()) return false;
+    std::free(reinterpret_cast<void*>(address - kGuardBytes));
+    live_.erase(it);
+    return true;
+  }
+
+  // Whether [address, address + bytes) lies in one allocation.
+  bool holds(uint64_t address, size_t bytes) const {
+    auto it = live_.upper_bound(address);
+    if (it == live_.begin()) return false;
+    --it;
+    const uint64_t offset = address - it->first;
+    return offset <= it->second.bytes && bytes <= it->second.bytes - offset;
+  }
+
+  // The size of an allocation whose guard bands were written, or 0.
+  size_t damaged() const {
+    for (const auto& [address, a] : live_) {
+      const auto* base = reinterpret_cast<const unsigned char*>(address - kGuardBytes);
+      for (size_t i = 0; i < a.total; ++i) {
+        if (i == kGuardBytes) i += a.bytes;
+        if (i < a.total && base[i] != kGuard) return a.bytes ? a.bytes : 1;
+      }
+    }
+    return 0;
+  }
+
+ private:
+  static constexpr size_t kGuardBytes = 256;
+  static constexpr unsigned char kGuard = 0xA5, kPoison = 0xFF;
+  struct Allocation { size_t bytes, total; };
+  std::map<uint64_t, Allocation> live_;
+};
+
+}  // namespace emulator
