@@ -175,7 +175,9 @@ fn output_of(program: &Path, flag: &str) -> String {
     match Command::new(program).arg(flag).output() {
         Ok(o) if o.status.success() => String::from_utf8_lossy(&o.stdout).into_owned(),
         Ok(o) => fail(&format!("{} {flag}: {}", program.display(), o.status)),
-        Err(e) => fail(&format!("{} {flag}: {e}; install it or set $CXX / $NVCC", program.display())),
+        Err(e) => {
+            fail(&format!("{} {flag}: {e}; install it or set $CXX / $NVCC", program.display()))
+        }
     }
 }
 
@@ -212,7 +214,9 @@ fn with_headers(source: &Path) -> BTreeSet<PathBuf> {
             continue;
         }
         let names = text.lines().filter_map(|l| l.trim().strip_prefix("#include \""));
-        open.extend(names.filter_map(|n| n.split('"').next()).map(|n| Path::new("kernels").join(n)));
+        open.extend(
+            names.filter_map(|n| n.split('"').next()).map(|n| Path::new("kernels").join(n)),
+        );
     }
     seen
 }

@@ -64,7 +64,10 @@ pub fn read(at: &str, image: &[u8]) -> Result<Vec<KernelInfo>> {
         let words = elf.words_of(symbol).filter(|w| w.len() == TILE_WORDS);
         let Some(words) = words.filter(|w| w[0] == TILE_VERSION) else {
             return Err(elf.bad(
-                &format!("symbol {index} ({}) is no tile record of version {TILE_VERSION}", symbol.name),
+                &format!(
+                    "symbol {index} ({}) is no tile record of version {TILE_VERSION}",
+                    symbol.name
+                ),
                 "a record of 8 words",
             ));
         };
@@ -111,7 +114,11 @@ pub fn check(at: &str, kernel: &KernelInfo) -> Result<()> {
     }
     if let Some(bytes) = kernel.param_bytes.filter(|b| *b != kernel.tile.args_bytes) {
         let expected = format!("{} as its tile record says", kernel.tile.args_bytes);
-        return refuse(format!("{bytes} argument bytes"), &expected, "EXPORT it with its own struct");
+        return refuse(
+            format!("{bytes} argument bytes"),
+            &expected,
+            "EXPORT it with its own struct",
+        );
     }
     if kernel.tile.threads == 0 || kernel.tile.threads > 1024 {
         return refuse(format!("{} threads", kernel.tile.threads), "1 to 1024", "change its tile");
@@ -151,7 +158,8 @@ impl<'a> Elf<'a> {
             return Err(elf.bad("no 64-bit little-endian ELF header", "a compiled kernel object"));
         }
         let complete = elf.read_sections().and_then(|()| elf.read_symbols());
-        complete.ok_or_else(|| elf.bad("a table points outside the file", "a complete ELF file"))?;
+        complete
+            .ok_or_else(|| elf.bad("a table points outside the file", "a complete ELF file"))?;
         Ok(elf)
     }
 
@@ -240,7 +248,8 @@ fn attributes(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let head = rest.get(..4)?;
-        let extra = if head[0] == 4 { usize::from(u16::from_le_bytes([head[2], head[3]])) } else { 0 };
+        let extra =
+            if head[0] == 4 { usize::from(u16::from_le_bytes([head[2], head[3]])) } else { 0 };
         let record = rest.get(..4 + extra)?;
         rest = rest.get(4 + extra..)?;
         Some(record)

@@ -6,37 +6,68 @@
 #![allow(unsafe_code)]
 
 pub mod cpu;
+pub mod cubin;
+pub mod cubin_table;
+mod cuda;
+mod driver;
+mod launch;
+
+pub use cuda::{Cuda, DRIVER_LIBRARY, Memory, Schedule};
+pub use launch::{Kernel, Touched};
 
 use crate::error::{Error, Result};
+use std::sync::Arc;
 
 /// A place to run.
 #[derive(Debug, Clone)]
 pub enum Device {
     /// Rust on this machine's cores.
     Cpu,
+    /// A GPU, or the emulated driver in its place.
+    Cuda(Arc<Cuda>),
 }
 
 impl Device {
-    /// The device of a `--device` word.
+    /// The device of a `--device` word: `cpu`, `cuda[:N]`, `emulated[:early|:late|:random:SEED]`.
     ///
     /// # Errors
-    /// [`Error::Config`] for an unknown word.
+    /// [`Error::Config`] for an unknown word, and those of [`Cuda::open`] and [`Cuda::emulated`].
     pub fn parse(word: &str) -> Result<Self> {
-        match word {
-            "cpu" => Ok(Device::Cpu),
-            other => Err(Error::Config {
-                key: "--device".into(),
-                found: other.into(),
-                expected: "cpu, emulated or cuda[:N]".into(),
-                fix: "use --device cpu".into(),
-            }),
+        let mut parts = word.splitn(3, ':');
+        let parts = (parts.next(), parts.next(), parts.next());
+        match parts {
+            (Some("cpu"), None, None) => return Ok(Device::Cpu),
+            (Some("cuda"), n, None) => {
+                if let Ok(ordinal) = n.unwrap_or("0").parse() {
+                    return Cuda::open(ordinal).map(Device::Cuda);
+                }
+            }
+            (Some("emulated"), None | Some("early"), None) => {
+                return Cuda::emulated(Schedule::Early).map(Device::Cuda);
+            }
+            (Some("emulated"), Some("late"), None) => {
+                return Cuda::emulated(Schedule::Late).map(Device::Cuda);
+            }
+            (Some("emulated"), Some("random"), seed) => {
+                if let Ok(seed) = seed.unwrap_or("1").parse() {
+                    return Cuda::emulated(Schedule::Random(seed)).map(Device::Cuda);
+                }
+            }
+            _ => {}
         }
+        Err(Error::Config {
+            key: "--device".into(),
+            found: word.into(),
+            expected: "cpu, emulated[:early|:late|:random:SEED] or cuda[:N]".into(),
+            fix: "use --device cpu".into(),
+        })
     }
 
     /// `cpu`, `cuda:0`, `emulated`.
     pub fn name(&self) -> String {
         match self {
             Device::Cpu => "cpu".into(),
+            Device::Cuda(cuda) => cuda.name().into(),
         }
     }
 }

@@ -1,0 +1,326 @@
+//! A CUDA device: its memory, its stream, its loaded kernels. The emulated device is the same type with
+//! another driver library underneath.
+
+use super::{
+    cubin_table::{EMULATED_DRIVER, Target},
+    driver::{Attribute, Driver, Handle},
+    launch::Kernels,
+};
+use crate::error::{Error, Result};
+use std::collections::BTreeMap;
+use std::ffi::c_int;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The library of a real driver.
+pub const DRIVER_LIBRARY: &str = "libcuda.so.1";
+
+/// In which order the emulator runs the threads of a block between two barriers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Schedule {
+    /// Ascending.
+    Early,
+    /// Descending.
+    Late,
+    /// Shuffled by this seed, anew after every barrier.
+    Random(u64),
+}
+
+/// An open device.
+pub struct Cuda {
+    pub(super) driver: Driver,
+    name: String,
+    chip: String,
+    device: c_int,
+    context: Handle,
+    pub(super) stream: Handle,
+    pub(super) target: Target,
+    pub(super) shared_bytes: u32,
+    total_bytes: usize,
+    live: Mutex<BTreeMap<u64, usize>>,
+    pub(super) kernels: Mutex<Kernels>,
+}
+
+impl std::fmt::Debug for Cuda {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Cuda({}, {}, {})", self.name, self.chip, self.target.name())
+    }
+}
+
+/// Device memory that is freed on drop.
+#[derive(Debug)]
+pub struct Memory {
+    cuda: Arc<Cuda>,
+    address: u64,
+    bytes: usize,
+}
+
+impl Memory {
+    /// Where it starts; 256-byte aligned.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// How much it is.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.cuda.live().remove(&self.address);
+        if self.cuda.make_current().is_ok() {
+            // Kernels may still use it: the stream is drained first.
+            let _ = self.cuda.driver.stream_synchronize(self.cuda.stream);
+            self.cuda.driver.mem_free(self.address);
+        }
+    }
+}
+
+impl Cuda {
+    /// Opens device `ordinal` of the NVIDIA driver.
+    ///
+    /// # Errors
+    /// [`Error::NoDriver`] without a driver library, [`Error::Config`] for a number that is not there,
+    /// [`Error::NoKernel`] for a chip before compute capability 8.0.
+    pub fn open(ordinal: u32) -> Result<Arc<Self>> {
+        let driver = Driver::open(Path::new(DRIVER_LIBRARY))?;
+        Self::with_driver(driver, ordinal, format!("cuda:{ordinal}"), None)
+    }
+
+    /// Opens the emulated driver; each call makes a device of its own.
+    ///
+    /// # Errors
+    /// [`Error::Config`] in a build without the feature `emulate`; [`Error::File`] when the temporary
+    /// folder takes no library.
+    pub fn emulated(schedule: Schedule) -> Result<Arc<Self>> {
+        let image = EMULATED_DRIVER.ok_or_else(|| Error::Config {
+            key: "--device".into(),
+            found: "emulated".into(),
+            expected: "cpu or cuda[:N] in this build".into(),
+            fix: "build with --features emulate".into(),
+        })?;
+        let file = TemporaryLibrary::write(image)?;
+        let driver = Driver::open(&file.path)?;
+        let (mode, seed) = match schedule {
+            Schedule::Early => (0, 1),
+            Schedule::Late => (1, 1),
+            Schedule::Random(seed) => (2, seed),
+        };
+        driver.set_schedule(mode, seed)?;
+        Self::with_driver(driver, 0, "emulated".into(), Some(Target::Host))
+    }
+
+    fn with_driver(
+        driver: Driver,
+        ordinal: u32,
+        name: String,
+        target: Option<Target>,
+    ) -> Result<Arc<Self>> {
+        let device = driver.device(ordinal)?;
+        let (major, minor) = (
+            driver.attribute(Attribute::Major, device)?,
+            driver.attribute(Attribute::Minor, device)?,
+        );
+        let chip = driver.device_name(device)?;
+        let target = target.or(Target::of_chip(major, minor)).ok_or_else(|| Error::NoKernel {
+            op: "every operation",
+            key: format!("{chip}, compute capability {major}.{minor}"),
+            tried: "sm_80, sm_90a and PTX for later chips".into(),
+        })?;
+        let (shared_bytes, total_bytes) =
+            (driver.attribute(Attribute::SharedBytes, device)?, driver.device_memory(device)?);
+        let context = driver.retain(device)?;
+        let stream = driver.set_current(context).and_then(|()| driver.stream_create());
+        let stream = match stream {
+            Ok(stream) => stream,
+            Err(e) => {
+                driver.release(device);
+                return Err(e);
+            }
+        };
+        let (live, kernels) = (Mutex::default(), Mutex::default());
+        Ok(Arc::new(Self {
+            driver,
+            name,
+            chip,
+            device,
+            context,
+            stream,
+            target,
+            shared_bytes,
+            total_bytes,
+            live,
+            kernels,
+        }))
+    }
+
+    /// `cuda:0` or `emulated`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The chip's own name.
+    pub fn chip(&self) -> &str {
+        &self.chip
+    }
+
+    /// What its kernels were compiled for.
+    pub fn target(&self) -> Target {
+        self.target
+    }
+
+    /// `bytes` of memory (at least 1), content undefined.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], or [`Error::Driver`].
+    pub fn alloc(self: &Arc<Self>, bytes: usize) -> Result<Memory> {
+        self.make_current()?;
+        let address = match self.driver.mem_alloc(bytes.max(1)) {
+            Ok(address) => address,
+            Err(Error::Driver { code: 2, .. }) => {
+                let used: usize = self.live().values().sum();
+                return Err(Error::OutOfMemory {
+                    need_bytes: bytes as u64,
+                    have_bytes: self.total_bytes.saturating_sub(used) as u64,
+                    largest: format!("this allocation on {} ({})", self.name, self.chip),
+                });
+            }
+            Err(e) => return Err(e),
+        };
+        self.live().insert(address, bytes.max(1));
+        Ok(Memory { cuda: self.clone(), address, bytes })
+    }
+
+    /// Copies host bytes to `address` and waits.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] when the range lies outside the live allocations; [`Error::Driver`].
+    pub fn upload(&self, address: u64, data: &[u8]) -> Result<()> {
+        self.inside("upload", address, data.len())?;
+        self.make_current()?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        self.driver.copy_to_device(address, data, self.stream)
+    }
+
+    /// Copies device bytes to the host, after everything launched so far.
+    ///
+    /// # Errors
+    /// As [`Cuda::upload`], and what earlier launches failed with.
+    pub fn download(&self, address: u64, data: &mut [u8]) -> Result<()> {
+        self.inside("download", address, data.len())?;
+        self.make_current()?;
+        if data.is_empty() {
+            return self.driver.stream_synchronize(self.stream);
+        }
+        self.driver.copy_to_host(data, address, self.stream)
+    }
+
+    /// Copies within the device, in stream order.
+    ///
+    /// # Errors
+    /// As [`Cuda::upload`].
+    pub fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
+        self.inside("copy: target", to, bytes)?;
+        self.inside("copy: source", from, bytes)?;
+        self.make_current()?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.driver.copy_on_device(to, from, bytes, self.stream)
+    }
+
+    /// Sets every byte to `value`, in stream order: 0xFF makes f32 NaN.
+    ///
+    /// # Errors
+    /// As [`Cuda::upload`].
+    pub fn fill(&self, address: u64, bytes: usize, value: u8) -> Result<()> {
+        self.inside("fill", address, bytes)?;
+        self.make_current()?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.driver.fill(address, value, bytes, self.stream)
+    }
+
+    /// Waits until the stream is empty.
+    ///
+    /// # Errors
+    /// What earlier launches failed with.
+    pub fn synchronize(&self) -> Result<()> {
+        self.make_current()?;
+        self.driver.stream_synchronize(self.stream)
+    }
+
+    pub(super) fn make_current(&self) -> Result<()> {
+        self.driver.set_current(self.context)
+    }
+
+    fn live(&self) -> MutexGuard<'_, BTreeMap<u64, usize>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses a range that no single allocation holds; an empty range is always inside.
+    pub(super) fn inside(&self, at: &str, address: u64, bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let live = self.live();
+        let holder = live.range(..=address).next_back();
+        let left = holder.and_then(|(start, size)| {
+            usize::try_from(address - start).ok().and_then(|offset| size.checked_sub(offset))
+        });
+        if left.is_some_and(|left| bytes <= left) {
+            return Ok(());
+        }
+        Err(Error::Plan {
+            at: at.into(),
+            problem: format!(
+                "{bytes} bytes at {address:#x} lie outside every live allocation of {}; \
+                 {} bytes are left there; a buffer is too small or was freed",
+                self.name,
+                left.unwrap_or(0)
+            ),
+        })
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        if self.make_current().is_err() {
+            return;
+        }
+        let kernels = self.kernels.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for module in kernels.modules() {
+            self.driver.module_unload(module);
+        }
+        self.driver.stream_destroy(self.stream);
+        self.driver.release(self.device);
+    }
+}
+
+/// A library file that exists only while it is opened: the loader maps it and needs no name afterwards.
+struct TemporaryLibrary {
+    path: PathBuf,
+}
+
+impl TemporaryLibrary {
+    fn write(image: &[u8]) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("selvedge-emulator-{}-{count}.so", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, image).map_err(Error::file("write", &path))?;
+        Ok(Self { path })
+    }
+}
+
+impl Drop for TemporaryLibrary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}

@@ -1,0 +1,196 @@
+//! Finds, checks and launches kernels. A launch is safe: the argument struct has the size the compiled
+//! kernel declares, the block is its tile's, and every buffer lies in a live allocation.
+
+use super::{
+    Buf, BufMut,
+    cubin::{self, KernelInfo, Tile},
+    cubin_table::{OBJECTS, Object, Target},
+    cuda::Cuda,
+    driver::Handle,
+};
+use crate::error::{Error, Result};
+use bytemuck::Pod;
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::marker::PhantomData;
+use std::sync::PoisonError;
+
+/// The driver's limits on a grid.
+const MAX_GRID: [u64; 3] = [0x7fff_ffff, 65_535, 65_535];
+/// Dynamic shared memory that needs no permission.
+const FREE_SHARED_BYTES: u32 = 48 << 10;
+
+/// Objects loaded and kernels found so far.
+#[derive(Debug, Default)]
+pub(super) struct Kernels {
+    modules: HashMap<&'static str, Handle>,
+    found: HashMap<&'static str, (Handle, Tile)>,
+}
+
+impl Kernels {
+    pub fn modules(&self) -> impl Iterator<Item = Handle> {
+        self.modules.values().copied()
+    }
+}
+
+/// A kernel that takes one argument struct `A`.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernel<A> {
+    symbol: &'static str,
+    function: Handle,
+    tile: Tile,
+    args: PhantomData<fn(A)>,
+}
+
+impl<A> Kernel<A> {
+    /// Its block's numbers.
+    pub fn tile(&self) -> Tile {
+        self.tile
+    }
+}
+
+/// A range of device memory that a kernel reads or writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Touched {
+    /// Operand name for messages.
+    pub what: &'static str,
+    /// Start.
+    pub address: u64,
+    /// Length the kernel will touch, from the shapes.
+    pub bytes: usize,
+}
+
+impl Touched {
+    /// All of a buffer that is read.
+    pub fn read(what: &'static str, buf: Buf<'_>) -> Self {
+        match buf {
+            Buf::Device(address, bytes) => Self { what, address, bytes },
+            Buf::Host(b) => Self { what, address: 0, bytes: b.len() },
+        }
+    }
+
+    /// All of a buffer that is written.
+    pub fn written(what: &'static str, buf: &BufMut<'_>) -> Self {
+        match buf {
+            BufMut::Device(address, bytes) => Self { what, address: *address, bytes: *bytes },
+            BufMut::Host(b) => Self { what, address: 0, bytes: b.len() },
+        }
+    }
+}
+
+impl Cuda {
+    /// The kernel `symbol` of operation `op`, loaded and checked on first use.
+    ///
+    /// # Errors
+    /// [`Error::NoKernel`] when no embedded object for this chip has it, [`Error::Format`] when it spills or
+    /// its argument struct is not `A`'s size, [`Error::Driver`].
+    pub fn kernel<A: Pod>(&self, op: &'static str, symbol: &'static str) -> Result<Kernel<A>> {
+        let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        let (function, tile) = match kernels.found.get(symbol) {
+            Some(known) => *known,
+            None => {
+                let found = self.load(&mut kernels, op, symbol)?;
+                kernels.found.insert(symbol, found);
+                found
+            }
+        };
+        if size_of::<A>() != tile.args_bytes as usize {
+            return Err(Error::Plan {
+                at: format!("{op}: {symbol}"),
+                problem: format!(
+                    "the argument struct has {} bytes, the kernel's tile record says {}; \
+                     make cuda.rs and the .cu agree",
+                    size_of::<A>(),
+                    tile.args_bytes
+                ),
+            });
+        }
+        Ok(Kernel { symbol, function, tile, args: PhantomData })
+    }
+
+    fn load(
+        &self,
+        kernels: &mut Kernels,
+        op: &'static str,
+        symbol: &'static str,
+    ) -> Result<(Handle, Tile)> {
+        let (object, info) = find(self.target, symbol).ok_or_else(|| Error::NoKernel {
+            op,
+            key: format!("{} ({})", self.name(), self.target.name()),
+            tried: tried(self.target, symbol),
+        })?;
+        cubin::check(object.source, &info)?;
+        if info.tile.shared_bytes > self.shared_bytes {
+            return Err(Error::NoKernel {
+                op,
+                key: format!("{} with {} bytes of shared memory", self.chip(), self.shared_bytes),
+                tried: format!("{symbol}, which needs {}", info.tile.shared_bytes),
+            });
+        }
+        self.make_current()?;
+        let module = match kernels.modules.get(object.source) {
+            Some(module) => *module,
+            None => {
+                let mut image = object.image.to_vec();
+                image.push(0); // PTX is text and ends in NUL; an ELF image does not mind
+                let module = self.driver.module_load(&image)?;
+                kernels.modules.insert(object.source, module);
+                module
+            }
+        };
+        let name = CString::new(symbol).unwrap_or_default();
+        let function = self.driver.function(module, &name)?;
+        if info.tile.shared_bytes > FREE_SHARED_BYTES {
+            self.driver.allow_shared(function, info.tile.shared_bytes)?;
+        }
+        Ok((function, info.tile))
+    }
+
+    /// Launches over `grid` blocks in the device's stream; returns before the kernel ends.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] for a grid outside the driver's limits or a buffer outside the live allocations;
+    /// [`Error::Driver`].
+    pub fn launch<A: Pod>(
+        &self,
+        kernel: &Kernel<A>,
+        grid: [u64; 3],
+        args: &A,
+        touches: &[Touched],
+    ) -> Result<()> {
+        if grid.iter().zip(MAX_GRID).any(|(n, max)| *n == 0 || *n > max) {
+            return Err(Error::Plan {
+                at: kernel.symbol.into(),
+                problem: format!("a grid of {grid:?} blocks, expected 1 to {MAX_GRID:?}"),
+            });
+        }
+        for t in touches {
+            self.inside(&format!("{}: {}", kernel.symbol, t.what), t.address, t.bytes)?;
+        }
+        self.make_current()?;
+        let geometry = (grid.map(|n| n as u32), kernel.tile.threads, kernel.tile.shared_bytes);
+        self.driver.launch(kernel.function, geometry, self.stream, bytemuck::bytes_of(args))
+    }
+}
+
+/// The object for `target` that exports `symbol`, and what it says about it. PTX has no symbol table: its
+/// tile is that of the same source compiled for sm_80.
+fn find(target: Target, symbol: &str) -> Option<(&'static Object, KernelInfo)> {
+    let readable = if target == Target::Ptx { Target::Sm80 } else { target };
+    OBJECTS.iter().filter(|o| o.target == readable).find_map(|o| {
+        let info = cubin::read(o.source, o.image).ok()?.into_iter().find(|k| k.name == symbol)?;
+        let same = OBJECTS.iter().find(|p| p.target == target && p.source == o.source)?;
+        Some((same, info))
+    })
+}
+
+fn tried(target: Target, symbol: &str) -> String {
+    let n = OBJECTS.iter().filter(|o| o.target == target).count();
+    if n == 0 {
+        return format!(
+            "{symbol}: this build embeds no {} objects; run tools/nvcc.sh and build again",
+            target.name()
+        );
+    }
+    format!("{symbol} in {n} embedded objects")
+}
