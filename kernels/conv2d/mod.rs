@@ -164,6 +164,7 @@ impl Op for Conv2d {
         let s = self.shape(&io.specs[0], &io.specs[1], io.out_spec);
         match io.device {
             Device::Cpu => cpu::forward(&s, io),
+            other => return Err(super::no_kernel(self.name(), other)),
         }
         Ok(())
     }
@@ -172,6 +173,7 @@ impl Op for Conv2d {
         let s = self.shape(&io.specs[0], &io.specs[1], io.out_spec);
         match io.device {
             Device::Cpu => cpu::backward(&s, io),
+            other => return Err(super::no_kernel(self.name(), other)),
         }
         Ok(())
     }

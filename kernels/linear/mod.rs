@@ -80,6 +80,7 @@ impl Op for Linear {
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::forward(io),
+            other => return Err(super::no_kernel(self.name(), other)),
         }
         Ok(())
     }
@@ -87,6 +88,7 @@ impl Op for Linear {
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::backward(io),
+            other => return Err(super::no_kernel(self.name(), other)),
         }
         Ok(())
     }

@@ -132,6 +132,7 @@ impl Op for LoraLinear {
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::forward(self.shape(io.specs), self.scale, io),
+            other => return Err(super::no_kernel(self.name(), other)),
         }
         Ok(())
     }
@@ -139,6 +140,7 @@ impl Op for LoraLinear {
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::backward(self.shape(io.specs), self.scale, io),
+            other => return Err(super::no_kernel(self.name(), other)),
         }
         Ok(())
     }
