@@ -4,17 +4,18 @@
 use super::{
     checkpoint::{Component, Model, model_json},
     clip::{TextConfig, TextInputs, eos_rows, text_encoder},
+    noise::NoiseSchedule,
     tokenizer::Tokenizer,
     unet::UnetConfig,
     vae::{VaeConfig, decoder, encoder},
 };
 use crate::{
     device::Device,
-    error::Result,
+    error::{Error, Result},
     kernels::concat::Concat,
     lora::Adapters,
     nn::Net,
-    plan::{Plan, Program, Recorder, Value, WeightSource},
+    plan::{ParamInfo, Plan, Program, Recorder, Value, WeightSource},
     tensor::Spec,
 };
 use serde_json::Value as Json;
@@ -43,6 +44,8 @@ pub struct Base {
     pub text: Vec<TextSide>,
     /// `scheduler_config.json`; an empty object when the checkpoint has none.
     pub scheduler: Json,
+    /// Whether a picture without a negative prompt is guided away from zeros instead of the empty text.
+    pub zero_negative: bool,
     /// Every component's weights.
     pub weights: Model,
 }
@@ -94,18 +97,67 @@ impl Base {
         let text = components[2..].iter().map(side).collect::<Result<_>>()?;
         let scheduler = model_json(name, "scheduler/scheduler_config.json")?;
         let scheduler = scheduler.unwrap_or_else(|| Json::Object(serde_json::Map::new()));
-        Ok(Self { name: name.into(), unet, vae, text, scheduler, weights })
+        // Published SDXL guides away from zeros; SD 1.5 and SD 2.1 from the empty text.
+        let index = model_json(name, "model_index.json")?.unwrap_or_default();
+        let zeros = index["force_zeros_for_empty_prompt"].as_bool();
+        let zero_negative = zeros.unwrap_or(unet.text_time.is_some());
+        let name = name.into();
+        let base = Self { name, unet, vae, text, scheduler, zero_negative, weights };
+        base.check_widths()?;
+        Ok(base)
+    }
+
+    fn check_widths(&self) -> Result<()> {
+        let width: usize = self.text.iter().map(|t| t.config.width).sum();
+        match self.unet.context_dim() {
+            Some(want) if want != width => Err(Error::Shape {
+                at: format!("{}: text encoders", self.name),
+                what: "joint width",
+                got: vec![width],
+                want: format!("{want}, the cross-attention width of the U-Net"),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The noise schedule.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for one that is not known.
+    pub fn noise(&self) -> Result<NoiseSchedule> {
+        NoiseSchedule::from_json(&self.scheduler.to_string())
+    }
+
+    /// Side of the pictures the model was made for, pixels.
+    pub fn side(&self) -> usize {
+        self.unet.sample_size.unwrap_or(64) * self.vae.factor()
+    }
+
+    /// SDXL's micro-conditioning of a whole picture: original size, crop corner, target size.
+    pub fn time_ids(height: usize, width: usize) -> [f32; 6] {
+        let (h, w) = (height as f32, width as f32);
+        [h, w, 0.0, 0.0, h, w]
+    }
+
+    /// Compares the recorded parameters of a component (adapters aside) with its weights.
+    ///
+    /// # Errors
+    /// One [`Error::Weights`] that lists every name that does not fit.
+    pub fn check(&self, component: Component, params: &[ParamInfo]) -> Result<()> {
+        let own: Vec<ParamInfo> =
+            params.iter().filter(|p| !p.name.contains(".lora_")).cloned().collect();
+        self.weights.part(component).map_or(Ok(()), |part| part.check(&own))
     }
 
     /// Tokens of a prompt.
     pub fn tokens(&self) -> usize {
-        self.text.iter().map(|t| t.config.positions).min().unwrap_or(0).min(77)
+        self.text.iter().map(|t| t.tokenizer.max_length()).min().unwrap_or(0)
     }
 
     /// Token ids and end-of-text rows of `prompts` for encoder `i`.
     pub fn ids(&self, i: usize, prompts: &[&str]) -> (Vec<i32>, Vec<i32>) {
         let side = &self.text[i];
-        let ids: Vec<i32> = prompts.iter().flat_map(|p| side.tokenizer.encode(p, self.tokens())).collect();
+        let ids: Vec<i32> = prompts.iter().flat_map(|p| side.tokenizer.encode(p).ids).collect();
         let rows = eos_rows(&ids, self.tokens(), side.config.eos);
         (ids, rows)
     }
@@ -137,7 +189,7 @@ impl Base {
             });
             pooled = pooled.or(out.embeds);
         }
-        let context = context.ok_or_else(|| crate::error::Error::Data {
+        let context = context.ok_or_else(|| Error::Data {
             at: self.name.clone(),
             found: "no text encoder".into(),
             expected: "one or two".into(),

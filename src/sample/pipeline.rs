@@ -6,14 +6,15 @@ use crate::{
     error::{Error, Result},
     lora::Adapters,
     models::{
-        base::{Base, Conditioning},
+        base::{Base, Encoded},
+        checkpoint::Component,
         unet::{UnetInputs, unet},
-        vae,
     },
     nn::Net,
-    plan::{Program, Recorder, WeightSource},
+    plan::{Layout, Program, Recorder, WeightSource},
     tensor::{Spec, image::Picture, philox},
 };
+use std::sync::Arc;
 
 /// Philox stream of the start noise (others: training).
 const NOISE_STREAM: u64 = 0x5E1;
@@ -89,7 +90,7 @@ impl<'a> Pipeline<'a> {
     /// # Errors
     /// [`Error::Config`] when a side is no positive multiple of the latent factor.
     pub fn latent(&self, height: usize, width: usize) -> Result<[usize; 2]> {
-        let f = self.base.factor();
+        let f = self.base.vae.factor();
         if height == 0 || width == 0 || height % f != 0 || width % f != 0 {
             return Err(Error::Config {
                 key: "--height, --width".into(),
@@ -113,13 +114,13 @@ impl<'a> Pipeline<'a> {
         progress: &mut dyn FnMut(),
     ) -> Result<Vec<Vec<f32>>> {
         let latent = self.latent(request.height, request.width)?;
-        let noise = &self.base.noise;
-        let mut schedule = Schedule::new(noise, request.sampler, request.spacing, request.steps)?;
+        let noise = self.base.noise()?;
+        let mut schedule = Schedule::new(&noise, request.sampler, request.spacing, request.steps)?;
         let (pictures, factor) = match start {
             Start::Noise(v) => (v, schedule.noise_factor()),
             Start::FirstInput(v) => (v, schedule.state_factor()),
         };
-        let len = latent[0] * latent[1] * self.base.unet_config.in_channels;
+        let len = latent[0] * latent[1] * self.base.unet.in_channels;
         if let Some(p) = pictures.iter().find(|p| p.len() != len) {
             return Err(Error::Shape {
                 at: "start latents".into(),
@@ -131,7 +132,7 @@ impl<'a> Pipeline<'a> {
         let (count, guided) = (pictures.len(), request.guidance > 1.0);
         let mut state: Vec<f32> = pictures.concat().iter().map(|x| x * factor).collect();
         let (positive, negative) = self.texts(request)?;
-        self.prepare(count, guided, latent, self.base.text_len())?;
+        self.prepare(count, guided, latent, self.base.tokens())?;
         let Some(d) = self.denoiser.as_mut() else { return Ok(vec![]) };
         d.condition(self.base, request, guided.then_some(&negative), &positive)?;
         for (i, t) in schedule.timesteps().to_vec().into_iter().enumerate() {
@@ -143,13 +144,12 @@ impl<'a> Pipeline<'a> {
         Ok(state.chunks_exact(len.max(1)).map(<[f32]>::to_vec).collect())
     }
 
-    fn texts(&self, request: &Request) -> Result<(Conditioning, Conditioning)> {
+    fn texts(&self, request: &Request) -> Result<(Encoded, Encoded)> {
         let negative = request.negative.as_deref();
-        let texts = [&request.prompt, negative.unwrap_or("")];
-        let both = self.base.encode_texts(&self.device, &texts, self.adapters, self.weights)?;
-        let [positive, mut other] = <[_; 2]>::try_from(both).unwrap_or_else(|_| {
-            unreachable!("base: as many conditionings as texts")
-        });
+        let source = Joined { first: self.weights, second: &self.base.weights };
+        let mut program = self.base.text_program(&self.device, self.adapters, 1, &source)?;
+        let positive = self.base.encode(&mut program, &[&request.prompt])?;
+        let mut other = self.base.encode(&mut program, &[negative.unwrap_or("")])?;
         if negative.is_none() && self.base.zero_negative {
             other.context.fill(0.0);
             other.pooled.fill(0.0);
@@ -171,7 +171,7 @@ impl<'a> Pipeline<'a> {
             return Ok(());
         }
         self.denoiser = None; // its memory first
-        let config = &self.base.unet_config;
+        let config = &self.base.unet;
         let n = if guided { 2 * pictures } else { pictures };
         let mut rec = Recorder::new();
         let dims = [n, latent[0], latent[1], config.in_channels];
@@ -185,11 +185,9 @@ impl<'a> Pipeline<'a> {
         let inputs = UnetInputs { sample, timestep, context, text_embeds, time_ids };
         let mut net = Net::new(&mut rec, self.adapters);
         let out = net.within("unet", |net| unet(net, config, &inputs))?;
-        let params = rec.params();
-        let own: Vec<_> = params.into_iter().filter(|p| !p.name.contains(".lora_")).collect();
-        self.base.unet.check(&own)?;
-        let plan = rec.plan_inference(out)?;
-        let program = plan.load(self.device.clone(), &self.base.weights(self.weights))?;
+        self.base.check(Component::Unet, &rec.params())?;
+        let source = Joined { first: self.weights, second: &self.base.weights };
+        let program = rec.plan_inference(out)?.load(self.device.clone(), &source)?;
         self.denoiser = Some(Denoiser { program, pictures, guided, latent });
         Ok(())
     }
@@ -200,22 +198,18 @@ impl<'a> Pipeline<'a> {
     /// Those of the program.
     pub fn decode(&mut self, latent: &[f32], height: usize, width: usize) -> Result<Picture> {
         let [h, w] = self.latent(height, width)?;
-        let config = &self.base.vae_config;
+        let config = &self.base.vae;
         if self.decoder.as_ref().is_none_or(|(_, size)| *size != [h, w]) {
-            let mut rec = Recorder::new();
-            let sample = rec.input("sample", Spec::f32(&[1, h, w, config.latent_channels]));
-            let none = Adapters::new();
-            let mut net = Net::new(&mut rec, &none);
-            let out = net.within("vae", |net| vae::decoder(net, config, sample))?;
-            self.base.vae.check(&rec.params())?;
-            let program = rec.plan_inference(out)?.load(self.device.clone(), &self.base.vae)?;
+            let plan = self.base.vae_decoder(1, [h, w])?;
+            self.base.check(Component::Vae, &plan.params())?;
+            let program = plan.load(self.device.clone(), &self.base.weights)?;
             self.decoder = Some((program, [h, w]));
         }
         let Some((program, _)) = self.decoder.as_mut() else { return Ok(Picture::default()) };
         let scaled: Vec<f32> = latent.iter().map(|x| x / config.scaling_factor).collect();
-        program.set("sample", &scaled)?;
+        program.set("latent", &scaled)?;
         program.forward()?;
-        let pixels = program.get("out")?;
+        let pixels = program.get("sample")?;
         let byte = |v: &f32| ((v.clamp(-1.0, 1.0) + 1.0) * 127.5).round() as u8;
         let data = pixels.iter().map(byte).collect();
         Picture::new(width, height, 3, data).ok_or_else(|| Error::Shape {
@@ -232,16 +226,16 @@ impl Denoiser {
         &mut self,
         base: &Base,
         request: &Request,
-        negative: Option<&Conditioning>,
-        positive: &Conditioning,
+        negative: Option<&Encoded>,
+        positive: &Encoded,
     ) -> Result<()> {
-        let rows = |of: fn(&Conditioning) -> &Vec<f32>| {
+        let rows = |of: fn(&Encoded) -> &Vec<f32>| {
             let away = negative.map(|n| of(n).repeat(self.pictures)).unwrap_or_default();
             [away, of(positive).repeat(self.pictures)].concat()
         };
         let (context, pooled) = (rows(|c| &c.context), rows(|c| &c.pooled));
         self.program.set("context", &context)?;
-        if base.unet_config.text_time.is_some() {
+        if base.unet.text_time.is_some() {
             self.program.set("pooled", &pooled)?;
             let n = if self.guided { 2 * self.pictures } else { self.pictures };
             let ids = Base::time_ids(request.height, request.width);
@@ -278,21 +272,32 @@ pub fn encode_pictures(
     pictures: &[Picture],
 ) -> Result<Vec<Vec<f32>>> {
     let Some(first) = pictures.first() else { return Ok(vec![]) };
-    let (config, c) = (&base.vae_config, base.vae_config.latent_channels);
-    let mut rec = Recorder::new();
-    let sample = rec.input("sample", Spec::f32(&[1, first.height, first.width, 3]));
-    let none = Adapters::new();
-    let mut net = Net::new(&mut rec, &none);
-    let out = net.within("vae", |net| vae::encoder(net, config, sample))?;
-    base.vae.check(&rec.params())?;
-    let mut program = rec.plan_inference(out)?.load(device.clone(), &base.vae)?;
+    let (scale, c) = (base.vae.scaling_factor, base.vae.latent_channels);
+    let plan = base.vae_encoder(1, [first.height, first.width])?;
+    base.check(Component::Vae, &plan.params())?;
+    let mut program = plan.load(device.clone(), &base.weights)?;
     let one = |p: &Picture| {
         let values: Vec<f32> = p.rgb().data.iter().map(|b| f32::from(*b) / 127.5 - 1.0).collect();
         program.set("sample", &values)?;
         program.forward()?;
-        let moments = program.get("out")?;
+        let moments = program.get("moments")?;
         let mean = moments.chunks_exact(2 * c).flat_map(|m| &m[..c]);
-        Ok(mean.map(|v| v * config.scaling_factor).collect())
+        Ok(mean.map(|v| v * scale).collect())
     };
     pictures.iter().map(one).collect()
+}
+
+/// Two sources of weights, the first asked first.
+struct Joined<'a> {
+    first: &'a dyn WeightSource,
+    second: &'a dyn WeightSource,
+}
+
+impl WeightSource for Joined<'_> {
+    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Arc<Vec<f32>>>> {
+        match self.first.get(name, dims, layout)? {
+            Some(w) => Ok(Some(w)),
+            None => self.second.get(name, dims, layout),
+        }
+    }
 }
