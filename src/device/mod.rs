@@ -11,9 +11,11 @@ pub mod cubin_table;
 mod cuda;
 mod driver;
 mod launch;
+mod memory;
 
 pub use cuda::{Cuda, DRIVER_LIBRARY, Memory, Schedule};
 pub use launch::{Kernel, Touched};
+pub use memory::{Arena, Weight};
 
 use crate::error::{Error, Result};
 use std::sync::Arc;

@@ -6,7 +6,7 @@ use super::{
     record::{Class, Layout},
 };
 use crate::{
-    device::{Buf, BufMut, Device, cpu::HostArena},
+    device::{Arena, Buf, BufMut, Device, Weight},
     error::{Error, Result},
     op::{Backward, Forward, Grad, GradMode},
     tensor::{DType, Spec},
@@ -61,8 +61,8 @@ struct Operands {
 pub struct Program {
     plan: Plan,
     device: Device,
-    arena: HostArena,
-    weights: Vec<Arc<Vec<f32>>>,
+    arena: Arena,
+    weights: Vec<Weight>,
     operands: Vec<Operands>,
     names: HashMap<String, Value>,
     entries: Vec<(String, Range<usize>)>,
@@ -80,7 +80,7 @@ impl Plan {
 
 impl Program {
     fn new(plan: Plan, device: Device, source: &dyn WeightSource) -> Result<Self> {
-        let arena = HostArena::new(plan.places.total_bytes, &plan.largest(5))?;
+        let arena = Arena::new(&device, plan.places.total_bytes, &plan.largest(5))?;
         let entries = (plan.places.flat.iter())
             .map(|(r, range)| (plan.rec.slots[*r].name.clone(), range.clone()))
             .collect();
@@ -94,7 +94,7 @@ impl Program {
             plan,
         };
         let index = p.take_weights(source)?;
-        p.fill_tables();
+        p.fill_tables()?;
         p.operands =
             (0..p.plan.steps.len()).map(|t| resolve(&p.plan, t, &index)).collect::<Result<_>>()?;
         Ok(p)
@@ -119,11 +119,11 @@ impl Program {
                         }
                         Some(w) if *trainable => {
                             let at = self.plan.places.at[&Buffer::Value(r)].clone();
-                            bytemuck::cast_slice_mut(self.arena.write(&at)).copy_from_slice(&w);
+                            self.arena.set(&at, bytemuck::cast_slice(&w))?;
                         }
                         Some(w) => {
                             index.insert(r, self.weights.len());
-                            self.weights.push(w);
+                            self.weights.push(Weight::new(&self.device, w)?);
                         }
                     }
                 }
@@ -141,14 +141,15 @@ impl Program {
         })
     }
 
-    fn fill_tables(&mut self) {
+    fn fill_tables(&mut self) -> Result<()> {
         for (r, slot) in self.plan.rec.slots.iter().enumerate() {
             if let (Class::Table(data), Some(at)) =
                 (&slot.class, self.plan.places.at.get(&Buffer::Value(r)))
             {
-                bytemuck::cast_slice_mut(self.arena.write(at)).copy_from_slice(data);
+                self.arena.set(at, bytemuck::cast_slice(data))?;
             }
         }
+        Ok(())
     }
 
     /// The plan.
@@ -179,8 +180,7 @@ impl Program {
     /// [`Error::Plan`] for an unknown name, [`Error::Shape`] for another length.
     pub fn set(&mut self, input: &str, data: &[f32]) -> Result<()> {
         let at = self.input_range(input, DType::F32, data.len())?;
-        bytemuck::cast_slice_mut(self.arena.write(&at)).copy_from_slice(data);
-        Ok(())
+        self.arena.set(&at, bytemuck::cast_slice(data))
     }
 
     /// Feeds an i32 input.
@@ -189,8 +189,7 @@ impl Program {
     /// As [`Program::set`].
     pub fn set_i32(&mut self, input: &str, data: &[i32]) -> Result<()> {
         let at = self.input_range(input, DType::I32, data.len())?;
-        bytemuck::cast_slice_mut(self.arena.write(&at)).copy_from_slice(data);
-        Ok(())
+        self.arena.set(&at, bytemuck::cast_slice(data))
     }
 
     /// Gives the gradient of an output ([`super::Pass::Seeded`]); zero until given.
@@ -212,8 +211,7 @@ impl Program {
                 self.plan.rec.spec(self.plan.outputs[i].1),
             ));
         }
-        bytemuck::cast_slice_mut(self.arena.write(&at.clone())).copy_from_slice(data);
-        Ok(())
+        self.arena.set(&at.clone(), bytemuck::cast_slice(data))
     }
 
     fn output_index(&self, name: &str) -> Result<usize> {
@@ -258,17 +256,24 @@ impl Program {
 
     fn read(&self, b: Buffer, name: &str) -> Result<Vec<f32>> {
         if let Some(at) = self.plan.places.at.get(&b) {
-            return Ok(bytemuck::cast_slice(self.arena.read(at)).to_vec());
+            return Ok(bytemuck::pod_collect_to_vec(&self.arena.get(at)?));
         }
         Err(Error::Plan { at: name.into(), problem: "the plan holds no such buffer".into() })
     }
 
-    /// The trainable parameters and their gradient.
-    pub fn trainables(&mut self) -> Flat<'_> {
+    /// The trainable parameters and their gradient, in host memory.
+    ///
+    /// # Errors
+    /// [`Error::NoKernel`] on a GPU, whose optimizer kernels are not written yet.
+    pub fn trainables(&mut self) -> Result<Flat<'_>> {
         let (m, g) = (self.plan.places.master.clone(), self.plan.places.grad.clone());
-        let all: &mut [f32] = bytemuck::cast_slice_mut(self.arena.write(&(m.start..g.end)));
-        let (master, grad) = all.split_at_mut(m.len() / 4);
-        Flat { entries: &self.entries, master, grad }
+        let device = self.device.name();
+        let Some(bytes) = self.arena.host(&(m.start..g.end)) else {
+            let tried = "the flat buffers lie on the device".into();
+            return Err(Error::NoKernel { op: "adamw", key: device, tried });
+        };
+        let (master, grad) = bytemuck::cast_slice_mut(bytes).split_at_mut(m.len() / 4);
+        Ok(Flat { entries: &self.entries, master, grad })
     }
 
     /// Runs the forward pass.
@@ -313,7 +318,7 @@ impl Program {
         if plan.poison {
             for (w, old) in operands.writes.iter().zip(&operands.keeps_old) {
                 if !old {
-                    self.arena.write(w).fill(0xFF);
+                    self.arena.fill(w, 0xFF)?;
                 }
             }
         }
@@ -323,15 +328,15 @@ impl Program {
         let (lent, written) = self.arena.lend(&in_arena, &operands.writes);
         let mut lent = lent.into_iter();
         let mut reads = operands.reads.iter().map(|p| match p {
-            Place::Arena(_) => Buf::Host(lent.next().unwrap_or(&[])),
-            Place::Weight(i) => Buf::Host(bytemuck::cast_slice(&self.weights[*i])),
+            Place::Arena(_) => lent.next().unwrap_or(Buf::EMPTY),
+            Place::Weight(i) => self.weights[*i].buf(),
             Place::None => Buf::EMPTY,
         });
-        let mut writes = written.into_iter().map(BufMut::Host);
+        let mut writes = written.into_iter();
         let step = &plan.steps[t];
         run_step(plan, &self.device, step, first, &mut reads, &mut writes)?;
         if plan.poison {
-            operands.dies.iter().for_each(|r| self.arena.write(r).fill(0xFF));
+            operands.dies.iter().try_for_each(|r| self.arena.fill(r, 0xFF))?;
         }
         Ok(())
     }
@@ -349,9 +354,8 @@ fn run_step<'a>(
     let (modes, keeps) = match &step.action {
         Action::Seed { output, mode } => {
             let given = output.and_then(|_| reads.next());
-            let mut grad = writes.next().unwrap_or_else(none);
-            seed(given.map(Buf::f32), grad.f32(), *mode);
-            return Ok(());
+            let grad = writes.next().unwrap_or_else(none);
+            return seed(device, given, grad, *mode);
         }
         Action::Forward | Action::Again => {
             let n = &plan.nodes[step.node];
@@ -388,10 +392,31 @@ fn run_step<'a>(
     n.op.backward(io)
 }
 
-fn seed(given: Option<&[f32]>, grad: &mut [f32], mode: GradMode) {
-    for (i, g) in grad.iter_mut().enumerate() {
-        let s = given.map_or(1.0, |s| s[i]);
-        *g = if mode == GradMode::Accumulate { *g + s } else { s };
+fn seed(
+    device: &Device,
+    given: Option<Buf<'_>>,
+    mut grad: BufMut<'_>,
+    mode: GradMode,
+) -> Result<()> {
+    match (device, given, mode) {
+        (Device::Cpu, given, _) => {
+            for (i, g) in grad.f32().iter_mut().enumerate() {
+                let s = given.map_or(1.0, |s| s.f32()[i]);
+                *g = if mode == GradMode::Accumulate { *g + s } else { s };
+            }
+            Ok(())
+        }
+        (Device::Cuda(cuda), None, GradMode::Overwrite) => {
+            cuda.upload(grad.address(), bytemuck::bytes_of(&1f32))
+        }
+        (Device::Cuda(cuda), Some(Buf::Device(from, bytes)), GradMode::Overwrite) => {
+            cuda.copy(grad.address(), from, bytes)
+        }
+        (other, ..) => Err(Error::NoKernel {
+            op: "seed",
+            key: other.name(),
+            tried: "two outputs that are views of one value".into(),
+        }),
     }
 }
 

@@ -159,7 +159,7 @@ pub fn time_training(
     let plan = plan_training(config, size)?;
     let mut program = plan.load(device.clone(), &Start::new(weights, 1))?;
     let group = |_: &str| Group { learning_rate: 1e-4, adamw: AdamW::default() };
-    let optimizer = Optimizer::new(&program.trainables(), group, 1.0, None);
+    let optimizer = Optimizer::new(&program.trainables()?, group, 1.0, None);
     let mut stepper = Stepper::new(program, optimizer, size.objective);
     let (n, positions) = (size.batch, size.batch * size.latent[0] * size.latent[1]);
     let len = positions * config.in_channels;

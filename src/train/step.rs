@@ -186,7 +186,7 @@ impl Stepper {
         }
         let passes = std::mem::take(&mut self.passes);
         let device = self.program.device().clone();
-        self.optimizer.update(&device, &mut self.program.trainables(), passes, factor)
+        self.optimizer.update(&device, &mut self.program.trainables()?, passes, factor)
     }
 
     /// Drops accumulated gradients.

@@ -1,0 +1,143 @@
+//! The memory of a program on any device: one arena and the frozen weights beside it.
+
+use super::{Buf, BufMut, Cuda, Device, Memory, cpu::HostArena};
+use crate::error::Result;
+use std::{ops::Range, sync::Arc};
+
+/// One block of memory, lent out as disjoint ranges of bytes.
+#[derive(Debug)]
+pub enum Arena {
+    /// Host memory.
+    Host(HostArena),
+    /// Device memory.
+    Cuda(Arc<Cuda>, Memory),
+}
+
+/// A frozen weight where the device reads it.
+#[derive(Debug)]
+pub enum Weight {
+    /// Shared with other programs.
+    Host(Arc<Vec<f32>>),
+    /// A copy on the device.
+    Cuda(Memory, usize),
+}
+
+impl Weight {
+    /// Brings `data` to `device`.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn new(device: &Device, data: Arc<Vec<f32>>) -> Result<Self> {
+        match device {
+            Device::Cpu => Ok(Weight::Host(data)),
+            Device::Cuda(cuda) => {
+                let bytes: &[u8] = bytemuck::cast_slice(&data);
+                let memory = cuda.alloc(bytes.len().max(1))?;
+                cuda.upload(memory.address(), bytes)?;
+                Ok(Weight::Cuda(memory, bytes.len()))
+            }
+        }
+    }
+
+    /// To read.
+    pub fn buf(&self) -> Buf<'_> {
+        match self {
+            Weight::Host(w) => Buf::Host(bytemuck::cast_slice(w)),
+            Weight::Cuda(memory, bytes) => Buf::Device(memory.address(), *bytes),
+        }
+    }
+}
+
+impl Arena {
+    /// `bytes` of memory on `device`; `largest` is put into the message when they cannot be had.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::OutOfMemory`], or those of the driver.
+    pub fn new(device: &Device, bytes: usize, largest: &str) -> Result<Self> {
+        match device {
+            Device::Cpu => HostArena::new(bytes, largest).map(Arena::Host),
+            Device::Cuda(cuda) => {
+                let memory = cuda.alloc(bytes.max(1))?;
+                cuda.fill(memory.address(), bytes.max(1), 0)?;
+                Ok(Arena::Cuda(cuda.clone(), memory))
+            }
+        }
+    }
+
+    /// A copy of the bytes of `range`.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn get(&self, range: &Range<usize>) -> Result<Vec<u8>> {
+        match self {
+            Arena::Host(a) => Ok(a.read(range).to_vec()),
+            Arena::Cuda(cuda, memory) => {
+                let mut data = vec![0; range.len()];
+                cuda.download(memory.address() + range.start as u64, &mut data)?;
+                Ok(data)
+            }
+        }
+    }
+
+    /// Writes `data` to the bytes of `range`.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn set(&mut self, range: &Range<usize>, data: &[u8]) -> Result<()> {
+        match self {
+            Arena::Host(a) => {
+                a.write(range).copy_from_slice(data);
+                Ok(())
+            }
+            Arena::Cuda(cuda, memory) => cuda.upload(memory.address() + range.start as u64, data),
+        }
+    }
+
+    /// Sets every byte of `range` to `value`.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn fill(&mut self, range: &Range<usize>, value: u8) -> Result<()> {
+        match self {
+            Arena::Host(a) => {
+                a.write(range).fill(value);
+                Ok(())
+            }
+            Arena::Cuda(_, _) if range.is_empty() => Ok(()),
+            Arena::Cuda(cuda, memory) => {
+                cuda.fill(memory.address() + range.start as u64, range.len(), value)
+            }
+        }
+    }
+
+    /// Host bytes to write in place; `None` on another device.
+    pub fn host(&mut self, range: &Range<usize>) -> Option<&mut [u8]> {
+        match self {
+            Arena::Host(a) => Some(a.write(range)),
+            Arena::Cuda(..) => None,
+        }
+    }
+
+    /// Buffers to read and buffers to write at the same time.
+    ///
+    /// # Panics
+    /// When a written range overlaps any other: a bug of the plan.
+    pub fn lend(
+        &mut self,
+        reads: &[Range<usize>],
+        writes: &[Range<usize>],
+    ) -> (Vec<Buf<'_>>, Vec<BufMut<'_>>) {
+        match self {
+            Arena::Host(a) => {
+                let (r, w) = a.lend(reads, writes);
+                (r.into_iter().map(Buf::Host).collect(), w.into_iter().map(BufMut::Host).collect())
+            }
+            Arena::Cuda(_, memory) => {
+                let at = |r: &Range<usize>| (memory.address() + r.start as u64, r.len());
+                let read = |r: &Range<usize>| Buf::Device(at(r).0, at(r).1);
+                let write = |r: &Range<usize>| BufMut::Device(at(r).0, at(r).1);
+                (reads.iter().map(read).collect(), writes.iter().map(write).collect())
+            }
+        }
+    }
+}
