@@ -256,7 +256,9 @@ impl Program {
 
     fn read(&self, b: Buffer, name: &str) -> Result<Vec<f32>> {
         if let Some(at) = self.plan.places.at.get(&b) {
-            return Ok(bytemuck::pod_collect_to_vec(&self.arena.get(at)?));
+            let bytes = self.arena.get(at)?;
+            let value = |b: &[u8]| f32::from_ne_bytes([b[0], b[1], b[2], b[3]]);
+            return Ok(bytes.chunks_exact(4).map(value).collect());
         }
         Err(Error::Plan { at: name.into(), problem: "the plan holds no such buffer".into() })
     }
