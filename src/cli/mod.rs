@@ -1,6 +1,8 @@
 //! The commands: one file each, with its flags, help and run.
 
 pub mod common;
+pub mod convert;
+pub mod export;
 pub mod plot;
 pub mod report;
 

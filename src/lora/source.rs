@@ -1,0 +1,113 @@
+//! Adapter files as a source of weights for a recording that carries adapters.
+
+use super::{Adapter, Adapters, Modules, down_name, layer::Lora, up_name};
+use crate::{
+    error::{Error, Result},
+    plan::{Layout, WeightSource},
+    tensor::safetensors::Raw,
+};
+use std::{path::Path, sync::Arc};
+
+/// Several adapters, each at a strength; what they add is summed.
+#[derive(Clone, Debug, Default)]
+pub struct Loras {
+    list: Vec<(Lora, f32)>,
+}
+
+impl Loras {
+    /// `list` in the order given.
+    pub fn new(list: Vec<(Lora, f32)>) -> Self {
+        Self { list }
+    }
+
+    /// Each adapter with its strength.
+    pub fn iter(&self) -> impl Iterator<Item = (&Lora, f32)> {
+        self.list.iter().map(|(lora, strength)| (lora, *strength))
+    }
+
+    /// True without any adapter.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Which modules are adapted, with what rank and scale.
+    pub fn adapters(&self) -> Adapters {
+        let mut adapters = Adapters::new();
+        for (lora, strength) in &self.list {
+            for layer in lora.layers.values() {
+                let scale = layer.scale() * strength;
+                adapters.insert(&layer.module, Adapter { rank: layer.rank(), scale });
+            }
+        }
+        adapters
+    }
+
+    /// The factor behind a parameter name ([`down_name`], [`up_name`]) and its key in the file.
+    fn find(&self, name: &str) -> Option<(&Raw, &str)> {
+        let at = name.find(".lora_A.").or_else(|| name.find(".lora_B."))?;
+        let module = &name[..at];
+        let own = self.list.iter().filter_map(|(lora, _)| lora.layers.get(module));
+        own.enumerate().find_map(|(i, layer)| match () {
+            () if down_name(module, i) == name => Some((&layer.down, layer.keys.0.as_str())),
+            () if up_name(module, i) == name => Some((&layer.up, layer.keys.1.as_str())),
+            () => None,
+        })
+    }
+}
+
+impl WeightSource for Loras {
+    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Arc<Vec<f32>>>> {
+        let Some((raw, _)) = self.find(name) else { return Ok(None) };
+        let want = layout.checkpoint_dims(dims);
+        let count: usize = want.iter().product();
+        match raw.to_tensor().filter(|t| t.data.len() == count && t.dims[0] == want[0]) {
+            Some(t) => Ok(Some(Arc::new(layout.to_runtime(dims, t.data)))),
+            None => Err(Error::Weights {
+                source_name: "adapter".into(),
+                missing: vec![],
+                unknown: vec![],
+                misshaped: vec![format!("{name}: found {:?}, expected {want:?}", raw.dims)],
+            }),
+        }
+    }
+}
+
+/// One adapter file at strength 1.
+#[derive(Clone, Debug)]
+pub struct LoraFile {
+    all: Loras,
+}
+
+impl LoraFile {
+    /// Reads `path`; names without a component belong to `component`.
+    ///
+    /// # Errors
+    /// Those of [`Lora::open`].
+    pub fn open(path: &Path, component: &str) -> Result<Self> {
+        Self::open_for(path, component, Modules::standard())
+    }
+
+    /// Reads `path` for the model whose modules are `modules`.
+    ///
+    /// # Errors
+    /// Those of [`Lora::open`].
+    pub fn open_for(path: &Path, component: &str, modules: &Modules) -> Result<Self> {
+        Ok(Self { all: Loras::new(vec![(Lora::open(path, component, modules)?, 1.0)]) })
+    }
+
+    /// Which modules are adapted, with what rank and scale.
+    pub fn adapters(&self) -> Adapters {
+        self.all.adapters()
+    }
+
+    /// The key in the file of the parameter `name` ([`down_name`], [`up_name`]).
+    pub fn stored_name(&self, name: &str) -> Option<&str> {
+        self.all.find(name).map(|(_, key)| key)
+    }
+}
+
+impl WeightSource for LoraFile {
+    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Arc<Vec<f32>>>> {
+        self.all.get(name, dims, layout)
+    }
+}
