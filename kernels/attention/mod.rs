@@ -1,0 +1,113 @@
+//! Scaled dot-product attention over heads.
+
+mod backward;
+mod block;
+pub mod cases;
+mod cpu;
+
+use crate::{
+    device::Device,
+    error::Result,
+    kernels::check,
+    op::{Backward, Cost, Forward, Keeps, Op, Signature},
+    tensor::Spec,
+};
+
+/// Softmax attention of every head, without ever holding the whole score matrix.
+///
+/// `o[i] = sum_j p[i, j] v[j]`, `p[i, j] = exp(scale q[i] . k[j] - lse[i])`,
+/// `lse[i] = log sum_j exp(scale q[i] . k[j])`; with `causal`, only `j <= i` take part.
+///
+/// # Shapes
+/// `q: [N, Lq, H, D]`, `k, v: [N, Lk, H, D]` gives `[N, Lq, H, D]`; all f32, any `D`.
+/// Saves `lse`, as many elements as `[N, H, Lq]`; the CPU orders them by blocks of queries.
+///
+/// # Gradient
+/// With `delta[i] = do[i] . o[i]` and `ds = p (do v^T - delta)`: `dv = p^T do`,
+/// `dq = scale ds k`, `dk = scale ds^T q`; `p` is recomputed from `lse`. Keeps `q, k, v`, the output, `lse`.
+///
+/// # Numerics
+/// f32 with a running maximum; `exp` to 2 ulp. Bitwise repeatable for a given number of threads.
+///
+/// # Errors
+/// `infer` refuses operands of other ranks, `k` or `v` that do not fit `q`, and an empty `Lk` or `D`.
+///
+/// # Source
+/// Dao et al. 2022 (FlashAttention), algorithms 1 and 4.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Attention {
+    /// Whether a query sees only keys up to its own position.
+    pub causal: bool,
+    /// Factor on the scores, usually `1 / sqrt(D)`.
+    pub scale: f32,
+}
+
+impl Op for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn infer(&self, ins: &[Spec]) -> Result<Signature> {
+        let at = self.name();
+        check::f32_inputs(at, ins, &["q", "k", "v"])?;
+        let (q, k) = (&ins[0], &ins[1]);
+        let [n, lq, h, d] = q.dims[..] else {
+            return Err(check::shape(at, "q", q, "[N, Lq, H, D]".into()));
+        };
+        if k.dims.len() != 4 || k.dims[1] == 0 || d == 0 {
+            let want = format!("[{n}, Lk, {h}, {d}] with Lk and D above 0");
+            return Err(check::shape(at, "k", k, want));
+        }
+        check::dims(at, "k", k, &[n, k.dims[1], h, d], "as q has")?;
+        check::dims(at, "v", &ins[2], &k.dims, "as k")?;
+        let shape = cpu::Shape::of(ins, *self);
+        Ok(Signature {
+            out: q.clone(),
+            saved: vec![q.with(&[n, h, lq])],
+            forward_scratch: shape.forward_scratch(),
+            backward_scratch: backward::Parts::of(shape).scratch(),
+        })
+    }
+
+    fn keeps(&self, wants: &[bool]) -> Keeps {
+        match wants {
+            [false, false, false] => Keeps::default(),
+            // dv needs the probabilities only
+            [false, false, true] => Keeps { ins: vec![0, 1], out: false, saved: true },
+            _ => Keeps { ins: vec![0, 1, 2], out: true, saved: true },
+        }
+    }
+
+    fn cost(&self, ins: &[Spec], out: &Spec) -> Cost {
+        let lk = ins[1].dims.get(1).copied().unwrap_or(0) as f64;
+        let bytes = ins.iter().chain([out]).map(|s| s.bytes() as f64).sum();
+        let half = if self.causal { 0.5 } else { 1.0 };
+        Cost { flop: half * 4.0 * out.len() as f64 * lk, bytes }
+    }
+
+    fn backward_cost(&self, ins: &[Spec], out: &Spec, wants: &[bool]) -> Cost {
+        let one = self.cost(ins, out);
+        // forward is two products; backward recomputes the scores
+        let scores = if wants[0] || wants[1] { 2.0 } else { 1.0 };
+        let products = scores + wants.iter().filter(|w| **w).count() as f64;
+        Cost { flop: one.flop / 2.0 * products, bytes: 2.0 * one.bytes }
+    }
+
+    fn detail(&self) -> String {
+        if self.causal { "causal".into() } else { String::new() }
+    }
+
+    fn forward(&self, io: Forward<'_>) -> Result<()> {
+        match io.device {
+            Device::Cpu => cpu::forward(*self, io),
+        }
+        Ok(())
+    }
+
+    fn backward(&self, io: Backward<'_>) -> Result<()> {
+        match io.device {
+            Device::Cpu => backward::backward(*self, io),
+        }
+        Ok(())
+    }
+}

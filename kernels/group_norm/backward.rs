@@ -1,0 +1,183 @@
+//! CPU backward: sums per channel by blocks of rows, then `dx = dz p + x q + r` with a table per sample.
+
+use super::{
+    GroupNorm,
+    cpu::{Shape, scale_and_shift},
+};
+use crate::{
+    device::cpu::{sigmoid, wide},
+    op::{Backward, GradMode},
+};
+use rayon::prelude::*;
+
+/// Rows a sample: `a, b` (z from x), `u, v` (normalised x from x), `q, r` of `dx`.
+pub(super) const TABLES: usize = 6;
+
+pub(super) fn backward(op: GroupNorm, mut io: Backward<'_>) {
+    let shape = Shape::of(io.out_spec, op.groups);
+    let c = shape.c;
+    let dy = io.d_out.f32();
+    let (partial, tables) = shape.split(io.scratch.f32(), TABLES);
+    let [dx, dgamma, dbeta] = &mut io.d_ins[..] else { unreachable!("group_norm: three inputs") };
+    if !op.silu && !dx.wanted() && !dgamma.wanted() {
+        shift_only(shape, partial, dy);
+        return total(shape, partial, dbeta.beta(), dbeta.buf.f32(), c);
+    }
+    let (x, gamma) = (io.ins[0].f32(), io.ins[1].f32());
+    let beta = if op.silu { io.ins[2].f32() } else { gamma };
+    let stats = (io.saved[0].f32(), io.saved[1].f32());
+    for (i, table) in tables.chunks_exact_mut(TABLES * c).enumerate() {
+        let groups = i * op.groups..(i + 1) * op.groups;
+        let stats = (&stats.0[groups.clone()], &stats.1[groups]);
+        let (ab, rest) = table.split_at_mut(2 * c);
+        scale_and_shift(ab, stats, gamma, beta);
+        normalize(&mut rest[..2 * c], stats);
+    }
+    partial.par_chunks_mut(2 * c).enumerate().for_each(|(i, part)| {
+        let table = &tables[i / shape.blocks * TABLES * c..][..4 * c];
+        let (x, dy) = (shape.slice(x, i), shape.slice(dy, i));
+        wide(
+            #[inline(always)]
+            || block_sums(part, x, dy, table, op.silu),
+        );
+    });
+    if dgamma.wanted() {
+        total(shape, partial, dgamma.beta(), dgamma.buf.f32(), 0);
+    }
+    if dbeta.wanted() {
+        total(shape, partial, dbeta.beta(), dbeta.buf.f32(), c);
+    }
+    if dx.wanted() {
+        let samples = tables.chunks_exact_mut(TABLES * c);
+        for (table, partial) in samples.zip(partial.chunks_exact_mut(2 * c * shape.blocks)) {
+            means(shape, partial, table, gamma);
+        }
+        let add = dx.mode == GradMode::Accumulate;
+        input_gradient(op, shape, (x, dy, tables), dx.buf.f32(), add);
+    }
+}
+
+/// `h = x u + v` of one sample.
+fn normalize(table: &mut [f32], (mean, rstd): (&[f32], &[f32])) {
+    let c = table.len() / 2;
+    let width = c / mean.len();
+    let (u, v) = table.split_at_mut(c);
+    for i in 0..c {
+        u[i] = rstd[i / width];
+        v[i] = -mean[i / width] * u[i];
+    }
+}
+
+#[inline(always)]
+fn through_silu(dy: f32, z: f32) -> f32 {
+    let s = sigmoid(z);
+    dy * s * (z * (1.0 - s) + 1.0)
+}
+
+/// `sum dz h` and `sum dz` of every channel of one block.
+#[inline(always)]
+fn block_sums(part: &mut [f32], x: &[f32], dy: &[f32], table: &[f32], silu: bool) {
+    part.fill(0.0);
+    let c = part.len() / 2;
+    let (scaled, plain) = part.split_at_mut(c);
+    let (ab, uv) = table.split_at(2 * c);
+    let ((a, b), (u, v)) = (ab.split_at(c), uv.split_at(c));
+    for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact(c)) {
+        if silu {
+            for i in 0..c {
+                let dz = through_silu(dy[i], x[i] * a[i] + b[i]);
+                scaled[i] += dz * (x[i] * u[i] + v[i]);
+                plain[i] += dz;
+            }
+        } else {
+            for i in 0..c {
+                scaled[i] += dy[i] * (x[i] * u[i] + v[i]);
+                plain[i] += dy[i];
+            }
+        }
+    }
+}
+
+/// `sum dy` of every channel of every block, where nothing else is wanted.
+fn shift_only(shape: Shape, partial: &mut [f32], dy: &[f32]) {
+    let c = shape.c;
+    partial.par_chunks_mut(2 * c).enumerate().for_each(|(i, part)| {
+        part.fill(0.0);
+        for dy in shape.slice(dy, i).chunks_exact(c) {
+            part[c..].iter_mut().zip(dy).for_each(|(p, d)| *p += d);
+        }
+    });
+}
+
+/// The sum over all blocks of one half of the partial rows; `beta = 0` never reads `out`.
+fn total(shape: Shape, partial: &[f32], beta: f32, out: &mut [f32], offset: usize) {
+    if beta == 0.0 {
+        out.fill(0.0);
+    }
+    for part in partial.chunks_exact(2 * shape.c) {
+        out.iter_mut().zip(&part[offset..]).for_each(|(o, p)| *o += p);
+    }
+}
+
+/// The tables `q, r` of one sample; its first partial rows become the sample's sums.
+fn means(shape: Shape, partial: &mut [f32], table: &mut [f32], gamma: &[f32]) {
+    let (c, width) = (shape.c, shape.c / shape.groups);
+    let (first, others) = partial.split_at_mut(2 * c);
+    for part in others.chunks_exact(2 * c) {
+        first.iter_mut().zip(part).for_each(|(f, p)| *f += p);
+    }
+    let (scaled, plain) = first.split_at(c);
+    let (uv, qr) = table[2 * c..].split_at_mut(2 * c);
+    let (q, r) = qr.split_at_mut(c);
+    for g in 0..shape.groups {
+        let channels = g * width..(g + 1) * width;
+        let count = (shape.area * width) as f64;
+        let mean = |sums: &[f32]| {
+            let all = sums[channels.clone()].iter().zip(&gamma[channels.clone()]);
+            (all.map(|(s, g)| f64::from(*s) * f64::from(*g)).sum::<f64>() / count) as f32
+        };
+        let (mean_scaled, mean_plain) = (mean(scaled), mean(plain));
+        for i in channels.clone() {
+            let (rstd, shift) = (uv[i], uv[c + i]);
+            q[i] = -rstd * mean_scaled * rstd;
+            r[i] = -rstd * (mean_plain + mean_scaled * shift);
+        }
+    }
+}
+
+fn input_gradient(
+    op: GroupNorm,
+    shape: Shape,
+    (x, dy, tables): (&[f32], &[f32], &[f32]),
+    dx: &mut [f32],
+    add: bool,
+) {
+    let (sample, step) = (shape.area * shape.c, shape.rows * shape.c);
+    dx.par_chunks_mut(sample).enumerate().for_each(|(n, dx)| {
+        let table = &tables[n * TABLES * shape.c..][..TABLES * shape.c];
+        let (x, dy) = (&x[n * sample..][..sample], &dy[n * sample..][..sample]);
+        (dx.par_chunks_mut(step), x.par_chunks(step), dy.par_chunks(step))
+            .into_par_iter()
+            .for_each(|(dx, x, dy)| {
+                wide(
+                    #[inline(always)]
+                    || block_gradient(dx, x, dy, table, (op.silu, add)),
+                );
+            });
+    });
+}
+
+#[inline(always)]
+fn block_gradient(dx: &mut [f32], x: &[f32], dy: &[f32], table: &[f32], (silu, add): (bool, bool)) {
+    let c = table.len() / TABLES;
+    let row = |i: usize| &table[i * c..(i + 1) * c];
+    // gamma rstd is a
+    let (a, b, q, r) = (row(0), row(1), row(4), row(5));
+    for ((dx, x), dy) in dx.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(dy.chunks_exact(c)) {
+        for i in 0..c {
+            let dz = if silu { through_silu(dy[i], x[i] * a[i] + b[i]) } else { dy[i] };
+            let v = dz * a[i] + x[i] * q[i] + r[i];
+            dx[i] = if add { dx[i] + v } else { v };
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Normalisation over groups of channels, optionally with SiLU.
+
+mod backward;
+pub mod cases;
+mod cpu;
+
+use crate::{
+    device::Device,
+    error::Result,
+    kernels::check,
+    op::{Backward, Cost, Forward, Keeps, Op, Signature},
+    tensor::Spec,
+};
+
+/// Group normalisation, channels last, with an optional fused SiLU.
+///
+/// `z = (x - mean) rstd gamma + beta`, `rstd = 1 / sqrt(var + eps)` over all positions and the
+/// `C / groups` channels of a group; `y = z` or, with `silu`, `y = z sigmoid(z)`.
+///
+/// # Shapes
+/// `x: [N, .., C]`, `gamma, beta: [C]` gives `[N, .., C]`; all f32. Saves mean and rstd,
+/// `[N, groups]` each.
+///
+/// # Gradient
+/// `dz = dy s (1 + z (1 - s))` with `s = sigmoid(z)` recomputed. With `h = (x - mean) rstd` and means
+/// over the group: `dx = rstd (gamma dz - mean(gamma dz) - h mean(gamma dz h))`,
+/// `dgamma = sum dz h`, `dbeta = sum dz`. Keeps `x`, the statistics, `gamma`, and `beta` with `silu`.
+///
+/// # Numerics
+/// Means and squared distances by blocks of rows, merged in f64 (Chan et al. 1979) in fixed order:
+/// bitwise repeatable for any number of threads.
+///
+/// # Errors
+/// `infer` refuses `x` without channels, channels that the groups do not divide, and a `gamma` or
+/// `beta` of another length.
+///
+/// # Source
+/// Wu & He 2018, eq. 1 to 7.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GroupNorm {
+    /// Number of groups.
+    pub groups: usize,
+    /// Added to the variance.
+    pub eps: f32,
+    /// Whether SiLU follows.
+    pub silu: bool,
+}
+
+impl Op for GroupNorm {
+    fn name(&self) -> &'static str {
+        "group_norm"
+    }
+
+    fn infer(&self, ins: &[Spec]) -> Result<Signature> {
+        let at = self.name();
+        check::f32_inputs(at, ins, &["x", "gamma", "beta"])?;
+        let x = &ins[0];
+        let c = x.last();
+        if x.dims.len() < 2 || x.is_empty() || self.groups == 0 || c % self.groups != 0 {
+            let want = format!("[N, .., C], not empty, C a multiple of {} groups", self.groups);
+            return Err(check::shape(at, "x", x, want));
+        }
+        check::dims(at, "gamma", &ins[1], &[c], "as the channels of x")?;
+        check::dims(at, "beta", &ins[2], &[c], "as the channels of x")?;
+        let stats = x.with(&[x.dims[0], self.groups]);
+        let shape = cpu::Shape::of(x, self.groups);
+        Ok(Signature {
+            out: x.clone(),
+            saved: vec![stats.clone(), stats],
+            forward_scratch: shape.scratch(2),
+            backward_scratch: shape.scratch(backward::TABLES),
+        })
+    }
+
+    fn keeps(&self, wants: &[bool]) -> Keeps {
+        if !wants.contains(&true) || (!self.silu && !wants[0] && !wants[1]) {
+            return Keeps::default();
+        }
+        let ins = if self.silu { vec![0, 1, 2] } else { vec![0, 1] };
+        Keeps { ins, out: false, saved: true }
+    }
+
+    fn cost(&self, _: &[Spec], out: &Spec) -> Cost {
+        let flop = if self.silu { 20.0 } else { 7.0 };
+        Cost { flop: flop * out.len() as f64, bytes: 2.0 * out.bytes() as f64 }
+    }
+
+    fn backward_cost(&self, _: &[Spec], out: &Spec, wants: &[bool]) -> Cost {
+        let tensors = if wants[0] { 3.0 } else { 2.0 };
+        let flop = if self.silu { 50.0 } else { 12.0 };
+        Cost { flop: flop * out.len() as f64, bytes: tensors * out.bytes() as f64 }
+    }
+
+    fn detail(&self) -> String {
+        let silu = if self.silu { " silu" } else { "" };
+        format!("groups {} eps {:e}{silu}", self.groups, self.eps)
+    }
+
+    fn forward(&self, io: Forward<'_>) -> Result<()> {
+        match io.device {
+            Device::Cpu => cpu::forward(*self, io),
+        }
+        Ok(())
+    }
+
+    fn backward(&self, io: Backward<'_>) -> Result<()> {
+        match io.device {
+            Device::Cpu => backward::backward(*self, io),
+        }
+        Ok(())
+    }
+}
