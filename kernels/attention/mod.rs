@@ -100,6 +100,7 @@ impl Op for Attention {
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::forward(*self, io),
+            _ => return Err(crate::kernels::no_kernel(self.name(), io.device)),
         }
         Ok(())
     }
@@ -107,6 +108,7 @@ impl Op for Attention {
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => backward::backward(*self, io),
+            _ => return Err(crate::kernels::no_kernel(self.name(), io.device)),
         }
         Ok(())
     }

@@ -99,6 +99,7 @@ impl Op for GroupNorm {
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::forward(*self, io),
+            _ => return Err(crate::kernels::no_kernel(self.name(), io.device)),
         }
         Ok(())
     }
@@ -106,6 +107,7 @@ impl Op for GroupNorm {
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => backward::backward(*self, io),
+            _ => return Err(crate::kernels::no_kernel(self.name(), io.device)),
         }
         Ok(())
     }

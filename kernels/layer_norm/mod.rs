@@ -84,6 +84,7 @@ impl Op for LayerNorm {
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::forward(self.eps, io),
+            _ => return Err(crate::kernels::no_kernel(self.name(), io.device)),
         }
         Ok(())
     }
@@ -91,6 +92,7 @@ impl Op for LayerNorm {
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::backward(io),
+            _ => return Err(crate::kernels::no_kernel(self.name(), io.device)),
         }
         Ok(())
     }
