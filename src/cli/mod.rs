@@ -3,6 +3,7 @@
 pub mod common;
 pub mod convert;
 pub mod export;
+pub mod mix;
 pub mod plot;
 pub mod report;
 
@@ -20,12 +21,17 @@ pub struct Cli {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {}
+pub enum Command {
+    #[allow(missing_docs)] // the command's own help
+    Mix(mix::Mix),
+}
 
 /// Runs a command; the value is the exit code (0 ok, 1 a check failed).
 ///
 /// # Errors
 /// Those of the command; the process then exits with 2.
 pub fn run(cli: Cli) -> Result<u8> {
-    match cli.command {}
+    match cli.command {
+        Command::Mix(c) => c.run(),
+    }
 }

@@ -1,5 +1,21 @@
 //! Subjects, captions, masks, mixes: everything between a folder of photos and a training batch.
+//!
+//! What stands at a position of the run is a function of the seed and the position ([`Dataset::sample`]), so a
+//! run that goes on after a kill needs no state of this room.
 
 pub mod config;
+mod dataset;
+pub mod layout;
+mod loader;
+mod matte;
+pub mod mix;
+pub mod prior;
+pub mod segment;
+mod subject;
 
 pub use config::{SubjectConfig, TrainConfig};
+pub use dataset::{Batch, Dataset, Draw, Sample, Source};
+pub use layout::{Layout, Start};
+pub use loader::Loader;
+pub use matte::matte;
+pub use subject::{Photo, Subject, load_all};

@@ -216,3 +216,13 @@ fn set_subject(table: &mut toml::Table, who: &str, field: &str, value: toml::Val
         }),
     }
 }
+
+/// The subjects of a TOML file: a training configuration, or one that holds `[[subject]]` tables only.
+///
+/// # Errors
+/// As [`TrainConfig::load`]; [`Error::Data`] when there is no subject.
+pub fn load_subjects(path: &Path) -> Result<Vec<super::SubjectConfig>> {
+    // One subject is enough here, whatever the method of the file needs.
+    let config = TrainConfig::load(path, &["method.name=dreambooth".to_string()])?;
+    Ok(config.subjects)
+}

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use keys::print_config;
+pub use load::load_subjects;
 
 /// Everything a training run needs to know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,0 +1,115 @@
+//! The prior set: class pictures of the frozen base model, so that the class is not forgotten (methods.md §1.3).
+//!
+//! Layout: `DIR/<class with _ for spaces>/NNN.png` with `NNN_mask.png`. Making the pictures is the caller's
+//! work (it needs the sampler): [`missing`] says which ones are wanted, [`store`] files each.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    config::{SubjectConfig, TrainConfig},
+    matte::matte,
+    subject::{Subject, read_folder},
+};
+use crate::{
+    error::{Error, Result},
+    tensor::image::{Picture, write_png},
+};
+
+/// Negative prompt of the prior pictures.
+pub const NEGATIVE: &str =
+    "anime, cartoon, graphic, text, painting, crayon, graphite, abstract glitch, blurry";
+
+/// Prompt of the prior pictures of `class`.
+pub fn prompt(class: &str) -> String {
+    format!(
+        "a photo of a {class}, simple background, full body view, award winning photography, highly detailed"
+    )
+}
+
+/// A picture of the prior set that is not there yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The class.
+    pub class: String,
+    /// Number within the class: part of the seed.
+    pub index: usize,
+    /// Where it belongs.
+    pub path: PathBuf,
+}
+
+fn folder(dir: &Path, class: &str) -> PathBuf {
+    let word = |c: char| if c.is_alphanumeric() { c } else { '_' };
+    dir.join(class.trim().to_lowercase().chars().map(word).collect::<String>())
+}
+
+/// What `dir` lacks of the prior set of `config`; classes shared by subjects once.
+pub fn missing(config: &TrainConfig, dir: &Path) -> Vec<Wanted> {
+    let mut classes: Vec<&str> = config.subjects.iter().map(SubjectConfig::prior_words).collect();
+    classes.sort_unstable();
+    classes.dedup();
+    let wanted = |class: &str, index: usize| Wanted {
+        class: class.to_string(),
+        index,
+        path: folder(dir, class).join(format!("{index:03}.png")),
+    };
+    classes
+        .iter()
+        .flat_map(|c| (0..config.method.prior_images).map(|i| wanted(c, i)))
+        .filter(|w| !w.path.exists())
+        .collect()
+}
+
+/// Files one picture with its mask; `false` (and nothing written) when the subject cannot be told from the background.
+///
+/// The mask is the matte of [`matte`]; mask quality is not critical here. After several refusals call with `force`:
+/// the picture is then stored without a mask and never mixed.
+///
+/// # Errors
+/// [`Error::File`].
+pub fn store(wanted: &Wanted, picture: &Picture, force: bool) -> Result<bool> {
+    let mask = matte(picture);
+    if mask.is_none() && !force {
+        return Ok(false);
+    }
+    if let Some(mask) = mask {
+        let stem = wanted.path.with_extension("");
+        let file = PathBuf::from(format!("{}_mask.png", stem.display()));
+        write_png(&file, &mask, &[])?;
+    }
+    let text = [("prompt".to_string(), prompt(&wanted.class))];
+    write_png(&wanted.path, picture, &text)?;
+    Ok(true)
+}
+
+/// Reads the prior set: for each subject its class as a subject of the same id, without token or fixed scale.
+///
+/// # Errors
+/// As [`Subject::load`]; [`Error::Data`] when pictures are missing.
+pub fn load(config: &TrainConfig, dir: &Path, warnings: &mut Vec<String>) -> Result<Vec<Subject>> {
+    let absent = missing(config, dir);
+    if let Some(first) = absent.first() {
+        return Err(Error::Data {
+            at: dir.display().to_string(),
+            found: format!(
+                "{} prior pictures missing, {} first",
+                absent.len(),
+                first.path.display()
+            ),
+            expected: format!("{} for each class", config.method.prior_images),
+            fix: "let `selvedge train` make them, or lower method.prior_images".into(),
+        });
+    }
+    let mut one = |s: &SubjectConfig| -> Result<Subject> {
+        let mut photos = read_folder(&folder(dir, s.prior_words()), warnings)?;
+        photos.truncate(config.method.prior_images);
+        Ok(Subject {
+            id: s.id.clone(),
+            words: s.prior_words().into(),
+            token: String::new(),
+            class: s.prior_words().into(),
+            scale: None,
+            photos,
+        })
+    };
+    config.subjects.iter().map(&mut one).collect()
+}
