@@ -3,6 +3,7 @@
 pub mod activation;
 pub mod adamw;
 pub mod add;
+pub mod affine;
 pub mod attention;
 pub mod case;
 pub mod check;
@@ -34,6 +35,7 @@ pub fn cases() -> Vec<case::Case> {
     all.extend(activation::cases::cases());
     all.extend(add::cases::cases());
     all.extend(attention::cases::cases());
+    all.extend(affine::cases::cases());
     all.extend(concat::cases::cases());
     all.extend(conv2d::cases::cases());
     all.extend(diffuse::cases::cases());

@@ -11,6 +11,7 @@ pub mod error;
 pub mod kernels;
 pub mod lora;
 pub mod models;
+pub mod nn;
 pub mod op;
 pub mod plan;
 pub mod sample;

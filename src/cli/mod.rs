@@ -3,6 +3,7 @@
 pub mod common;
 pub mod convert;
 pub mod export;
+pub mod forward;
 pub mod mix;
 pub mod plot;
 pub mod report;
@@ -23,6 +24,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     #[allow(missing_docs)] // the command's own help
+    Forward(forward::Args),
+    #[allow(missing_docs)] // the command's own help
     Mix(mix::Mix),
 }
 
@@ -32,6 +35,7 @@ pub enum Command {
 /// Those of the command; the process then exits with 2.
 pub fn run(cli: Cli) -> Result<u8> {
     match cli.command {
+        Command::Forward(c) => forward::run(&c),
         Command::Mix(c) => c.run(),
     }
 }

@@ -1,5 +1,13 @@
 //! The models: each a configuration, parameter names and one straight line of recorded operations.
 
+pub mod base;
+mod builtin;
 pub mod checkpoint;
+pub mod clip;
+mod config;
 pub mod noise;
 pub mod tokenizer;
+pub mod unet;
+pub mod vae;
+
+pub use builtin::{builtin, builtin_names};

@@ -1,0 +1,292 @@
+//! `selvedge forward`: one pass of one model, for comparing with any other implementation.
+
+mod record;
+
+use crate::{
+    cli::common::{self, Compute},
+    device::Device,
+    error::{Error, Result},
+    lora::LoraFile,
+    models::checkpoint::{Checkpoint, Component},
+    plan::{Layout, ParamInfo, Pass, PlanOptions, Program, Recorder, WeightSource},
+    tensor::{
+        Tensor,
+        safetensors::{Raw, SafeFile},
+        write_safetensors,
+    },
+};
+use clap::{Args as ClapArgs, ValueEnum};
+use record::{Data, Recorded, record};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::Arc,
+};
+
+/// Runs one component once: tensors in, tensors out, gradients on request.
+///
+/// Names and layouts are those of the Python implementations' arguments, for example
+/// `selvedge forward unet --model stable-diffusion-xl-base-1.0 --inputs in.safetensors --outputs out.safetensors`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Args {
+    /// Which component.
+    #[arg(value_enum, value_name = "COMPONENT")]
+    pub component: Part,
+    /// A diffusers folder, one component's folder, a single-file checkpoint, or `nano`.
+    #[arg(long, value_name = "PATH")]
+    pub model: PathBuf,
+    /// Input tensors; with --gradients also `grad.<output>`.
+    #[arg(long, value_name = "FILE")]
+    pub inputs: PathBuf,
+    /// Where the outputs go.
+    #[arg(long, value_name = "FILE")]
+    pub outputs: PathBuf,
+    /// An adapter file to apply.
+    #[arg(long, value_name = "FILE")]
+    pub lora: Option<PathBuf>,
+    /// Gradients to compute beside those of the floating-point inputs.
+    #[arg(long, value_enum, value_name = "WHICH")]
+    pub gradients: Option<Gradients>,
+    /// Where and how to compute.
+    #[command(flatten)]
+    pub compute: Compute,
+}
+
+/// The components.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// sample, timestep, encoder_hidden_states, for SDXL text_embeds and time_ids -> sample.
+    Unet,
+    /// sample (picture) -> moments.
+    VaeEncoder,
+    /// sample (unscaled latent) -> sample (picture).
+    VaeDecoder,
+    /// input_ids -> last_hidden_state, hidden_states.penultimate, pooler_output or text_embeds.
+    TextEncoder,
+    /// The same for SDXL's second text encoder.
+    #[value(name = "text-encoder-2")]
+    TextEncoder2,
+}
+
+impl Part {
+    fn component(self) -> Component {
+        match self {
+            Part::Unet => Component::Unet,
+            Part::VaeEncoder | Part::VaeDecoder => Component::Vae,
+            Part::TextEncoder => Component::TextEncoder,
+            Part::TextEncoder2 => Component::TextEncoder2,
+        }
+    }
+}
+
+/// Which parameters' gradients are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Gradients {
+    /// Every parameter.
+    All,
+    /// The adapter's tensors.
+    Lora,
+    /// No parameter.
+    Inputs,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// For files that cannot be read or written, and inputs that do not fit the model.
+pub fn run(args: &Args) -> Result<u8> {
+    let device = args.compute.device()?;
+    let checkpoint = Checkpoint::open(&args.model, args.component.component())?;
+    let inputs = SafeFile::open(&args.inputs)?;
+    let lora = match &args.lora {
+        Some(path) => Some(LoraFile::open(path, checkpoint.component().name())?),
+        None if args.gradients == Some(Gradients::Lora) => return Err(no_adapter()),
+        None => None,
+    };
+    let tensors = forward(args, device, &checkpoint, &inputs, lora.as_ref())?;
+    write_safetensors(
+        &args.outputs,
+        tensors.iter().map(|(n, t)| (n.as_str(), t)),
+        &BTreeMap::new(),
+    )?;
+    Ok(0)
+}
+
+fn forward(
+    args: &Args,
+    device: Device,
+    checkpoint: &Checkpoint,
+    inputs: &SafeFile,
+    lora: Option<&LoraFile>,
+) -> Result<Vec<(String, Raw)>> {
+    let adapters = lora.map(LoraFile::adapters).unwrap_or_default();
+    let mut rec = Recorder::new();
+    match args.gradients {
+        Some(Gradients::All) => rec.train_if(|_| true),
+        Some(Gradients::Lora) => rec.train_if(is_adapter),
+        _ => {}
+    }
+    let recorded = record(args.component, rec, &adapters, checkpoint, inputs)?;
+    let Recorded { rec, feeds, outputs } = recorded;
+    let params = rec.params();
+    let (low_rank, own): (Vec<_>, Vec<_>) = params.into_iter().partition(|p| is_adapter(&p.name));
+    checkpoint.check(&own)?;
+    let unused = adapters.unused(checkpoint.component().name(), &low_rank);
+    if !unused.is_empty() {
+        return Err(unknown_modules(args, unused));
+    }
+    let floating = feeds.iter().any(|f| f.grad);
+    let trains = own.iter().chain(&low_rank).any(|p| p.trainable);
+    let backward = args.gradients.is_some() && (floating || trains);
+    let pass = if backward { Pass::Seeded } else { Pass::Inference };
+    let named: Vec<_> = outputs.iter().map(|o| (o.name, o.value)).collect();
+    let dims: Vec<_> = outputs.iter().map(|o| rec.spec(o.value).dims.clone()).collect();
+    let plan = rec.plan(&named, PlanOptions { pass, ..PlanOptions::default() })?;
+    let mut program = plan.load(device, &Weights { checkpoint, lora })?;
+    for feed in &feeds {
+        match &feed.data {
+            Data::Floats(x) => program.set(feed.name, x)?,
+            Data::Ids(x) => program.set_i32(feed.name, x)?,
+        }
+    }
+    program.forward()?;
+    let mut out = vec![];
+    for (o, dims) in outputs.iter().zip(&dims) {
+        let data = program.get(o.name)?;
+        out.push((o.name.to_string(), o.to_file(dims, data)));
+    }
+    if backward {
+        seed(&mut program, &outputs, &dims, inputs)?;
+        program.backward(true)?;
+        for feed in feeds.iter().filter(|f| f.grad) {
+            out.push((format!("grad.{}", feed.name), feed.gradient(program.grad(feed.name)?)));
+        }
+        let names = Names { checkpoint, lora, own: &own };
+        for p in own.iter().chain(&low_rank).filter(|p| p.trainable) {
+            let data = p.layout.to_checkpoint(&p.dims, program.grad(&p.name)?);
+            let raw = Raw::f32(&p.layout.checkpoint_dims(&p.dims), &data);
+            out.push((format!("grad.{}", names.of(p)), raw));
+        }
+    }
+    Ok(out)
+}
+
+/// Gives the program `grad.<output>` of every output that the file has it for.
+fn seed(
+    program: &mut Program,
+    outputs: &[record::Output],
+    dims: &[Vec<usize>],
+    inputs: &SafeFile,
+) -> Result<()> {
+    let mut given = 0;
+    for (o, dims) in outputs.iter().zip(dims) {
+        let name = format!("grad.{}", o.name);
+        if inputs.entries().contains_key(&name) {
+            let (got, want) = (inputs.f32(&name)?, o.file_dims(dims));
+            if got.dims != want {
+                let want = format!("{want:?}");
+                return Err(Error::Shape { at: name, what: "gradient", got: got.dims, want });
+            }
+            program.set_grad(o.name, &o.runtime(got))?;
+            given += 1;
+        }
+    }
+    if given == 0 {
+        let known: Vec<String> = outputs.iter().map(|o| format!("grad.{}", o.name)).collect();
+        return Err(Error::Data {
+            at: inputs.path().display().to_string(),
+            found: "no gradient of an output".into(),
+            expected: known.join(", "),
+            fix: "add dL/d(output) to the input file, or leave --gradients out".into(),
+        });
+    }
+    Ok(())
+}
+
+fn is_adapter(name: &str) -> bool {
+    name.contains(".lora_A.") || name.contains(".lora_B.")
+}
+
+/// The checkpoint and the adapter file as one source.
+struct Weights<'a> {
+    checkpoint: &'a Checkpoint,
+    lora: Option<&'a LoraFile>,
+}
+
+impl WeightSource for Weights<'_> {
+    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Arc<Vec<f32>>>> {
+        match self.lora.filter(|_| is_adapter(name)) {
+            Some(lora) => lora.get(name, dims, layout),
+            None => self.checkpoint.get(name, dims, layout),
+        }
+    }
+}
+
+/// Parameter names as the files have them.
+struct Names<'a> {
+    checkpoint: &'a Checkpoint,
+    lora: Option<&'a LoraFile>,
+    own: &'a [ParamInfo],
+}
+
+impl Names<'_> {
+    fn of(&self, param: &ParamInfo) -> String {
+        if is_adapter(&param.name) {
+            let stored = self.lora.and_then(|l| l.stored_name(&param.name));
+            return stored.unwrap_or(&param.name).to_string();
+        }
+        let own = self.plain(&param.name);
+        // One stored tensor may hold several parameters (OpenCLIP's q, k and v): those keep our names.
+        let stored = |name: &str| self.checkpoint.stored_name(name);
+        let mut uses: HashMap<&str, usize> = HashMap::new();
+        if stored(own) != Some(own) {
+            for p in self.own {
+                *uses.entry(stored(self.plain(&p.name)).unwrap_or("")).or_default() += 1;
+            }
+        }
+        stored(own).filter(|s| uses.get(s).is_none_or(|n| *n == 1)).unwrap_or(own).to_string()
+    }
+
+    fn plain<'n>(&self, name: &'n str) -> &'n str {
+        let own = name.strip_prefix(self.checkpoint.component().name());
+        own.and_then(|n| n.strip_prefix('.')).unwrap_or(name)
+    }
+}
+
+fn no_adapter() -> Error {
+    Error::Config {
+        key: "--gradients".into(),
+        found: "lora without --lora".into(),
+        expected: "an adapter file".into(),
+        fix: "add --lora FILE".into(),
+    }
+}
+
+fn unknown_modules(args: &Args, unknown: Vec<String>) -> Error {
+    let path = args.lora.as_deref().map(|p| p.display().to_string());
+    Error::Weights {
+        source_name: path.unwrap_or_default(),
+        missing: vec![],
+        unknown,
+        misshaped: vec![],
+    }
+}
+
+/// Tells about tensors that nothing reads.
+fn warn_unread(inputs: &SafeFile, read: &[&str]) {
+    for name in inputs.entries().keys() {
+        if !read.contains(&name.as_str()) && !name.starts_with("grad.") {
+            common::warn(&format!("{}: {name} is not an input", inputs.path().display()));
+        }
+    }
+}
+
+/// `[N, C, H, W]` of a file to `[N, H, W, C]`.
+fn channels_last(t: &Tensor) -> Tensor {
+    t.permuted(&[0, 2, 3, 1])
+}
+
+/// `[N, H, W, C]` to `[N, C, H, W]` of a file.
+fn channels_first(t: &Tensor) -> Tensor {
+    t.permuted(&[0, 3, 1, 2])
+}

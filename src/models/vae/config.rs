@@ -1,0 +1,75 @@
+//! diffusers' `AutoencoderKL` configuration.
+
+use crate::{error::Result, models::config::Keys};
+use serde_json::{Value as Json, json};
+
+/// An autoencoder of the Stable Diffusion families.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VaeConfig {
+    /// Channels of the picture that goes in.
+    pub in_channels: usize,
+    /// Channels of the picture that comes out.
+    pub out_channels: usize,
+    /// Channels of a latent; the encoder gives twice as many, mean and log variance.
+    pub latent_channels: usize,
+    /// Channels of each resolution, finest first; the side halves between them.
+    pub channels: Vec<usize>,
+    /// Residual blocks of each resolution of the encoder; the decoder has one more.
+    pub layers: usize,
+    /// Groups of the normalizations.
+    pub groups: usize,
+    /// A 1x1 convolution after the encoder.
+    pub quant_conv: bool,
+    /// A 1x1 convolution before the decoder.
+    pub post_quant_conv: bool,
+    /// Attention in the middle of both halves.
+    pub mid_attention: bool,
+    /// Latents are multiplied by this before the denoiser sees them.
+    pub scaling_factor: f32,
+}
+
+impl VaeConfig {
+    /// Reads a diffusers configuration; absent keys have diffusers' defaults.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Config`] naming the first key whose value is not supported.
+    pub fn from_json(json: &Json) -> Result<Self> {
+        let mut k = Keys::new("vae/config.json", json)?;
+        let channels = k.numbers("block_out_channels", &[64])?;
+        if channels.contains(&0) {
+            return Err(k.wrong("block_out_channels", "numbers above 0"));
+        }
+        let n = channels.len();
+        k.names("down_block_types", n, &["DownEncoderBlock2D"], &vec!["DownEncoderBlock2D"; n])?;
+        k.names("up_block_types", n, &["UpDecoderBlock2D"], &vec!["UpDecoderBlock2D"; n])?;
+        k.name("act_fn", &["silu", "swish"])?;
+        k.skip(&["sample_size", "force_upcast"]);
+        k.neutral(&[
+            ("shift_factor", json!(0.0)),
+            ("latents_mean", json!(null)),
+            ("latents_std", json!(null)),
+        ])?;
+        let config = Self {
+            in_channels: k.positive("in_channels", 3)?,
+            out_channels: k.positive("out_channels", 3)?,
+            latent_channels: k.positive("latent_channels", 4)?,
+            channels,
+            layers: k.number("layers_per_block", 1)?,
+            groups: k.positive("norm_num_groups", 32)?,
+            quant_conv: k.flag("use_quant_conv", true)?,
+            post_quant_conv: k.flag("use_post_quant_conv", true)?,
+            mid_attention: k.flag("mid_block_add_attention", true)?,
+            scaling_factor: k.real("scaling_factor", 0.18215)?,
+        };
+        if config.layers > 1024 {
+            return Err(k.wrong("layers_per_block", "at most 1024"));
+        }
+        k.finish()?;
+        Ok(config)
+    }
+
+    /// How many picture pixels lie on one side of a latent pixel.
+    pub fn factor(&self) -> usize {
+        1 << (self.channels.len() - 1).min(32)
+    }
+}

@@ -1,0 +1,68 @@
+//! Linear layers and 1x1 convolutions (the same product): frozen, trained or adapted.
+
+use super::Net;
+use crate::{
+    error::Result,
+    kernels::{activation::Kind, linear::Linear, lora_linear::LoraLinear},
+    plan::{Layout, Value},
+};
+
+/// Whether a layer has a bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bias {
+    /// `y = W x`.
+    None,
+    /// `y = W x + b`.
+    Learned,
+}
+
+/// `y = W x (+ b) (+ scale * B A x)` on the last axis; parameters `name.weight` `[out, in]`, `name.bias` `[out]`.
+///
+/// # Errors
+/// Those of the operations.
+pub fn linear(net: &mut Net<'_>, name: &str, x: Value, out: usize, bias: Bias) -> Result<Value> {
+    net.within(name, |net| product(net, x, out, bias, Layout::Dense))
+}
+
+/// A 1x1 convolution, `name.weight` `[out, in, 1, 1]` in the checkpoint: [`linear`] with a bias on channels-last data.
+///
+/// # Errors
+/// Those of the operations.
+pub fn conv1x1(net: &mut Net<'_>, name: &str, x: Value, out: usize) -> Result<Value> {
+    net.within(name, |net| product(net, x, out, Bias::Learned, Layout::Conv1x1))
+}
+
+/// `linear_2(silu(linear_1(x)))`, both of width `dim`: what turns a sinusoid into an embedding.
+///
+/// # Errors
+/// Those of the operations.
+pub fn embedding_mlp(net: &mut Net<'_>, name: &str, x: Value, dim: usize) -> Result<Value> {
+    net.within(name, |net| {
+        let h = linear(net, "linear_1", x, dim, Bias::Learned)?;
+        let h = net.activate(h, Kind::Silu)?;
+        linear(net, "linear_2", h, dim, Bias::Learned)
+    })
+}
+
+fn product(net: &mut Net<'_>, x: Value, out: usize, bias: Bias, layout: Layout) -> Result<Value> {
+    let width = net.channels(x);
+    let mut ins = vec![x, net.param("weight", &[out, width], layout)];
+    let has_bias = bias == Bias::Learned;
+    if has_bias {
+        ins.push(net.param("bias", &[out], Layout::Dense));
+    }
+    let all = net.adapters.at(&net.path);
+    let Some(first) = all.first() else {
+        return net.rec.apply(Linear { bias: has_bias }, &ins);
+    };
+    ins.extend(net.adapter(0, &[first.rank, width], &[out, first.rank], layout));
+    let mut y = net.rec.apply(LoraLinear { bias: has_bias, scale: first.scale }, &ins)?;
+    for (i, a) in all.iter().enumerate().skip(1) {
+        let [down, up] = net.adapter(i, &[a.rank, width], &[out, a.rank], layout);
+        let h = net.rec.apply(Linear { bias: false }, &[x, down])?;
+        let h = net.rec.apply(Linear { bias: false }, &[h, up])?;
+        let h = net.affine(h, a.scale, 0.0)?;
+        y = net.add(y, h)?;
+    }
+    Ok(y)
+}

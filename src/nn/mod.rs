@@ -1,0 +1,158 @@
+//! Layers: each names its parameters by the module path, and is frozen, trained or adapted by policy.
+//!
+//! A model is a straight line of calls on a [`Net`]. The recorder's `train_if` decides which parameters
+//! are trained; [`Adapters`] decides which modules carry a low-rank adapter; model code says neither.
+
+mod attention;
+mod conv;
+mod linear;
+mod norm;
+mod resnet;
+
+pub use attention::{Attend, DIFFUSERS, attention};
+pub use conv::{Conv, conv};
+pub use linear::{Bias, conv1x1, embedding_mlp, linear};
+pub use norm::{After, group_norm, layer_norm};
+pub use resnet::{Resnet, resnet};
+
+use crate::{
+    error::{Error, Result},
+    kernels::{activation, add, affine},
+    lora::{Adapters, down_name, up_name},
+    plan::{Layout, Recorder, Value},
+};
+
+/// A recorder, the adapters, and the path of the module that is being recorded.
+#[derive(Debug)]
+pub struct Net<'a> {
+    /// Where operations go.
+    pub rec: &'a mut Recorder,
+    /// Which modules are adapted.
+    pub adapters: &'a Adapters,
+    path: String,
+}
+
+impl<'a> Net<'a> {
+    /// At the root; a component enters its prefix with [`Net::within`].
+    pub fn new(rec: &'a mut Recorder, adapters: &'a Adapters) -> Self {
+        Self { rec, adapters, path: String::new() }
+    }
+
+    /// Records `body` one module deeper: `name` joins the parameter path and the scope.
+    ///
+    /// # Errors
+    /// Those of `body`.
+    pub fn within<T>(
+        &mut self,
+        name: &str,
+        body: impl FnOnce(&mut Net<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let (path, adapters) = (self.join(name), self.adapters);
+        self.rec.scope(name, |rec| body(&mut Net { rec, adapters, path }))
+    }
+
+    /// As [`Net::within`], and a segment that may be recomputed before its backward pass.
+    ///
+    /// # Errors
+    /// Those of `body`.
+    pub fn segment<T>(
+        &mut self,
+        name: &str,
+        body: impl FnOnce(&mut Net<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let (path, adapters) = (self.join(name), self.adapters);
+        self.rec.checkpoint(name, |rec| body(&mut Net { rec, adapters, path }))
+    }
+
+    /// The parameter `name` of the current module, with runtime `dims`.
+    pub fn param(&mut self, name: &str, dims: &[usize], layout: Layout) -> Value {
+        let full = self.join(name);
+        self.rec.param(&full, dims, layout)
+    }
+
+    /// Extents of a value.
+    pub fn dims(&self, v: Value) -> Vec<usize> {
+        self.rec.spec(v).dims.clone()
+    }
+
+    /// Extent of the last axis; 0 for a scalar.
+    pub fn channels(&self, v: Value) -> usize {
+        self.rec.spec(v).dims.last().copied().unwrap_or(0)
+    }
+
+    /// Extents of a picture `[N, H, W, C]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for any other number of axes.
+    pub fn image_dims(&self, v: Value) -> Result<[usize; 4]> {
+        self.known(v, "image", "4 axes [N, H, W, C]")
+    }
+
+    /// Extents of tokens `[N, L, C]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for any other number of axes.
+    pub fn token_dims(&self, v: Value) -> Result<[usize; 3]> {
+        self.known(v, "tokens", "3 axes [N, L, C]")
+    }
+
+    fn known<const K: usize>(
+        &self,
+        v: Value,
+        what: &'static str,
+        want: &str,
+    ) -> Result<[usize; K]> {
+        let dims = &self.rec.spec(v).dims;
+        dims.as_slice().try_into().map_err(|_| self.shape(v, what, want))
+    }
+
+    /// An [`Error::Shape`] about `v` at the current scope.
+    pub fn shape(&self, v: Value, what: &'static str, want: impl Into<String>) -> Error {
+        let (at, got) = (self.rec.here(), self.rec.spec(v).dims.clone());
+        Error::Shape { at, what, got, want: want.into() }
+    }
+
+    /// `a + b` of one shape.
+    ///
+    /// # Errors
+    /// Those of the operation.
+    pub fn add(&mut self, a: Value, b: Value) -> Result<Value> {
+        self.rec.apply(add::Add, &[a, b])
+    }
+
+    /// `scale * x + shift`; `x` itself when that changes nothing.
+    ///
+    /// # Errors
+    /// Those of the operation.
+    pub fn affine(&mut self, x: Value, scale: f32, shift: f32) -> Result<Value> {
+        if scale == 1.0 && shift == 0.0 {
+            return Ok(x);
+        }
+        self.rec.apply(affine::Affine { scale, shift }, &[x])
+    }
+
+    /// An activation function on every element.
+    ///
+    /// # Errors
+    /// Those of the operation.
+    pub fn activate(&mut self, x: Value, kind: activation::Kind) -> Result<Value> {
+        self.rec.apply(activation::Activation { kind }, &[x])
+    }
+
+    /// Both matrices of adapter `index` of the current module.
+    fn adapter(
+        &mut self,
+        index: usize,
+        down: &[usize],
+        up: &[usize],
+        layout: Layout,
+    ) -> [Value; 2] {
+        let (a, b) = (down_name(&self.path, index), up_name(&self.path, index));
+        let up_layout = if layout == Layout::Dense { Layout::Dense } else { Layout::Conv1x1 };
+        [self.rec.param(&a, down, layout), self.rec.param(&b, up, up_layout)]
+    }
+
+    fn join(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }
+    }
+}

@@ -1,0 +1,40 @@
+//! The residual block of the U-Net and of the autoencoder.
+
+use super::{After, Bias, Conv, Net, conv, conv1x1, group_norm, linear};
+use crate::{error::Result, kernels::add::AddChannels, plan::Value};
+
+/// What a residual block needs beside its input.
+#[derive(Clone, Copy, Debug)]
+pub struct Resnet {
+    /// Output channels; a 1x1 shortcut is there when the input has another number.
+    pub out: usize,
+    /// Groups and epsilon of both normalizations.
+    pub norm: (usize, f32),
+    /// `silu` of the time embedding `[N, T]`; none in the autoencoder.
+    pub time: Option<Value>,
+    /// The sum is divided by this.
+    pub divisor: f32,
+}
+
+/// `(shortcut(x) + conv2(silu(norm2(conv1(silu(norm1(x))) + time)))) / divisor`; one recompute segment.
+///
+/// # Shapes
+/// `x: [N, H, W, I]` -> `[N, H, W, out]`.
+///
+/// # Errors
+/// Those of the operations.
+pub fn resnet(net: &mut Net<'_>, name: &str, x: Value, r: &Resnet) -> Result<Value> {
+    net.segment(name, |net| {
+        let h = group_norm(net, "norm1", x, r.norm, After::Silu)?;
+        let mut h = conv(net, "conv1", h, Conv::same(r.out, 3))?;
+        if let Some(time) = r.time {
+            let t = linear(net, "time_emb_proj", time, r.out, Bias::Learned)?;
+            h = net.rec.apply(AddChannels, &[h, t])?;
+        }
+        let h = group_norm(net, "norm2", h, r.norm, After::Silu)?;
+        let h = conv(net, "conv2", h, Conv::same(r.out, 3))?;
+        let x = if net.channels(x) == r.out { x } else { conv1x1(net, "conv_shortcut", x, r.out)? };
+        let y = net.add(x, h)?;
+        net.affine(y, 1.0 / r.divisor, 0.0)
+    })
+}
