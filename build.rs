@@ -24,12 +24,13 @@ const DEVICE_TARGETS: [(&str, &[&str], &str); 3] = [
     ("Ptx", &["-gencode=arch=compute_80,code=compute_80", "--ptx"], "compute_80.ptx"),
 ];
 const NVCC_FLAGS: [&str; 5] = ["-O3", "-std=c++20", "-lineinfo", "-I", "kernels"];
-const HOST_FLAGS: [&str; 12] = [
+const HOST_FLAGS: [&str; 13] = [
     "-std=c++20",
     "-O2",
     "-g1",
     "-fPIC",
     "-fvisibility=hidden",
+    "-fno-gnu-unique",
     "-ffp-contract=off",
     "-ffile-prefix-map==.",
     "-Wall",

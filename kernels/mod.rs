@@ -7,6 +7,7 @@ pub mod affine;
 pub mod attention;
 pub mod case;
 pub mod check;
+pub mod compare;
 pub mod concat;
 pub mod conv2d;
 pub mod diffuse;
@@ -15,10 +16,12 @@ pub mod embedding;
 pub mod geglu;
 pub mod grad_norm;
 pub mod group_norm;
+pub mod latent_mix;
 pub mod layer_norm;
 pub mod linear;
 pub mod lora_linear;
 pub mod loss;
+pub mod noise;
 pub mod posterior;
 pub mod resize;
 
@@ -47,6 +50,8 @@ pub fn cases() -> Vec<case::Case> {
     all.extend(lora_linear::cases::cases());
     all.extend(loss::cases::cases());
     all.extend(posterior::cases::cases());
+    all.extend(latent_mix::cases::cases());
+    all.extend(noise::cases::cases());
     all.extend(resize::cases::cases());
     all
 }

@@ -13,12 +13,12 @@ constexpr uint64_t kStackCanary = 0x5e17ed9e5e17ed9e;
 
 extern "C" void emulator_switch(void** save, void* to);
 
-// Saved registers and return address of a fiber that has not started: `entry` runs on first switch.
+// Saved registers and return address of a fiber that has not started: `entry` runs on first switch,
+// with the stack 8 bytes off a multiple of 16, as after a call.
 inline void* fresh_stack(char* bottom, void (*entry)()) {
   *reinterpret_cast<uint64_t*>(bottom) = kStackCanary;
   uint64_t* top = reinterpret_cast<uint64_t*>(bottom + kStackBytes);
-  *--top = 0;                                  // keeps the stack 16-byte aligned at entry
-  *--top = 0;                                  // entry never returns
+  *--top = 0;                                  // where a caller's address lies; entry never returns
   *--top = reinterpret_cast<uint64_t>(entry);  // popped by `ret`
   for (int i = 0; i < 6; ++i) *--top = 0;      // rbx rbp r12-r15
   return top;

@@ -4,6 +4,7 @@ pub mod common;
 pub mod convert;
 pub mod export;
 pub mod forward;
+pub mod kernels;
 pub mod mix;
 pub mod plot;
 pub mod report;
@@ -27,6 +28,8 @@ pub enum Command {
     Forward(forward::Args),
     #[allow(missing_docs)] // the command's own help
     Mix(mix::Mix),
+    #[allow(missing_docs)]
+    Kernels(kernels::Args),
 }
 
 /// Runs a command; the value is the exit code (0 ok, 1 a check failed).
@@ -37,5 +40,6 @@ pub fn run(cli: Cli) -> Result<u8> {
     match cli.command {
         Command::Forward(c) => forward::run(&c),
         Command::Mix(c) => c.run(),
+        Command::Kernels(c) => kernels::run(c),
     }
 }

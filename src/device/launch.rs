@@ -2,13 +2,15 @@
 //! kernel declares, the block is its tile's, and every buffer lies in a live allocation.
 
 use super::{
-    Buf, BufMut,
     cubin::{self, KernelInfo, Tile},
     cubin_table::{OBJECTS, Object, Target},
     cuda::Cuda,
     driver::Handle,
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    tensor::Spec,
+};
 use bytemuck::Pod;
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -61,20 +63,9 @@ pub struct Touched {
 }
 
 impl Touched {
-    /// All of a buffer that is read.
-    pub fn read(what: &'static str, buf: Buf<'_>) -> Self {
-        match buf {
-            Buf::Device(address, bytes) => Self { what, address, bytes },
-            Buf::Host(b) => Self { what, address: 0, bytes: b.len() },
-        }
-    }
-
-    /// All of a buffer that is written.
-    pub fn written(what: &'static str, buf: &BufMut<'_>) -> Self {
-        match buf {
-            BufMut::Device(address, bytes) => Self { what, address: *address, bytes: *bytes },
-            BufMut::Host(b) => Self { what, address: 0, bytes: b.len() },
-        }
+    /// All of a value of `spec` at `address`.
+    pub fn new(what: &'static str, address: u64, spec: &Spec) -> Self {
+        Self { what, address, bytes: spec.bytes() }
     }
 }
 

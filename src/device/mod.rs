@@ -74,6 +74,8 @@ impl Device {
     }
 }
 
+const NOTHING: &[u64] = &[];
+
 /// A buffer to read.
 #[derive(Clone, Copy, Debug)]
 pub enum Buf<'a> {
@@ -107,6 +109,7 @@ impl<'a> Buf<'a> {
 
     fn host(self) -> &'a [u8] {
         match self {
+            Buf::Host([]) => bytemuck::cast_slice(NOTHING), // aligned, unlike an empty byte slice
             Buf::Host(b) => b,
             Buf::Device(..) => unreachable!("plan: host view of a device buffer"),
         }
@@ -143,6 +146,7 @@ impl BufMut<'_> {
 
     fn host(&mut self) -> &mut [u8] {
         match self {
+            BufMut::Host(b) if b.is_empty() => bytemuck::cast_slice_mut(&mut [0u64; 0]),
             BufMut::Host(b) => b,
             BufMut::Device(..) => unreachable!("plan: host view of a device buffer"),
         }
