@@ -83,7 +83,8 @@ struct Line {
     module: String,
     rank: usize,
     alpha: f32,
-    /// Largest absolute difference over down, up and alpha; infinite for a layer that is gone or new.
+    /// Largest absolute difference over down, up and alpha; infinite for a layer that is gone or
+    /// new.
     largest: f32,
     equal: bool,
 }
@@ -142,7 +143,12 @@ fn as_table(lines: &[Line], equal: bool) -> String {
 fn as_json(lines: &[Line], equal: bool) -> String {
     let layers: Vec<_> = lines
         .iter()
-        .map(|l| json!({"module": l.module, "rank": l.rank, "alpha": l.alpha, "largest": l.largest, "equal": l.equal}))
+        .map(|l| {
+            json!({
+                "module": l.module, "rank": l.rank, "alpha": l.alpha,
+                "largest": l.largest, "equal": l.equal,
+            })
+        })
         .collect();
     json!({"bit_equal": equal, "layers": layers}).to_string() + "\n"
 }

@@ -1,4 +1,5 @@
-//! Where peft keeps alpha: `lora_adapter_metadata` in the header, or `adapter_config.json` beside the file.
+//! Where peft keeps alpha: `lora_adapter_metadata` in the header, or `adapter_config.json` beside
+//! the file.
 
 use super::layer::{Layer, Lora};
 use crate::error::{Error, Result};

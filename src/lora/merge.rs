@@ -12,8 +12,8 @@ use crate::{
 use rayon::prelude::*;
 use std::sync::Arc;
 
-/// What the layer adds to its weight at `strength`: `strength * alpha / r * up @ down`, in the published
-/// layout `[out, in]` or `[out, in, kh, kw]`, accumulated in f32 over r in order.
+/// What the layer adds to its weight at `strength`: `strength * alpha / r * up @ down`, in the
+/// published layout `[out, in]` or `[out, in, kh, kw]`, accumulated in f32 over r in order.
 ///
 /// # Errors
 /// [`Error::Weights`] for a layer whose factors are unsound.
@@ -54,11 +54,13 @@ pub fn merge(weight: &mut Tensor, layer: &Layer, strength: f32) -> Result<()> {
     Ok(())
 }
 
-/// The adapter of rank `rank` that is nearest to `delta` (`[out, in]` or `[out, in, kh, kw]`) in the
-/// Frobenius norm: the largest singular triples, the root of each value on either side; alpha = rank.
+/// The adapter of rank `rank` that is nearest to `delta` (`[out, in]` or `[out, in, kh, kw]`) in
+/// the Frobenius norm: the largest singular triples, the root of each value on either side; alpha =
+/// rank.
 ///
 /// # Errors
-/// [`Error::Weights`] for a rank of 0 or above the matrix's, or when the decomposition does not converge.
+/// [`Error::Weights`] for a rank of 0 or above the matrix's, or when the decomposition does not
+/// converge.
 pub fn extract(module: &str, delta: &Tensor, rank: usize, dtype: Dtype) -> Result<Layer> {
     let out = delta.dims.first().copied().unwrap_or(0);
     let cols = delta.data.len().checked_div(out).unwrap_or(0);

@@ -1,4 +1,5 @@
-//! Low-rank adapters: which modules carry them, their files in every convention in use, merging and extraction.
+//! Low-rank adapters: which modules carry them, their files in every convention in use, merging and
+//! extraction.
 
 mod adapters;
 mod alpha;

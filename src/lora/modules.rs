@@ -19,7 +19,8 @@ pub struct Modules {
 }
 
 impl Modules {
-    /// The modules of one model: `params` are full parameter names (`unet.conv_in.weight`) with dims.
+    /// The modules of one model: `params` are full parameter names (`unet.conv_in.weight`) with
+    /// dims.
     pub fn of<'a>(params: impl IntoIterator<Item = (&'a str, &'a [usize])>) -> Self {
         let known: BTreeMap<String, Vec<usize>> = params
             .into_iter()

@@ -64,17 +64,17 @@ struct Parts {
 }
 
 impl Lora {
-    /// Reads the adapter file at `path`. `bare` is the component of names without a prefix (`unet`);
-    /// `modules` the model's table, [`Modules::standard`] when the model is not known.
+    /// Reads the adapter file at `path`. `bare` is the component of names without a prefix
+    /// (`unet`); `modules` the model's table, [`Modules::standard`] when the model is not known.
     ///
-    /// Understood: diffusers (`.lora.down.weight`, `.lora_A.weight`, old attention processors), peft
-    /// (`base_model.model.`, with its configuration beside it), kohya with diffusers or original
-    /// numbering, ComfyUI's endings, text encoders in all of these. Alpha is taken from the file, from
-    /// peft's description, or is the rank; 0 means the rank.
+    /// Understood: diffusers (`.lora.down.weight`, `.lora_A.weight`, old attention processors),
+    /// peft (`base_model.model.`, with its configuration beside it), kohya with diffusers or
+    /// original numbering, ComfyUI's endings, text encoders in all of these. Alpha is taken from
+    /// the file, from peft's description, or is the rank; 0 means the rank.
     ///
     /// # Errors
-    /// Other kinds (LoHa, LoKr, DoRA, ...) are refused by name; unknown, missing and mis-shaped names
-    /// are one [`Error::Weights`].
+    /// Other kinds (LoHa, LoKr, DoRA, ...) are refused by name; unknown, missing and mis-shaped
+    /// names are one [`Error::Weights`].
     pub fn open(path: impl AsRef<Path>, bare: &str, modules: &Modules) -> Result<Self> {
         Self::read(&SafeFile::open(path)?, bare, modules)
     }

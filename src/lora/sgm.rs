@@ -1,12 +1,14 @@
-//! The two ways a U-Net's modules are numbered: by blocks (diffusers) and in one row (the original files).
+//! The two ways a U-Net's modules are numbered: by blocks (diffusers) and in one row (the original
+//! files).
 
 use std::collections::BTreeSet;
 
 /// Maps module and parameter paths between the original numbering (`input_blocks.4.1.proj_in`) and
 /// the diffusers one (`down_blocks.1.attentions.0.proj_in`).
 ///
-/// With `L` resnets a down block: `input_blocks.n` is layer `(n-1) % (L+1)` of block `(n-1) / (L+1)`
-/// (the last layer is the downsampler), `output_blocks.n` is layer `n % (L+1)` of block `n / (L+1)`.
+/// With `L` resnets a down block: `input_blocks.n` is layer `(n-1) % (L+1)` of block `(n-1) /
+/// (L+1)` (the last layer is the downsampler), `output_blocks.n` is layer `n % (L+1)` of block `n /
+/// (L+1)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sgm {
     /// Resnets of a down block.

@@ -18,7 +18,8 @@ use std::{
 pub enum Convention {
     /// diffusers with peft: `unet.….to_q.lora_A.weight`; alpha in the header.
     Peft,
-    /// kohya's scripts and A1111: `lora_unet_input_blocks_4_1_…` for SDXL, diffusers numbering else.
+    /// kohya's scripts and A1111: `lora_unet_input_blocks_4_1_…` for SDXL, diffusers numbering
+    /// else.
     Kohya,
     /// ComfyUI: `lora_unet_down_blocks_1_…` with alpha.
     Comfy,
@@ -70,7 +71,8 @@ impl Lora {
         write_safetensors(path, tensors.iter().map(|(n, r)| (n.as_str(), r)), &metadata)
     }
 
-    /// Without the base: a second text encoder, transformers deeper than one, or a 2048-wide context.
+    /// Without the base: a second text encoder, transformers deeper than one, or a 2048-wide
+    /// context.
     fn looks_like_sdxl(&self) -> bool {
         self.layers.values().any(|l| {
             let wide = l.module.ends_with(".attn2.to_k") && l.down.dims.get(1) == Some(&2048);

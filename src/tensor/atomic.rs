@@ -12,9 +12,9 @@ static COUNTER: AtomicU64 = AtomicU64::new(0);
 
 /// Writes `path` so that a reader sees the old content or the new one, never a part of it.
 ///
-/// `body` fills a temporary file in the folder of `path`; it is synced, renamed over `path`, and the
-/// folder is synced. A failure at any point (disk full, a panic in `body`) removes the temporary file
-/// and leaves what stood at `path`.
+/// `body` fills a temporary file in the folder of `path`; it is synced, renamed over `path`, and
+/// the folder is synced. A failure at any point (disk full, a panic in `body`) removes the
+/// temporary file and leaves what stood at `path`.
 ///
 /// # Errors
 /// [`Error::File`] with the step that failed.

@@ -106,7 +106,8 @@ impl Bytes {
     }
 }
 
-/// An open `.safetensors` file: the header parsed and checked, the data left on disk until asked for.
+/// An open `.safetensors` file: the header parsed and checked, the data left on disk until asked
+/// for.
 pub struct SafeFile {
     path: PathBuf,
     bytes: Bytes,
@@ -274,8 +275,9 @@ impl SafeFile {
 
 #[allow(unsafe_code)]
 fn map_file(file: &File) -> std::io::Result<memmap2::Mmap> {
-    // SAFETY: the map is private and read-only; `SafeFile::open` documents that nobody may shorten the
-    // file meanwhile, and our own writers replace files by renaming, which leaves an open map intact.
+    // SAFETY: the map is private and read-only; `SafeFile::open` documents that nobody may shorten
+    // the file meanwhile, and our own writers replace files by renaming, which leaves an open map
+    // intact.
     unsafe { memmap2::Mmap::map(file) }
 }
 

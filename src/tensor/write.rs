@@ -13,8 +13,8 @@ use std::{collections::BTreeMap, path::Path};
 /// header is padded to 8 bytes, so two files with the same tensors are equal.
 ///
 /// # Errors
-/// [`Error::File`] when the disk refuses (nothing half-written is left); [`Error::Data`] when a name
-/// occurs twice, is `__metadata__`, or a byte count is not shape times type.
+/// [`Error::File`] when the disk refuses (nothing half-written is left); [`Error::Data`] when a
+/// name occurs twice, is `__metadata__`, or a byte count is not shape times type.
 pub fn write_safetensors<'a>(
     path: impl AsRef<Path>,
     tensors: impl IntoIterator<Item = (&'a str, &'a Raw)>,

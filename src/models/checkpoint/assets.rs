@@ -1,4 +1,5 @@
-//! The base model carried in the program: a diffusers folder, file by file, and its example subjects.
+//! The base model carried in the program: a diffusers folder, file by file, and its example
+//! subjects.
 
 /// One embedded file: its path in the folder, and its bytes.
 pub type Asset = (&'static str, &'static [u8]);
@@ -55,8 +56,9 @@ pub fn nano_file(path: &str) -> Option<&'static [u8]> {
     NANO.iter().find(|(name, _)| *name == path).map(|(_, bytes)| *bytes)
 }
 
-/// The example pairs by name; paths start with `/`: `/subjects.toml`, `/a/01.png`, `/a/01_mask.png`.
-/// `bears` are two of one class, `robot_duck` two unlike each other; the base has seen none of them.
+/// The example pairs by name; paths start with `/`: `/subjects.toml`, `/a/01.png`,
+/// `/a/01_mask.png`. `bears` are two of one class, `robot_duck` two unlike each other; the base has
+/// seen none of them.
 pub fn examples() -> [(&'static str, &'static [Asset]); 2] {
     [("bears", pair!("subjects/bears")), ("robot_duck", pair!("subjects/robot_duck"))]
 }

@@ -42,11 +42,13 @@ pub fn unet(slots: &Slots, layers: usize, family: Family) -> Value {
     };
     let mut config = json!({
         "_class_name": "UNet2DConditionModel", "act_fn": "silu",
-        "in_channels": dim(slots, "conv_in.weight", 1), "out_channels": dim(slots, "conv_out.weight", 0),
+        "in_channels": dim(slots, "conv_in.weight", 1),
+        "out_channels": dim(slots, "conv_out.weight", 0),
         "block_out_channels": widths, "layers_per_block": layers,
         "down_block_types": down, "mid_block_type": "UNetMidBlock2DCrossAttn", "up_block_types": up,
         "transformer_layers_per_block": depths.iter().map(|d| (*d).max(1)).collect::<Vec<_>>(),
-        "attention_head_dim": heads, "cross_attention_dim": context, "use_linear_projection": linear,
+        "attention_head_dim": heads, "cross_attention_dim": context,
+        "use_linear_projection": linear,
         "norm_num_groups": 32, "norm_eps": 1e-5, "flip_sin_to_cos": true, "freq_shift": 0,
         "downsample_padding": 1, "mid_block_scale_factor": 1, "center_input_sample": false,
         "sample_size": if family == Family::Sdxl { 128 } else { 64 },
@@ -80,13 +82,15 @@ pub fn vae(slots: &Slots, levels: usize, family: Family) -> Value {
     })
 }
 
-/// Configuration of a CLIP text encoder, as transformers writes it; heads are 64 wide in all of them.
+/// Configuration of a CLIP text encoder, as transformers writes it; heads are 64 wide in all of
+/// them.
 pub fn text(slots: &Slots, act: &str) -> Value {
     let token = "text_model.embeddings.token_embedding.weight";
     let width = dim(slots, token, 1);
     let projection = dim(slots, "text_projection.weight", 0);
+    let class = if projection > 0 { "CLIPTextModelWithProjection" } else { "CLIPTextModel" };
     json!({
-        "architectures": [if projection > 0 { "CLIPTextModelWithProjection" } else { "CLIPTextModel" }],
+        "architectures": [class],
         "model_type": "clip_text_model", "hidden_act": act, "layer_norm_eps": 1e-5,
         "hidden_size": width, "num_attention_heads": (width / 64).max(1),
         "num_hidden_layers": count(slots, "text_model.encoder.layers."),

@@ -1,4 +1,5 @@
-//! Weights of the base model: diffusers folders, single files with the original names, the embedded base.
+//! Weights of the base model: diffusers folders, single files with the original names, the embedded
+//! base.
 
 pub mod assets;
 mod derive;
@@ -72,9 +73,10 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens `component` of `model`: a diffusers folder, the component's own folder (`config.json` and
-    /// `*.safetensors`, also in shards), a single `.safetensors` file with the original names of SDXL,
-    /// SD 1.5 or SD 2.1, or the word `nano`. Full-precision files are preferred to `fp16` variants.
+    /// Opens `component` of `model`: a diffusers folder, the component's own folder (`config.json`
+    /// and `*.safetensors`, also in shards), a single `.safetensors` file with the original names
+    /// of SDXL, SD 1.5 or SD 2.1, or the word `nano`. Full-precision files are preferred to `fp16`
+    /// variants.
     ///
     /// # Errors
     /// [`Error::File`] for what cannot be opened, [`Error::Format`] for what is not such a model.
@@ -126,9 +128,10 @@ impl Checkpoint {
         }
     }
 
-    /// Compares with what a model records: names the source lacks, names the model does not know (bar
-    /// harmless ones: position ids, the logit scale, a vision tower, a text projection nobody asks
-    /// for, layers after the last one used, the half of a VAE that is not recorded) and other shapes.
+    /// Compares with what a model records: names the source lacks, names the model does not know
+    /// (bar harmless ones: position ids, the logit scale, a vision tower, a text projection nobody
+    /// asks for, layers after the last one used, the half of a VAE that is not recorded) and other
+    /// shapes.
     ///
     /// # Errors
     /// One [`Error::Weights`] that lists all of them.
@@ -272,7 +275,8 @@ fn fits(found: &[usize], want: &[usize]) -> bool {
     bare(found) == bare(want)
 }
 
-/// The configuration of the component in `folder`, which must call itself by the right name if at all.
+/// The configuration of the component in `folder`, which must call itself by the right name if at
+/// all.
 fn checked_config(folder: &Path, component: Component) -> Result<Value> {
     let path = folder.join("config.json");
     let mut config = folder::read_json(&path)?;

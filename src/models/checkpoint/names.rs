@@ -68,7 +68,8 @@ pub fn open_clip_layers<'a>(names: impl Iterator<Item = &'a str>) -> usize {
 }
 
 /// One OpenCLIP text parameter as transformers parameters: the stacked input projection becomes
-/// three row slices, the text projection `x @ P` a transposed linear weight. `None` outside the grammar.
+/// three row slices, the text projection `x @ P` a transposed linear weight. `None` outside the
+/// grammar.
 pub fn open_clip(name: &str, slot: &Slot) -> Option<Vec<(String, Slot)>> {
     let fixed = [
         ("token_embedding.weight", "text_model.embeddings.token_embedding.weight"),

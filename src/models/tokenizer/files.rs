@@ -1,4 +1,5 @@
-//! The files of a tokenizer: `vocab.json` and `merges.txt`, `tokenizer.json`, settings; the standard table.
+//! The files of a tokenizer: `vocab.json` and `merges.txt`, `tokenizer.json`, settings; the
+//! standard table.
 
 use super::{Special, Tokenizer, WORDS, bpe};
 use crate::{

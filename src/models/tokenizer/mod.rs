@@ -1,4 +1,5 @@
-//! The tokenizer of CLIP: lower-cased byte-level pair encoding, from a checkpoint's files or the standard table.
+//! The tokenizer of CLIP: lower-cased byte-level pair encoding, from a checkpoint's files or the
+//! standard table.
 
 mod bpe;
 mod files;
@@ -47,12 +48,14 @@ pub struct Tokenizer {
 const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+";
 
 impl Tokenizer {
-    /// The tokenizer of `encoder` (the first or the second text encoder) of `model`: the files of its
-    /// `tokenizer` or `tokenizer_2` folder (`vocab.json` and `merges.txt`, or `tokenizer.json`), of
-    /// `model` itself, of the embedded base; for a single file, or where there are none, the standard table.
+    /// The tokenizer of `encoder` (the first or the second text encoder) of `model`: the files of
+    /// its `tokenizer` or `tokenizer_2` folder (`vocab.json` and `merges.txt`, or
+    /// `tokenizer.json`), of `model` itself, of the embedded base; for a single file, or where
+    /// there are none, the standard table.
     ///
     /// # Errors
-    /// [`crate::error::Error::File`] and [`crate::error::Error::Format`] for files that cannot be used.
+    /// [`crate::error::Error::File`] and [`crate::error::Error::Format`] for files that cannot be
+    /// used.
     pub fn open(model: impl AsRef<Path>, encoder: Component) -> Result<Self> {
         let model = model.as_ref();
         let inner = if encoder == Component::TextEncoder2 { "tokenizer_2" } else { "tokenizer" };
@@ -80,7 +83,8 @@ impl Tokenizer {
         files::standard("<|endoftext|>")
     }
 
-    /// The standard table, padded with token 0 (`!`), as the OpenCLIP encoders of SDXL and SD 2 want it.
+    /// The standard table, padded with token 0 (`!`), as the OpenCLIP encoders of SDXL and SD 2
+    /// want it.
     ///
     /// # Errors
     /// None in a sound build.
@@ -88,8 +92,8 @@ impl Tokenizer {
         files::standard("!")
     }
 
-    /// Text to ids: canonical composition, white space, lower case, words, byte pairs; then start and
-    /// end tokens, cut and padded to the model's length.
+    /// Text to ids: canonical composition, white space, lower case, words, byte pairs; then start
+    /// and end tokens, cut and padded to the model's length.
     pub fn encode(&self, text: &str) -> Encoded {
         let tokens = self.tokens(text);
         let room = self.max_length.saturating_sub(2);

@@ -1,0 +1,242 @@
+//! VAEs, text encoders and the embedded base.
+
+use super::{Tensors, fill, param, save, save_json};
+use selvedge::{
+    models::checkpoint::{Checkpoint, Component, Model, model_json},
+    plan::{Layout, ParamInfo, WeightSource},
+    tensor::safetensors::Raw,
+};
+use serde_json::json;
+
+/// Two levels, one resnet; original name, diffusers name, dims in the original file.
+fn vae_names() -> Vec<(&'static str, &'static str, Vec<usize>)> {
+    vec![
+        ("encoder.conv_in.weight", "encoder.conv_in.weight", vec![4, 3, 3, 3]),
+        (
+            "encoder.down.0.block.0.conv1.weight",
+            "encoder.down_blocks.0.resnets.0.conv1.weight",
+            vec![4, 4, 3, 3],
+        ),
+        (
+            "encoder.down.1.block.0.conv1.weight",
+            "encoder.down_blocks.1.resnets.0.conv1.weight",
+            vec![8, 4, 3, 3],
+        ),
+        (
+            "encoder.mid.attn_1.q.weight",
+            "encoder.mid_block.attentions.0.to_q.weight",
+            vec![8, 8, 1, 1],
+        ),
+        (
+            "encoder.mid.attn_1.k.weight",
+            "encoder.mid_block.attentions.0.to_k.weight",
+            vec![8, 8, 1, 1],
+        ),
+        (
+            "encoder.mid.attn_1.v.weight",
+            "encoder.mid_block.attentions.0.to_v.weight",
+            vec![8, 8, 1, 1],
+        ),
+        (
+            "encoder.mid.attn_1.proj_out.weight",
+            "encoder.mid_block.attentions.0.to_out.0.weight",
+            vec![8, 8, 1, 1],
+        ),
+        (
+            "encoder.mid.attn_1.norm.weight",
+            "encoder.mid_block.attentions.0.group_norm.weight",
+            vec![8],
+        ),
+        (
+            "decoder.up.0.block.0.conv1.weight",
+            "decoder.up_blocks.1.resnets.0.conv1.weight",
+            vec![4, 8, 3, 3],
+        ),
+        (
+            "decoder.up.1.upsample.conv.weight",
+            "decoder.up_blocks.0.upsamplers.0.conv.weight",
+            vec![8, 8, 3, 3],
+        ),
+        ("decoder.conv_out.weight", "decoder.conv_out.weight", vec![3, 4, 3, 3]),
+        ("post_quant_conv.weight", "post_quant_conv.weight", vec![4, 4, 1, 1]),
+    ]
+}
+
+fn vae_params(half: &str) -> Vec<ParamInfo> {
+    let one = |(_, name, d): (&str, &str, Vec<usize>)| {
+        let full = format!("vae.{name}");
+        match d[..] {
+            [o, i, 1, 1] if name.contains("attentions") => param(&full, &[o, i], Layout::Dense),
+            [o, i, 1, 1] => param(&full, &[o, i], Layout::Conv1x1),
+            [o, i, h, w] => param(&full, &[o, h, w, i], Layout::Conv),
+            _ => param(&full, &d, Layout::Dense),
+        }
+    };
+    vae_names()
+        .into_iter()
+        .filter(|(_, n, _)| half.is_empty() || n.starts_with(half))
+        .map(one)
+        .collect()
+}
+
+#[test]
+fn vae_attention_is_found_under_original_old_and_new_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let single = dir.path().join("single.safetensors");
+    let original: Tensors = vae_names()
+        .into_iter()
+        .enumerate()
+        .map(|(i, (n, _, d))| (format!("first_stage_model.{n}"), fill(i, &d)))
+        .collect();
+    save(&single, &original);
+    save_json(dir.path().join("vae/config.json"), json!({"_class_name": "AutoencoderKL"}));
+    let old = [("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")];
+    let old_names: Tensors = vae_names()
+        .into_iter()
+        .enumerate()
+        .map(|(i, (_, n, d))| {
+            let name = old.iter().fold(n.to_string(), |n, (new, old)| n.replace(new, old));
+            let dims = if n.contains("attentions") {
+                d.into_iter().filter(|x| *x > 1).collect()
+            } else {
+                d
+            };
+            (name, fill(i, &dims))
+        })
+        .collect();
+    assert!(old_names.contains_key("encoder.mid_block.attentions.0.proj_attn.weight"));
+    save(dir.path().join("vae/diffusion_pytorch_model.safetensors"), &old_names);
+    let a = Checkpoint::open(&single, Component::Vae).unwrap();
+    let b = Checkpoint::open(dir.path(), Component::Vae).unwrap();
+    for params in [
+        vae_params(""),
+        vae_params("encoder"),
+        [vae_params("decoder"), vae_params("post_quant")].concat(),
+    ] {
+        a.check(&params).unwrap();
+        b.check(&params).unwrap();
+    }
+    for p in vae_params("") {
+        let get = |c: &Checkpoint| c.get(&p.name, &p.dims, p.layout).unwrap().unwrap();
+        assert_eq!(get(&a), get(&b), "{}", p.name);
+    }
+    assert_eq!(a.config()["block_out_channels"], json!([4, 8]));
+    assert_eq!(a.config()["latent_channels"], 4);
+    let error = Checkpoint::open(dir.path().join("vae"), Component::Unet).unwrap_err();
+    assert!(error.to_string().contains("AutoencoderKL"), "{error}");
+}
+
+/// An OpenCLIP text tower of `layers` layers, width 4.
+fn open_clip(prefix: &str, layers: usize) -> Tensors {
+    let mut all = Tensors::new();
+    let mut put = |name: String, dims: &[usize]| {
+        let seed = all.len();
+        all.insert(format!("{prefix}{name}"), fill(seed, dims));
+    };
+    put("token_embedding.weight".into(), &[10, 4]);
+    put("positional_embedding".into(), &[5, 4]);
+    put("ln_final.weight".into(), &[4]);
+    put("text_projection".into(), &[4, 3]);
+    put("logit_scale".into(), &[]);
+    for i in 0..layers {
+        put(format!("transformer.resblocks.{i}.attn.in_proj_weight"), &[12, 4]);
+        put(format!("transformer.resblocks.{i}.attn.in_proj_bias"), &[12]);
+        put(format!("transformer.resblocks.{i}.attn.out_proj.weight"), &[4, 4]);
+        put(format!("transformer.resblocks.{i}.ln_1.weight"), &[4]);
+        put(format!("transformer.resblocks.{i}.mlp.c_fc.weight"), &[8, 4]);
+    }
+    all
+}
+
+fn text_params(component: &str, layers: usize, projected: bool) -> Vec<ParamInfo> {
+    let mut all = vec![
+        ("embeddings.token_embedding.weight".to_string(), vec![10, 4]),
+        ("embeddings.position_embedding.weight".into(), vec![5, 4]),
+        ("final_layer_norm.weight".into(), vec![4]),
+    ];
+    for i in 0..layers {
+        for p in ["q", "k", "v"] {
+            all.push((format!("encoder.layers.{i}.self_attn.{p}_proj.weight"), vec![4, 4]));
+            all.push((format!("encoder.layers.{i}.self_attn.{p}_proj.bias"), vec![4]));
+        }
+        all.push((format!("encoder.layers.{i}.self_attn.out_proj.weight"), vec![4, 4]));
+        all.push((format!("encoder.layers.{i}.layer_norm1.weight"), vec![4]));
+        all.push((format!("encoder.layers.{i}.mlp.fc1.weight"), vec![8, 4]));
+    }
+    let name = |n: &str| format!("{component}.text_model.{n}");
+    let mut params: Vec<ParamInfo> =
+        all.iter().map(|(n, d)| param(&name(n), d, Layout::Dense)).collect();
+    if projected {
+        params.push(param(&format!("{component}.text_projection.weight"), &[3, 4], Layout::Dense));
+    }
+    params
+}
+
+#[test]
+fn an_open_clip_tower_is_split_and_its_projection_transposed() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("xl.safetensors");
+    let stored = open_clip("conditioner.embedders.1.model.", 2);
+    save(&file, &stored);
+    let text = Checkpoint::open(&file, Component::TextEncoder2).unwrap();
+    text.check(&text_params("text_encoder_2", 2, true)).unwrap();
+    let whole = stored["conditioner.embedders.1.model.transformer.resblocks.1.attn.in_proj_weight"]
+        .to_tensor()
+        .unwrap();
+    for (i, p) in ["q", "k", "v"].iter().enumerate() {
+        let name = format!("text_model.encoder.layers.1.self_attn.{p}_proj.weight");
+        assert_eq!(text.tensor(&name).unwrap().data, whole.data[i * 16..(i + 1) * 16]);
+    }
+    let p = stored["conditioner.embedders.1.model.text_projection"].to_tensor().unwrap();
+    let w = text.tensor("text_projection.weight").unwrap();
+    assert_eq!((w.dims.as_slice(), w.data[2 * 4 + 1]), (&[3usize, 4][..], p.data[3 + 2]));
+    let config = text.config();
+    assert_eq!((&config["num_hidden_layers"], &config["hidden_act"]), (&json!(2), &json!("gelu")));
+    assert_eq!(config["projection_dim"], 3);
+}
+
+#[test]
+fn the_last_layer_of_sd2s_text_encoder_is_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("sd2.safetensors");
+    save(&file, &open_clip("cond_stage_model.model.", 3));
+    let text = Checkpoint::open(&file, Component::TextEncoder).unwrap();
+    assert_eq!(text.config()["num_hidden_layers"], 2);
+    text.check(&text_params("text_encoder", 2, false)).unwrap();
+}
+
+#[test]
+fn text_encoder_names_are_found_with_and_without_their_prefix() {
+    let dir = tempfile::tempdir().unwrap();
+    save_json(
+        dir.path().join("config.json"),
+        json!({"architectures": ["CLIPTextModel"], "num_hidden_layers": 2}),
+    );
+    for prefix in ["", "text_model."] {
+        let mut tensors: Tensors = text_params("text_encoder", 2, false)
+            .iter()
+            .enumerate()
+            .map(|(i, p)| (p.name.replace("text_encoder.text_model.", prefix), fill(i, &p.dims)))
+            .collect();
+        tensors.insert(format!("{prefix}embeddings.position_ids"), Raw::i64(&[1, 2], &[0, 1]));
+        tensors.insert("logit_scale".into(), fill(0, &[]));
+        save(dir.path().join("model.safetensors"), &tensors);
+        let text = Checkpoint::open(dir.path(), Component::TextEncoder).unwrap();
+        text.check(&text_params("text_encoder", 2, false)).unwrap();
+        text.check(&text_params("text_encoder", 1, false)).unwrap();
+        assert!(text.check(&text_params("text_encoder", 3, false)).is_err());
+    }
+}
+
+#[test]
+fn the_embedded_base_opens_and_is_of_the_sdxl_family() {
+    use Component as C;
+    let model = Model::open("nano", &[C::Unet, C::Vae, C::TextEncoder, C::TextEncoder2]).unwrap();
+    let unet = model.part(C::Unet).unwrap();
+    assert_eq!(unet.config()["addition_embed_type"], "text_time");
+    assert_eq!(unet.tensor("conv_in.weight").unwrap().dims[1..], [4, 3, 3]);
+    for part in &model.parts {
+        assert!(part.shapes().count() > 30, "{:?}", part.component());
+    }
+    assert!(model_json("nano", "scheduler/scheduler_config.json").unwrap().is_some());
+}
