@@ -1,0 +1,86 @@
+//! Where pictures start: unit noise, or noise shifted by the encoded subjects.
+
+use crate::{
+    device::Device,
+    error::{Error, Result},
+    models::base::Base,
+    tensor::{
+        image::{Picture, resize_plane},
+        philox,
+    },
+};
+
+/// Philox stream of the start noise (others: training).
+const NOISE_STREAM: u64 = 0x5E1;
+
+/// Where pictures start from, one latent `[h, w, C]` each.
+#[derive(Clone, Debug)]
+pub enum Start {
+    /// Unit noise, scaled as the sampler wants it.
+    Noise(Vec<Vec<f32>>),
+    /// What enters the U-Net first, as it is (mean-shifted initialization).
+    FirstInput(Vec<Vec<f32>>),
+}
+
+/// The unit noise of the picture with `seed`, `[h, w, C]`.
+pub fn start_noise(seed: u64, len: usize) -> Vec<f32> {
+    let mut noise = vec![0.0; len];
+    philox::fill_normal(seed, NOISE_STREAM, &mut noise);
+    noise
+}
+
+/// How a mask is brought to the latent's size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MaskResize {
+    /// Soft edges, as in training.
+    #[default]
+    Bilinear,
+    /// Hard edges.
+    Nearest,
+}
+
+/// `gamma (E(picture) . M) + eps` for each composition: what the U-Net sees first.
+///
+/// `E` is the scaled mean of the VAE posterior, `M` the union mask at latent size in `[0, 1]`, `eps` the
+/// given unit noise; where the mask is 0 exactly the noise remains.
+///
+/// # Errors
+/// Those of the encoder; [`Error::Shape`] for noise or masks of another size.
+///
+/// # Source
+/// MuDI, equation 3 (methods.md §1.7).
+pub fn first_inputs(
+    base: &Base,
+    device: &Device,
+    compositions: &[(Picture, Picture)],
+    noise: &[Vec<f32>],
+    gamma: f32,
+    resize: MaskResize,
+) -> Result<Vec<Vec<f32>>> {
+    let pictures: Vec<Picture> = compositions.iter().map(|c| c.0.clone()).collect();
+    let encoded = super::encode_pictures(base, device, &pictures)?;
+    let (factor, c) = (base.vae.factor(), base.vae.latent_channels);
+    let one = |((z, eps), (_, mask)): ((Vec<f32>, &Vec<f32>), &(Picture, Picture))| {
+        let [h, w] = [mask.height / factor, mask.width / factor];
+        if z.len() != h * w * c || eps.len() != z.len() {
+            return Err(Error::Shape {
+                at: "initialization".into(),
+                what: "noise",
+                got: vec![eps.len()],
+                want: format!("[{h}, {w}, {c}], the latent of a composition"),
+            });
+        }
+        let plane: Vec<f32> =
+            mask.data.iter().map(|v| if *v > 127 { 1.0 } else { 0.0 }).collect();
+        let small = match resize {
+            MaskResize::Bilinear => resize_plane(&plane, [mask.height, mask.width], [h, w]),
+            MaskResize::Nearest => {
+                let at = |i: usize| plane[(i / w * factor) * mask.width + i % w * factor];
+                (0..h * w).map(at).collect()
+            }
+        };
+        let mixed = z.iter().zip(eps).enumerate();
+        Ok(mixed.map(|(i, (z, e))| gamma * (z * small[i / c]) + e).collect())
+    };
+    encoded.into_iter().zip(noise).zip(compositions).map(one).collect()
+}
