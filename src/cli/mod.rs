@@ -1,13 +1,16 @@
 //! The commands: one file each, with its flags, help and run.
 
+pub mod bench;
 pub mod common;
 pub mod convert;
 pub mod export;
 pub mod forward;
 pub mod kernels;
 pub mod mix;
+pub mod plan;
 pub mod plot;
 pub mod report;
+pub mod train;
 
 use crate::error::Result;
 use clap::{Parser, Subcommand};
@@ -30,6 +33,12 @@ pub enum Command {
     Mix(mix::Mix),
     #[allow(missing_docs)]
     Kernels(kernels::Args),
+    #[allow(missing_docs)]
+    Bench(bench::Args),
+    #[allow(missing_docs)]
+    Plan(plan::Args),
+    #[allow(missing_docs)]
+    Train(Box<train::Args>),
 }
 
 /// Runs a command; the value is the exit code (0 ok, 1 a check failed).
@@ -41,5 +50,8 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Forward(c) => forward::run(&c),
         Command::Mix(c) => c.run(),
         Command::Kernels(c) => kernels::run(c),
+        Command::Bench(c) => bench::run(c),
+        Command::Plan(c) => plan::run(c),
+        Command::Train(c) => train::run(*c),
     }
 }

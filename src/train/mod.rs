@@ -1,20 +1,38 @@
 //! Training: what is cached, one step, checkpoints, logs, the run.
 
 mod events;
+mod feed;
 mod folder;
 mod log;
+mod measure;
 mod optimizer;
+mod pictures;
+mod program;
 mod random;
+mod run;
+mod save;
 mod start;
 mod state;
 mod step;
+mod trainer;
 
 pub use crate::models::noise::{NoiseSchedule, Prediction};
 pub use events::Events;
+pub use feed::{Draws, Prepared, Sample, Source, with_feed};
 pub use folder::{RunFolder, config_hash};
 pub use log::{Log, Row};
+pub use measure::{
+    StepSize, peak_memory_bytes, plan_denoising, plan_training, time_denoising, time_training,
+};
 pub use optimizer::{Group, Optimizer};
+pub use pictures::Pictures;
+pub use program::{
+    Patterns, Text, Trained, is_adapter, plan_step, predict, text_inputs, unet_params,
+};
 pub use random::RandomWeights;
+pub use run::{Hooks, Report, SampleHook, SaveHook, Trainable, run, trainables};
+pub use save::{adapter, modules, save};
 pub use start::Start;
 pub use state::{Checkpoints, State, sha256};
 pub use step::{Batch, Noisy, Objective, StepOptions, Stepper, record};
+pub use trainer::{Trainer, pass_size};

@@ -1,0 +1,272 @@
+//! `selvedge train`: a configuration becomes a run folder with adapters.
+
+use super::common::{note, out, warn};
+use crate::{
+    data::{
+        Dataset, TrainConfig,
+        config::{Sampler as SamplerName, print_config},
+        prior,
+    },
+    device::Device,
+    error::{Error, Result},
+    lora::{Adapters, Loras},
+    models::base::Base,
+    sample::{Pipeline, Request, Sampler, Spacing, Start, start_noise},
+    tensor::image::{Picture, write_png},
+    train::{
+        Hooks, Pictures, Report, RunFolder, Trainable, adapter, is_adapter, run as run_training,
+        save,
+    },
+};
+use clap::Args as ClapArgs;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// Train adapters for several subjects.
+///
+/// Example: selvedge train bears.toml --out runs/bears --set train.steps=800
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Args {
+    /// The training configuration.
+    #[arg(required_unless_present = "print_config")]
+    pub config: Option<PathBuf>,
+    /// The run folder.
+    #[arg(long, value_name = "DIR", required_unless_present = "print_config")]
+    pub out: Option<PathBuf>,
+    /// Go on with the run in DIR from its last checkpoint.
+    #[arg(long)]
+    pub resume: bool,
+    /// Override a key of the configuration (repeatable).
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Print every key with its default and meaning, and stop.
+    #[arg(long)]
+    pub print_config: bool,
+    /// Where to compute: cpu, emulated, or cuda[:N].
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    pub device: String,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Those of the configuration, the data and the run; [`Error::Interrupted`] after Ctrl-C.
+pub fn run(args: Args) -> Result<u8> {
+    if args.print_config {
+        out(&print_config());
+        return Ok(0);
+    }
+    let (Some(file), Some(folder)) = (&args.config, &args.out) else { return Ok(2) };
+    let config = TrainConfig::load(file, &args.set)?;
+    let device = Device::parse(&args.device)?;
+    let sets: String = args.set.iter().map(|s| format!(" --set {s}")).collect();
+    let hint =
+        format!("selvedge train {} --out {}{sets} --resume", file.display(), folder.display());
+    let report = train(&config, device, folder, args.resume, &hint, stop_flag())?;
+    note(&format!(
+        "{} steps ({} now, {:.1} s), loss {:.4}, {} trained parameters: {}",
+        report.steps,
+        report.own_steps,
+        report.seconds,
+        report.last_loss,
+        report.trainable_parameters,
+        folder.join("adapter.safetensors").display()
+    ));
+    Ok(0)
+}
+
+/// A flag that Ctrl-C sets; a second Ctrl-C ends the process at once.
+pub fn stop_flag() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    let handler = move || {
+        if flag.swap(true, Ordering::SeqCst) {
+            std::process::exit(2);
+        }
+        note("stopping after this step; once more to stop at once");
+    };
+    if ctrlc::set_handler(handler).is_err() {
+        warn("Ctrl-C will end the run at once: the signal could not be taken");
+    }
+    stop
+}
+
+/// Trains `config` into `folder`: the prior set if it is asked for, the run, samples, the adapter files.
+///
+/// # Errors
+/// As [`run`].
+pub fn train(
+    config: &TrainConfig,
+    device: Device,
+    folder: &Path,
+    resume: bool,
+    hint: &str,
+    stop: Arc<AtomicBool>,
+) -> Result<Report> {
+    let base = Base::open(&config.base)?;
+    advise(config, &base);
+    let open = || match resume {
+        true => RunFolder::resume(folder, config),
+        false => RunFolder::create(folder, config),
+    };
+    let own_prior = config.method.prior_dir.as_os_str().is_empty();
+    let prior_dir = if own_prior { folder.join("prior") } else { config.method.prior_dir.clone() };
+    // The data are read before the folder is made, unless the prior set has to be made in it.
+    let mut run_folder = None;
+    if config.method.prior_preservation {
+        run_folder = Some(open()?);
+        make_prior(config, &base, &device, &prior_dir, &stop)?;
+    }
+    let mut warnings = vec![];
+    let data = Dataset::open(config, &prior_dir, &mut warnings)?;
+    warnings.iter().for_each(|w| warn(w));
+    let run_folder = run_folder.map_or_else(open, Ok)?;
+    let source = Pictures::new(&data, config, base.vae.factor());
+    let mut sample = |step: u64, trained: &[Trainable]| {
+        sample_pictures(
+            config,
+            &base,
+            &device,
+            trained,
+            &folder.join(format!("samples/step-{step:06}")),
+        )
+    };
+    let mut write =
+        |folder: &Path, trained: &[Trainable]| save(folder, config, &base, trained).map(drop);
+    let hooks = Hooks {
+        sample: Some(&mut sample),
+        save: &mut write,
+        stop: &stop,
+        resume_hint: hint.into(),
+    };
+    let result = run_training(config, &base, device.clone(), &source, &run_folder, hooks);
+    if result.is_err() && !resume && !run_folder.join("log.csv").exists() {
+        // nothing was trained: leave no folder that looks like a run
+        let _ = std::fs::remove_file(run_folder.join("config.toml"));
+        let _ = std::fs::remove_dir(folder);
+    }
+    result
+}
+
+/// Says what is probably not meant.
+fn advise(config: &TrainConfig, base: &Base) {
+    let side = base.side();
+    if config.train.resolution != side {
+        let resolution = config.train.resolution;
+        note(&format!("train.resolution is {resolution}; this base was made for {side}"));
+    }
+    let Some(tokenizer) = base.text.first().map(|t| &t.tokenizer) else { return };
+    for s in &config.subjects {
+        if !s.token.is_empty() && !tokenizer.is_single_token(&s.token) {
+            let (id, token) = (&s.id, &s.token);
+            warn(&format!(
+                "subject {id}: `{token}` is not a single token; a rare one works better"
+            ));
+        }
+    }
+}
+
+/// Prompts of the sample pictures: those of the configuration, or one with every subject.
+fn prompts(config: &TrainConfig) -> Vec<String> {
+    if !config.train.sample_prompts.is_empty() {
+        return config.train.sample_prompts.clone();
+    }
+    let all: Vec<String> = config.subjects.iter().map(|s| format!("a {}", s.words())).collect();
+    vec![format!("a photo of {}", all.join(" and "))]
+}
+
+fn request(config: &TrainConfig, prompt: String, negative: Option<String>) -> Request {
+    let t = &config.train;
+    Request {
+        prompt,
+        negative,
+        height: t.resolution,
+        width: t.resolution,
+        sampler: match t.sample_sampler {
+            SamplerName::Euler => Sampler::Euler,
+            SamplerName::Ddim => Sampler::Ddim,
+            SamplerName::Dpm => Sampler::DpmPp,
+        },
+        spacing: Spacing::Leading,
+        steps: t.sample_steps,
+        guidance: t.sample_guidance as f32,
+    }
+}
+
+fn sample_pictures(
+    config: &TrainConfig,
+    base: &Base,
+    device: &Device,
+    trained: &[Trainable],
+    folder: &Path,
+) -> Result<()> {
+    if !trained.iter().any(|t| is_adapter(&t.name)) {
+        return Ok(()); // full training: sampled from the written weights
+    }
+    let lora = adapter(trained, config.train.effective_alpha() as f32)?;
+    let loras = Loras::new(vec![(lora, 1.0)]);
+    let adapters = loras.adapters();
+    let mut pipeline = Pipeline::new(base, device.clone(), &adapters, &loras);
+    std::fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
+    for (i, prompt) in prompts(config).into_iter().enumerate() {
+        let seed = config.train.seed.wrapping_add(i as u64);
+        let text = [("prompt".to_string(), prompt.clone())];
+        let picture = one_picture(&mut pipeline, &request(config, prompt, None), base, seed)?;
+        write_png(&folder.join(format!("{i:02}.png")), &picture, &text)?;
+    }
+    Ok(())
+}
+
+fn one_picture(
+    pipeline: &mut Pipeline<'_>,
+    request: &Request,
+    base: &Base,
+    seed: u64,
+) -> Result<Picture> {
+    let [h, w] = pipeline.latent(request.height, request.width)?;
+    let noise = start_noise(seed, h * w * base.unet.in_channels);
+    let latents = pipeline.denoise(request, Start::Noise(vec![noise]), &mut || {})?;
+    let latent = latents.first().map(Vec::as_slice).unwrap_or_default();
+    pipeline.decode(latent, request.height, request.width)
+}
+
+/// Makes the missing pictures of the prior set with the frozen base; up to ten tries until the subject stands out.
+fn make_prior(
+    config: &TrainConfig,
+    base: &Base,
+    device: &Device,
+    folder: &Path,
+    stop: &AtomicBool,
+) -> Result<()> {
+    const TRIES: u64 = 10;
+    let wanted = prior::missing(config, folder);
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    note(&format!("making {} pictures of the prior set in {}", wanted.len(), folder.display()));
+    let (none, nothing) = (Adapters::new(), Loras::default());
+    let mut pipeline = Pipeline::new(base, device.clone(), &none, &nothing);
+    for one in &wanted {
+        if let Some(parent) = one.path.parent() {
+            std::fs::create_dir_all(parent).map_err(Error::file("create", parent))?;
+        }
+        let request = request(config, prior::prompt(&one.class), Some(prior::NEGATIVE.to_string()));
+        for attempt in 0..TRIES {
+            if stop.load(Ordering::SeqCst) {
+                return Err(Error::Interrupted {
+                    done: format!("some of the prior set in {}", folder.display()),
+                    fix: "run the same command with --resume".into(),
+                });
+            }
+            let seed = config.train.seed ^ ((one.index as u64) << 8 | attempt) << 20;
+            let picture = one_picture(&mut pipeline, &request, base, seed)?;
+            if prior::store(one, &picture, attempt + 1 == TRIES)? {
+                break;
+            }
+        }
+    }
+    Ok(())
+}

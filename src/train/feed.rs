@@ -1,0 +1,173 @@
+//! What a pass is made of, and the thread that prepares the next one while the current one runs.
+
+use super::NoiseSchedule;
+use crate::{
+    error::Result,
+    tensor::philox::{self, Stream},
+};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+/// One training picture, ready to be encoded.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sample {
+    /// Pixels `[H, W, 3]` in `[-1, 1]`.
+    pub pixels: Vec<f32>,
+    /// Loss weights at the latent's size `[h, w]`.
+    pub weight: Vec<f32>,
+    /// Its prompt.
+    pub prompt: String,
+    /// Whether it is a mix.
+    pub mixed: bool,
+    /// Names the pixels when the same ones come again (an un-mixed picture without a random crop): its moments are kept.
+    pub key: Option<String>,
+    /// Whether it belongs to the prior set.
+    pub prior: bool,
+}
+
+/// Where training pictures come from; a pass is addressed by its number, so a resumed run sees the same ones.
+pub trait Source: Sync {
+    /// The samples of pass `pass`, which belongs to optimizer step `step`: first the subjects', then the prior's.
+    ///
+    /// # Errors
+    /// When a picture cannot be read.
+    fn pass(&self, pass: u64, step: u64) -> Result<Vec<Sample>>;
+
+    /// Every prompt that can come, if that is known: they are encoded once, at the start.
+    fn prompts(&self) -> Vec<String> {
+        vec![]
+    }
+}
+
+/// A pass with its random numbers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Prepared {
+    /// Pictures.
+    pub samples: Vec<Sample>,
+    /// Noise of the posterior.
+    pub posterior_noise: Vec<f32>,
+    /// Noise of the forward process.
+    pub noise: Vec<f32>,
+    /// Timesteps.
+    pub timesteps: Vec<i32>,
+}
+
+/// What the random numbers of a pass depend on.
+#[derive(Clone, Copy, Debug)]
+pub struct Draws {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Numbers in the latent of one picture.
+    pub latent: usize,
+    /// Timesteps of the noise schedule.
+    pub timesteps: usize,
+}
+
+/// Streams of the random numbers; the data room has its own under the same seed, so this seed is changed.
+const OWN: u64 = 0x7472_6169_6e00_0000;
+const POSTERIOR: u64 = 1 << 56;
+const NOISE: u64 = 2 << 56;
+const TIMESTEP: u64 = 3 << 56;
+
+impl Draws {
+    /// Draws under `seed` for latents of `latent` numbers.
+    pub fn new(seed: u64, latent: usize, noise: &NoiseSchedule) -> Self {
+        Self { seed: seed ^ OWN, latent, timesteps: noise.len() }
+    }
+
+    /// Adds the random numbers of pass `pass` to its pictures.
+    pub fn prepare(&self, samples: Vec<Sample>, pass: u64) -> Prepared {
+        let n = samples.len();
+        let normals = |purpose: u64| {
+            let mut data = vec![0.0; n * self.latent];
+            philox::fill_normal(self.seed, purpose | pass, &mut data);
+            data
+        };
+        let mut stream = Stream::new(self.seed, TIMESTEP | pass);
+        let timesteps = (0..n).map(|_| i32::try_from(stream.below(self.timesteps)).unwrap_or(0));
+        Prepared {
+            timesteps: timesteps.collect(),
+            posterior_noise: normals(POSTERIOR),
+            noise: normals(NOISE),
+            samples,
+        }
+    }
+}
+
+/// Runs `body` with a receiver of the passes `passes`, prepared one ahead by another thread.
+///
+/// # Errors
+/// Those of `body`.
+pub fn with_feed<T>(
+    source: &dyn Source,
+    draws: Draws,
+    accumulate: u64,
+    passes: std::ops::Range<u64>,
+    body: impl FnOnce(&Receiver<Result<Prepared>>) -> Result<T>,
+) -> Result<T> {
+    std::thread::scope(|scope| {
+        let (send, receive): (SyncSender<Result<Prepared>>, _) = sync_channel(1);
+        scope.spawn(move || {
+            for pass in passes {
+                let made = source.pass(pass, pass / accumulate.max(1));
+                let failed = made.is_err();
+                let made = made.map(|samples| draws.prepare(samples, pass));
+                if send.send(made).is_err() || failed {
+                    return;
+                }
+            }
+        });
+        let result = body(&receive);
+        drop(receive); // ends the thread when it waits to send
+        result
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+
+    struct Numbers(u64);
+    impl Source for Numbers {
+        fn pass(&self, pass: u64, step: u64) -> Result<Vec<Sample>> {
+            if pass == self.0 {
+                let fix = String::new();
+                let (at, found, expected) = ("x".into(), "y".into(), "z".into());
+                return Err(Error::Data { at, found, expected, fix });
+            }
+            Ok(vec![Sample { prompt: format!("{pass} {step}"), ..Sample::default() }; 2])
+        }
+    }
+
+    fn draws() -> Draws {
+        Draws { seed: 3, latent: 8, timesteps: 1000 }
+    }
+
+    #[test]
+    fn a_pass_is_the_same_wherever_the_run_starts() {
+        let collect = |range| {
+            with_feed(&Numbers(99), draws(), 2, range, |r| {
+                Ok(r.iter().map(|p| p.unwrap()).collect::<Vec<_>>())
+            })
+            .unwrap()
+        };
+        let (all, late) = (collect(0..6), collect(4..6));
+        assert_eq!(all.len(), 6);
+        assert_eq!(all[4..], late[..]);
+        assert_eq!(all[5].samples[0].prompt, "5 2");
+        assert_ne!(all[0].noise, all[1].noise);
+        assert_ne!(all[0].noise, all[0].posterior_noise);
+    }
+
+    #[test]
+    fn an_error_arrives_and_leaving_early_ends_the_thread() {
+        let got = with_feed(&Numbers(1), draws(), 1, 0..5, |r| {
+            Ok(r.iter().map(|p| p.is_ok()).collect::<Vec<_>>())
+        });
+        assert_eq!(got.unwrap(), [true, false]);
+        with_feed(&Numbers(9), draws(), 1, 0..1_000_000, |r| {
+            r.recv().map(drop).map_err(|_| unreachable!("the thread sends before it ends"))
+        })
+        .unwrap();
+    }
+}

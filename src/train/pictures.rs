@@ -1,0 +1,52 @@
+//! The data room's pictures as training samples.
+
+use super::{Sample, Source};
+use crate::{
+    data::{self, Dataset, TrainConfig},
+    error::Result,
+};
+
+/// A [`Dataset`] at the latent size of a base model.
+#[derive(Debug)]
+pub struct Pictures<'a> {
+    data: &'a Dataset,
+    latent: usize,
+    accumulate: u64,
+    soft_alpha: f32,
+}
+
+impl<'a> Pictures<'a> {
+    /// Pictures of `data`; `factor` is the VAE's.
+    pub fn new(data: &'a Dataset, config: &TrainConfig, factor: usize) -> Self {
+        Self {
+            data,
+            latent: config.train.resolution / factor.max(1),
+            accumulate: config.train.accumulate as u64,
+            soft_alpha: config.method.soft_alpha as f32,
+        }
+    }
+
+    fn sample(&self, sample: data::Sample, prior: bool) -> Sample {
+        Sample {
+            pixels: sample.picture.data.iter().map(|b| f32::from(*b) / 127.5 - 1.0).collect(),
+            weight: sample.weight(self.latent, self.latent, self.soft_alpha),
+            mixed: sample.draw.mixed,
+            key: sample.source.map(|s| format!("{s:?}")),
+            prompt: sample.draw.prompt,
+            prior,
+        }
+    }
+}
+
+impl Source for Pictures<'_> {
+    fn pass(&self, pass: u64, step: u64) -> Result<Vec<Sample>> {
+        let within = usize::try_from(pass % self.accumulate.max(1)).unwrap_or(0);
+        let batch = self.data.batch(step, within);
+        let own = batch.samples.into_iter().map(|s| self.sample(s, false));
+        Ok(own.chain(batch.prior.into_iter().map(|s| self.sample(s, true))).collect())
+    }
+
+    fn prompts(&self) -> Vec<String> {
+        self.data.prompts()
+    }
+}

@@ -1,0 +1,294 @@
+//! The run: steps, logs, checkpoints, samples, and how it ends.
+
+use super::{
+    Checkpoints, Events, Log, Prepared, Row, RunFolder, Source, State, Trainer, feed::with_feed,
+};
+use crate::{
+    data::TrainConfig,
+    device::Device,
+    error::{Error, Result},
+    models::base::Base,
+    plan::Layout,
+};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::{
+    io::IsTerminal,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    sync::mpsc::Receiver,
+    time::Instant,
+};
+
+/// One trained tensor in the layout of published checkpoints.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trainable {
+    /// Full name, `unet.` first; adapters as peft names them.
+    pub name: String,
+    /// Checkpoint dims.
+    pub dims: Vec<usize>,
+    /// Values.
+    pub data: Vec<f32>,
+}
+
+/// Makes sample pictures of a step.
+pub type SampleHook<'h> = dyn FnMut(u64, &[Trainable]) -> Result<()> + 'h;
+/// Writes the result; called with the run folder.
+pub type SaveHook<'h> = dyn FnMut(&Path, &[Trainable]) -> Result<()> + 'h;
+
+/// What the run asks of rooms it may not import.
+pub struct Hooks<'h> {
+    /// Sample pictures every `sample_every` steps.
+    pub sample: Option<&'h mut SampleHook<'h>>,
+    /// Writes the adapter files.
+    pub save: &'h mut SaveHook<'h>,
+    /// Set when the user wants to stop: the step is finished and saved.
+    pub stop: &'h AtomicBool,
+    /// How to resume, for the message of an interruption.
+    pub resume_hint: String,
+}
+
+impl std::fmt::Debug for Hooks<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Hooks(samples: {})", self.sample.is_some())
+    }
+}
+
+/// How a run went.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// Optimizer steps in all.
+    pub steps: u64,
+    /// Steps done by this process.
+    pub own_steps: u64,
+    /// Mean loss of the last steps of this process (up to 50).
+    pub last_loss: f32,
+    /// Wall time of this process in the steps.
+    pub seconds: f64,
+    /// Wall time from the call to the end of the first step.
+    pub first_step_seconds: f64,
+    /// Trained parameters.
+    pub trainable_parameters: usize,
+}
+
+/// Runs a training in `folder` to its last step, from its last checkpoint if there is one.
+///
+/// # Errors
+/// [`Error::Interrupted`] after a stop (everything is saved then); [`Error::File`] when the disk refuses (the last
+/// checkpoint stays); those of the data, the plan and the operations.
+pub fn run(
+    config: &TrainConfig,
+    base: &Base,
+    device: Device,
+    source: &dyn Source,
+    folder: &RunFolder,
+    mut hooks: Hooks<'_>,
+) -> Result<Report> {
+    let begin = Instant::now();
+    let mut trainer = Trainer::new(config, base, device)?;
+    let entries = trainer.stepper.program.trainables()?.entries.to_vec();
+    let checkpoints = folder.checkpoints(config, &entries)?;
+    if let Some(state) = checkpoints.latest()? {
+        restore(&mut trainer, state)?;
+    }
+    trainer.encode_prompts(&source.prompts())?;
+    let first = trainer.stepper.optimizer.step;
+    let (accumulate, steps) = (config.train.accumulate as u64, config.train.steps);
+    let mut outputs = Outputs::open(folder, checkpoints, first)?;
+    let report = Report {
+        trainable_parameters: entries.iter().map(|(_, r)| r.len()).sum(),
+        ..Report::default()
+    };
+    let mut progress = Progress::new(first, steps, begin, report);
+    let passes = first * accumulate..steps * accumulate;
+    with_feed(source, trainer.draws(), accumulate, passes, |feed| {
+        for step in first..steps {
+            let row = one_step(&mut trainer, config, feed, step)?;
+            outputs.log(&row)?;
+            progress.step(&row);
+            let done = step + 1;
+            let stop = hooks.stop.load(Ordering::SeqCst) && done < steps;
+            if stop || due(config.train.save_every, done) || done == steps {
+                outputs.save(&mut trainer)?;
+            }
+            if stop {
+                return Err(interrupted(done, steps, folder, &hooks.resume_hint));
+            }
+            if due(config.train.sample_every, done)
+                && let Some(sample) = &mut hooks.sample
+            {
+                sample(done, &trainables(&mut trainer, true)?)?;
+            }
+        }
+        Ok(())
+    })?;
+    (hooks.save)(folder.path(), &trainables(&mut trainer, true)?)?;
+    Ok(progress.finish(steps))
+}
+
+fn due(every: u64, done: u64) -> bool {
+    every > 0 && done.is_multiple_of(every)
+}
+
+fn interrupted(done: u64, steps: u64, folder: &RunFolder, hint: &str) -> Error {
+    Error::Interrupted {
+        done: format!("step {done} of {steps}, saved in {}", folder.path().display()),
+        fix: format!("go on with `{hint}`"),
+    }
+}
+
+fn one_step(
+    trainer: &mut Trainer<'_>,
+    config: &TrainConfig,
+    feed: &Receiver<Result<Prepared>>,
+    step: u64,
+) -> Result<Row> {
+    let begin = Instant::now();
+    let (mut loss, mut mixed) = (0.0, 0);
+    for _ in 0..config.train.accumulate {
+        let pass = feed.recv().map_err(|_| Error::Data {
+            at: format!("step {}", step + 1),
+            found: "no more pictures".into(),
+            expected: "one pass more".into(),
+            fix: "this is a bug of the loader".into(),
+        })??;
+        mixed += pass.samples.iter().filter(|s| s.mixed).count();
+        loss += trainer.pass(&pass)? / config.train.accumulate as f32;
+    }
+    let factor = config.train.learning_rate_factor(step);
+    let grad_norm = trainer.stepper.update(factor)?;
+    Ok(Row {
+        step: step + 1,
+        loss,
+        learning_rate: (config.train.learning_rate * factor) as f32,
+        grad_norm,
+        seconds: begin.elapsed().as_secs_f32(),
+        mixed,
+    })
+}
+
+fn restore(trainer: &mut Trainer<'_>, state: State) -> Result<()> {
+    let flat = trainer.stepper.program.trainables()?;
+    if flat.master.len() != state.master.len() {
+        return Err(Error::Shape {
+            at: "checkpoint".into(),
+            what: "trainables",
+            got: vec![state.master.len()],
+            want: format!("{} elements", flat.master.len()),
+        });
+    }
+    flat.master.copy_from_slice(&state.master);
+    flat.grad.fill(0.0);
+    let optimizer = &mut trainer.stepper.optimizer;
+    optimizer.step = state.step;
+    (optimizer.first, optimizer.second) = (state.first, state.second);
+    optimizer.average = state.average;
+    Ok(())
+}
+
+/// What was trained, in checkpoint layout; `averaged` takes the moving average where there is one.
+///
+/// # Errors
+/// Where the trainables cannot be read.
+pub fn trainables(trainer: &mut Trainer<'_>, averaged: bool) -> Result<Vec<Trainable>> {
+    let stepper = &mut trainer.stepper;
+    let params = stepper.program.plan().params();
+    let flat = stepper.program.trainables()?;
+    let values = match averaged {
+        true => stepper.optimizer.result(&flat),
+        false => &*flat.master,
+    };
+    let one = |(name, range): &(String, std::ops::Range<usize>)| {
+        let info = params.iter().find(|p| p.name == *name);
+        let (dims, layout) =
+            info.map_or((vec![range.len()], Layout::Dense), |p| (p.dims.clone(), p.layout));
+        let data = layout.to_checkpoint(&dims, values[range.clone()].to_vec());
+        Trainable { name: name.clone(), dims: layout.checkpoint_dims(&dims), data }
+    };
+    Ok(flat.entries.iter().map(one).collect())
+}
+
+/// The files that grow during a run.
+struct Outputs {
+    log: Log,
+    events: Events,
+    checkpoints: Checkpoints,
+}
+
+impl Outputs {
+    fn open(folder: &RunFolder, checkpoints: Checkpoints, first: u64) -> Result<Self> {
+        let events = folder.join("events");
+        std::fs::create_dir_all(&events).map_err(Error::file("create", &events))?;
+        let log = Log::open(&folder.join("log.csv"), first)?;
+        Ok(Self { log, events: Events::create(&events, first)?, checkpoints })
+    }
+
+    fn log(&mut self, row: &Row) -> Result<()> {
+        self.log.row(row)?;
+        let scalars = [
+            ("loss", row.loss),
+            ("learning_rate", row.learning_rate),
+            ("grad_norm", row.grad_norm),
+            ("seconds", row.seconds),
+        ];
+        self.events.scalars(row.step, &scalars)
+    }
+
+    fn save(&mut self, trainer: &mut Trainer<'_>) -> Result<()> {
+        self.log.sync()?;
+        let flat = trainer.stepper.program.trainables()?;
+        let optimizer = &trainer.stepper.optimizer;
+        let state = State {
+            step: optimizer.step,
+            master: flat.master.to_vec(),
+            first: optimizer.first.clone(),
+            second: optimizer.second.clone(),
+            average: optimizer.average.clone(),
+        };
+        self.checkpoints.save(&state).map(drop)
+    }
+}
+
+/// The progress bar (only on a terminal) and the numbers of the report.
+struct Progress {
+    bar: ProgressBar,
+    losses: Vec<f32>,
+    begin: Instant,
+    steps: Instant,
+    report: Report,
+}
+
+impl Progress {
+    fn new(first: u64, steps: u64, begin: Instant, report: Report) -> Self {
+        let bar = match std::io::stderr().is_terminal() {
+            true => ProgressBar::new(steps),
+            false => ProgressBar::hidden(),
+        };
+        let style = "{bar:30} {pos}/{len} steps  {msg}  {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(style) {
+            bar.set_style(style);
+        }
+        bar.set_position(first);
+        Self { bar, losses: vec![], begin, steps: Instant::now(), report }
+    }
+
+    fn step(&mut self, row: &Row) {
+        if self.losses.is_empty() {
+            self.report.first_step_seconds = self.begin.elapsed().as_secs_f64();
+        }
+        self.losses.push(row.loss);
+        self.bar.set_position(row.step);
+        self.bar.set_message(format!("loss {:.4}", self.recent()));
+    }
+
+    fn recent(&self) -> f32 {
+        let last = &self.losses[self.losses.len().saturating_sub(50)..];
+        last.iter().sum::<f32>() / last.len().max(1) as f32
+    }
+
+    fn finish(self, steps: u64) -> Report {
+        self.bar.finish_and_clear();
+        let seconds = self.steps.elapsed().as_secs_f64();
+        let (own_steps, last_loss) = (self.losses.len() as u64, self.recent());
+        Report { steps, own_steps, last_loss, seconds, ..self.report }
+    }
+}

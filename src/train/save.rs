@@ -1,0 +1,89 @@
+//! The result of a run as files.
+
+use super::{Trainable, is_adapter};
+use crate::{
+    data::TrainConfig,
+    error::{Error, Result},
+    lora::{Convention, Layer, Lora, Modules},
+    models::base::Base,
+    tensor::{
+        Tensor,
+        safetensors::{Dtype, Raw},
+        write_safetensors,
+    },
+};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+/// The adapter among trained tensors; `alpha` as the configuration has it.
+///
+/// # Errors
+/// [`Error::Weights`] when a factor lacks the other one.
+pub fn adapter(trained: &[Trainable], alpha: f32) -> Result<Lora> {
+    let tensor = |t: &Trainable| Tensor { dims: t.dims.clone(), data: t.data.clone() };
+    let mut layers = vec![];
+    for down in trained {
+        let Some(module) = down.name.strip_suffix(".lora_A.weight") else { continue };
+        let name = format!("{module}.lora_B.weight");
+        let Some(up) = trained.iter().find(|t| t.name == name) else {
+            return Err(Error::Weights {
+                source_name: "trained adapter".into(),
+                missing: vec![name],
+                unknown: vec![],
+                misshaped: vec![],
+            });
+        };
+        layers.push(Layer::new(module, &tensor(down), &tensor(up), alpha, Dtype::F32)?);
+    }
+    Ok(Lora::from_layers(layers))
+}
+
+/// Every module of a base that can carry an adapter.
+pub fn modules(base: &Base) -> Modules {
+    let all: Vec<(String, Vec<usize>)> = (base.weights.parts.iter())
+        .flat_map(|p| {
+            let prefix = p.component().name();
+            p.shapes().map(move |(n, d)| (format!("{prefix}.{n}"), d.to_vec()))
+        })
+        .collect();
+    Modules::of(all.iter().map(|(n, d)| (n.as_str(), d.as_slice())))
+}
+
+/// Writes `adapter.safetensors` in the first convention of the configuration, `adapter_<name>.safetensors` in the
+/// others; weights trained in mode `full` go to `weights.safetensors` under their full names.
+///
+/// # Errors
+/// [`Error::File`] (nothing half-written is left), [`Error::Data`] for a module without a name in a convention.
+pub fn save(
+    folder: &Path,
+    config: &TrainConfig,
+    base: &Base,
+    trained: &[Trainable],
+) -> Result<Vec<PathBuf>> {
+    let mut written = vec![];
+    if trained.iter().any(|t| is_adapter(&t.name)) {
+        let (lora, modules) =
+            (adapter(trained, config.train.effective_alpha() as f32)?, modules(base));
+        for (i, format) in config.train.formats.iter().enumerate() {
+            let convention = match format.as_str() {
+                "kohya" => Convention::Kohya,
+                "comfy" => Convention::Comfy,
+                _ => Convention::Peft,
+            };
+            let name = match i {
+                0 => "adapter.safetensors".into(),
+                _ => format!("adapter_{format}.safetensors"),
+            };
+            lora.save(folder.join(&name), convention, &modules)?;
+            written.push(folder.join(name));
+        }
+        return Ok(written);
+    }
+    let raw: Vec<(&str, Raw)> =
+        trained.iter().map(|t| (t.name.as_str(), Raw::f32(&t.dims, &t.data))).collect();
+    let path = folder.join("weights.safetensors");
+    write_safetensors(&path, raw.iter().map(|(n, r)| (*n, r)), &BTreeMap::new())?;
+    Ok(vec![path])
+}

@@ -1,0 +1,137 @@
+//! A run that is killed anywhere and resumed ends in the same bits as one that was never stopped.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+const STEPS: usize = 24;
+
+/// A short Seg-Mix run on nano with everything that has state: accumulation, warm-up, average, checkpoints.
+fn config(folder: &Path) -> PathBuf {
+    let assets = concat!(env!("CARGO_MANIFEST_DIR"), "/src/assets/nano/subjects/bears");
+    let text = format!(
+        r#"base = "nano"
+[method]
+mix_probability = 0.5
+soft_alpha = 0.5
+[train]
+resolution = 64
+steps = {STEPS}
+batch = 1
+accumulate = 2
+learning_rate = 1e-3
+schedule = "cosine"
+warmup_steps = 3
+rank = 2
+ema = true
+save_every = 4
+sample_every = 0
+[[subject]]
+id = "a"
+token = "olis"
+class = "bear"
+images = "{assets}/a"
+[[subject]]
+id = "b"
+token = "hta"
+class = "bear"
+images = "{assets}/b"
+"#
+    );
+    let path = folder.join("train.toml");
+    fs::write(&path, text).unwrap();
+    path
+}
+
+fn command(config: &Path, out: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_selvedge"));
+    command.arg("train").arg(config).arg("--out").arg(out).args(more);
+    command.env("RAYON_NUM_THREADS", "2").stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn finish(mut command: Command) -> Output {
+    command.output().unwrap()
+}
+
+fn succeeds(command: Command) {
+    let output = finish(command);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn rows(out: &Path) -> Vec<String> {
+    let text = fs::read_to_string(out.join("log.csv")).unwrap_or_default();
+    text.lines().skip(1).map(str::to_string).collect()
+}
+
+/// Waits until the log has `count` rows, then a little longer, so that the kill falls somewhere in a step.
+fn wait_for(child: &mut Child, out: &Path, count: usize, extra_ms: u64) {
+    let begin = Instant::now();
+    while rows(out).len() < count && child.try_wait().unwrap().is_none() {
+        assert!(begin.elapsed() < Duration::from_secs(300), "no progress");
+        sleep(Duration::from_millis(5));
+    }
+    sleep(Duration::from_millis(extra_ms));
+}
+
+/// Everything but the seconds.
+fn facts(out: &Path) -> Vec<Vec<String>> {
+    let facts = |row: &String| -> Vec<String> {
+        let all: Vec<&str> = row.split(',').collect();
+        [0, 1, 2, 3, 5].iter().map(|i| all[*i].to_string()).collect()
+    };
+    rows(out).iter().map(facts).collect()
+}
+
+#[test]
+fn killed_and_resumed_runs_end_in_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path());
+    let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
+    succeeds(command(&config, &whole, &[]));
+    for (kill, (row, extra_ms)) in [(2, 3), (9, 40), (13, 17), (16, 1)].into_iter().enumerate() {
+        let more: &[&str] = if kill == 0 { &[] } else { &["--resume"] };
+        let mut child = command(&config, &broken, more).spawn().unwrap();
+        wait_for(&mut child, &broken, row, extra_ms);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!broken.join("adapter.safetensors").exists(), "the run ended before kill {kill}");
+    }
+    succeeds(command(&config, &broken, &["--resume"]));
+    let adapter = |out: &Path| fs::read(out.join("adapter.safetensors")).unwrap();
+    assert!(adapter(&whole) == adapter(&broken), "the adapters differ");
+    assert_eq!(facts(&whole), facts(&broken));
+    assert_eq!(facts(&whole).len(), STEPS);
+    assert!(facts(&whole).iter().any(|row| row[4] != "0"), "no mix was drawn");
+    let kept = fs::read_dir(broken.join("checkpoints")).unwrap().count();
+    assert_eq!(kept, 2, "the last checkpoints are kept and no unfinished one stays");
+    let refused = finish(command(&config, &whole, &[]));
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--resume"));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_finishes_the_step_saves_and_says_how_to_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path());
+    let out = folder.path().join("run");
+    let mut child = command(&config, &out, &[]).spawn().unwrap();
+    wait_for(&mut child, &out, 2, 0);
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("interrupted") && text.contains("--resume"), "{text}");
+    let done = rows(&out).len();
+    let saved = out.join(format!("checkpoints/step-{done:08}/manifest.json"));
+    assert!(saved.exists(), "{done} steps, {}", saved.display());
+    let other = finish(command(&config, &out, &["--resume", "--set", "train.rank=3"]));
+    assert_eq!(other.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&other.stderr).contains("config.toml"));
+}
