@@ -10,7 +10,7 @@ use selvedge::{
         vae::{VaeConfig, decoder, encoder},
     },
     nn::Net,
-    plan::{ParamInfo, Recorder},
+    plan::{ParamInfo, Pass, PlanOptions, Recorder},
     tensor::Spec,
 };
 use std::time::Instant;
@@ -125,4 +125,33 @@ fn a_wrong_text_width_is_an_error_that_names_the_input() {
     };
     let error = unet(&mut Net::new(&mut rec, &none), &config, &inputs).unwrap_err().to_string();
     assert!(error.contains("encoder_hidden_states") && error.contains("768"), "{error}");
+}
+
+#[test]
+fn the_work_of_full_sdxl_is_the_published_one() {
+    let plain = record_unet("sdxl", &Adapters::new(), 64).unwrap();
+    let target = |path: &str| {
+        path.contains(".attn")
+            && ["to_q", "to_k", "to_v", "to_out.0"].iter().any(|t| path.ends_with(t))
+    };
+    let adapters = Adapters::on(&plain, Adapter { rank: 32, scale: 1.0 }, target);
+    let mut rec = Recorder::new();
+    rec.train_if(|name| name.contains(".lora_"));
+    let config = UnetConfig::from_json(&builtin("sdxl", "unet").unwrap()).unwrap();
+    let inputs = UnetInputs {
+        sample: rec.input("sample", Spec::f32(&[1, 128, 128, 4])),
+        timestep: rec.input("timestep", Spec::f32(&[1])),
+        context: rec.input("context", Spec::f32(&[1, 77, 2048])),
+        text_embeds: Some(rec.input("text_embeds", Spec::f32(&[1, 1280]))),
+        time_ids: Some(rec.input("time_ids", Spec::f32(&[1, 6]))),
+    };
+    let mut net = Net::new(&mut rec, &adapters);
+    let out = net.within("unet", |net| unet(net, &config, &inputs)).unwrap();
+    let options = PlanOptions { pass: Pass::Seeded, ..PlanOptions::default() };
+    let summary = rec.plan(&[("sample", out)], options).unwrap().summary();
+    assert_eq!(summary.trainable_parameters, 46_448_640);
+    let step = summary.forward_flop + summary.backward_flop;
+    println!("{:.3e} forward, {step:.3e} a step", summary.forward_flop);
+    assert!((summary.forward_flop / 6.76e12 - 1.0).abs() < 0.03, "{:.3e}", summary.forward_flop);
+    assert!((step / 14.7e12 - 1.0).abs() < 0.03, "{step:.3e}");
 }

@@ -25,20 +25,17 @@ struct Line {
 fn worst(case: &Path, out: &Path) -> (f64, String) {
     let word = fs::read_to_string(case.join("component")).unwrap();
     let out = out.join(case.file_name().unwrap()).with_extension("safetensors");
-    let paths = [case.to_path_buf(), case.join("inputs.safetensors"), out.clone()];
-    let [model, inputs, outputs] = paths.map(|p| p.display().to_string());
-    let line = Line::parse_from([
-        "forward",
-        word.trim(),
-        "--model",
-        &model,
-        "--inputs",
-        &inputs,
-        "--outputs",
-        &outputs,
-        "--gradients",
-        "all",
-    ]);
+    let text = |path: PathBuf| path.display().to_string();
+    let lora = case.join("lora.safetensors");
+    let mut words = vec!["forward".to_string(), word.trim().into(), "--model".into()];
+    words.extend([text(case.to_path_buf()), "--inputs".into()]);
+    words.extend([text(case.join("inputs.safetensors")), "--outputs".into(), text(out.clone())]);
+    words.push("--gradients".into());
+    match lora.exists() {
+        true => words.extend(["lora".into(), "--lora".into(), text(lora)]),
+        false => words.push("all".into()),
+    }
+    let line = Line::parse_from(words);
     if let Err(e) = run(&line.args) {
         panic!("{}: {e}", case.display());
     }
@@ -95,6 +92,11 @@ fn the_sd15_unet_equals_diffusers_on_odd_sizes() {
 #[test]
 fn the_sd21_unet_equals_diffusers() {
     committed("sd21");
+}
+
+#[test]
+fn adapters_on_linear_layers_and_convolutions_equal_peft() {
+    committed("sd15-lora");
 }
 
 #[test]

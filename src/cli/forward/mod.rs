@@ -6,7 +6,7 @@ use crate::{
     cli::common::{self, Compute},
     device::Device,
     error::{Error, Result},
-    lora::LoraFile,
+    lora::{LoraFile, Modules},
     models::checkpoint::{Checkpoint, Component},
     plan::{Layout, ParamInfo, Pass, PlanOptions, Program, Recorder, WeightSource},
     tensor::{
@@ -19,7 +19,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use record::{Data, Recorded, record};
 use std::{
     collections::{BTreeMap, HashMap},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -99,7 +99,7 @@ pub fn run(args: &Args) -> Result<u8> {
     let checkpoint = Checkpoint::open(&args.model, args.component.component())?;
     let inputs = SafeFile::open(&args.inputs)?;
     let lora = match &args.lora {
-        Some(path) => Some(LoraFile::open(path, checkpoint.component().name())?),
+        Some(path) => Some(open_lora(path, &checkpoint)?),
         None if args.gradients == Some(Gradients::Lora) => return Err(no_adapter()),
         None => None,
     };
@@ -110,6 +110,17 @@ pub fn run(args: &Args) -> Result<u8> {
         &BTreeMap::new(),
     )?;
     Ok(0)
+}
+
+/// Opens an adapter file by the names of the published models, or else of this very model.
+fn open_lora(path: &Path, checkpoint: &Checkpoint) -> Result<LoraFile> {
+    let component = checkpoint.component().name();
+    LoraFile::open(path, component).or_else(|error| {
+        let full: Vec<(String, &[usize])> =
+            checkpoint.shapes().map(|(n, d)| (format!("{component}.{n}"), d)).collect();
+        let modules = Modules::of(full.iter().map(|(n, d)| (n.as_str(), *d)));
+        LoraFile::open_for(path, component, &modules).map_err(|_| error)
+    })
 }
 
 fn forward(
