@@ -1,4 +1,5 @@
 //! The training configuration: defaults, overrides, and messages that name line and nearest key.
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 use std::path::Path;
 

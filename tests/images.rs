@@ -1,4 +1,6 @@
-//! Pictures: every file kind by content, Pillow's resize and crop bit for bit, PNG text, damaged files.
+//! Pictures: every file kind by content, Pillow's resize and crop bit for bit, PNG text, damaged
+//! files.
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 use std::path::{Path, PathBuf};
 

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 
 /// Write the pictures that training would see.
 ///
-/// NNNNN.png, NNNNN_mask.png (union of the masks), mixes.jsonl (one line a draw) and grid.png. Pictures and draws are
-/// exactly those of the run: the same seed, the same order.
+/// NNNNN.png, NNNNN_mask.png (union of the masks), mixes.jsonl (one line a draw) and grid.png.
+/// Pictures and draws are exactly those of the run: the same seed, the same order.
 ///
 /// Example: selvedge mix two_bears.toml --count 64 --out mixes
 #[derive(Debug, Args)]

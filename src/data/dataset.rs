@@ -1,4 +1,5 @@
-//! Which picture stands where in the run: a function of the seed and the position, without any state.
+//! Which picture stands where in the run: a function of the seed and the position, without any
+//! state.
 
 use std::path::Path;
 
@@ -69,7 +70,8 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Loss weights `[h, w]`: `m (1 - soft_alpha) + soft_alpha` with `m` the mix's mask resized bilinearly; 1 un-mixed.
+    /// Loss weights `[h, w]`: `m (1 - soft_alpha) + soft_alpha` with `m` the mix's mask resized
+    /// bilinearly; 1 un-mixed.
     pub fn weight(&self, h: usize, w: usize, soft_alpha: f32) -> Vec<f32> {
         if !self.draw.mixed || soft_alpha >= 1.0 {
             return vec![1.0; h * w];
@@ -125,7 +127,8 @@ impl Dataset {
         Self::new(config, subjects, classes)
     }
 
-    /// A data set of subjects and prior classes in memory (`classes[i]` belongs to `subjects[i]`, or is empty).
+    /// A data set of subjects and prior classes in memory (`classes[i]` belongs to `subjects[i]`,
+    /// or is empty).
     ///
     /// # Errors
     /// A missing mask where mixes need it; too few subjects.

@@ -1,4 +1,5 @@
-//! Where subjects stand when a picture starts: random columns, or a layout file (methods.md §1.7, §1.13, §1.14).
+//! Where subjects stand when a picture starts: random columns, or a layout file (methods.md §1.7,
+//! §1.13, §1.14).
 
 use std::path::Path;
 
@@ -53,8 +54,8 @@ fn sdxl_canvas() -> [f64; 2] {
 }
 
 impl Layout {
-    /// Reads a layout file: `{"canvas":[w,h],"subjects":[{"id","box":[x1,y1,x2,y2],"z"}]}`, or lines
-    /// `id: (x1, x2, y1, y2)` in the order language models were asked for, on a 1024 canvas.
+    /// Reads a layout file: `{"canvas":[w,h],"subjects":[{"id","box":[x1,y1,x2,y2],"z"}]}`, or
+    /// lines `id: (x1, x2, y1, y2)` in the order language models were asked for, on a 1024 canvas.
     ///
     /// # Errors
     /// [`Error::File`]; [`Error::Format`] when it is neither, or a box is empty or not finite.
@@ -151,10 +152,12 @@ fn shuffled(n: usize, random: &mut Stream) -> Vec<usize> {
     order
 }
 
-/// Subjects in columns of width `W / N` in random order, with the scale and margin rule of the mixes in each column.
+/// Subjects in columns of width `W / N` in random order, with the scale and margin rule of the
+/// mixes in each column.
 ///
-/// The first column's margin is measured from the left, the last one's from the right, others by a coin; depth is
-/// a random order. With two subjects and a square picture this is the rule of [`super::mix::seg_mix`].
+/// The first column's margin is measured from the left, the last one's from the right, others by a
+/// coin; depth is a random order. With two subjects and a square picture this is the rule of
+/// [`super::mix::seg_mix`].
 ///
 /// # Errors
 /// A subject without a mask.
@@ -192,7 +195,8 @@ pub fn columns(
     Ok(finish(size, parts))
 }
 
-/// Subjects in the boxes of `layout`, each keeping its aspect, centred; a box names a subject by id or class.
+/// Subjects in the boxes of `layout`, each keeping its aspect, centred; a box names a subject by id
+/// or class.
 ///
 /// # Errors
 /// A box for an unknown subject, a box outside the canvas, a subject without a mask.

@@ -7,15 +7,15 @@ const FAR: i32 = 40 * 40;
 
 /// The largest connected region that differs from the border's median colour, holes filled.
 ///
-/// `None` when it covers less than 2 % or more than 85 % of the picture, or when less than two thirds of the border
-/// look alike: then the background is not simple.
+/// `None` when it covers less than 2 % or more than 85 % of the picture, or when less than two
+/// thirds of the border look alike: then the background is not simple.
 pub fn matte(picture: &Picture) -> Option<Picture> {
     let p = picture.rgb();
     let (w, h) = (p.width, p.height);
     if w < 3 || h < 3 {
         return None;
     }
-    let on_border = |i: usize| i % w == 0 || i % w == w - 1 || i / w == 0 || i / w == h - 1;
+    let on_border = |i: usize| [0, w - 1].contains(&(i % w)) || [0, h - 1].contains(&(i / w));
     let border: Vec<&[u8]> =
         (0..w * h).filter(|i| on_border(*i)).map(|i| p.at(i % w, i / w)).collect();
     let median = [0, 1, 2].map(|c| {
@@ -44,7 +44,8 @@ pub fn matte(picture: &Picture) -> Option<Picture> {
     (area * 50 >= w * h && area * 100 <= w * h * 85).then_some(mask)
 }
 
-/// Connected regions (4 neighbours, or 8 with `diagonal`) of the set positions of a picture `w` wide.
+/// Connected regions (4 neighbours, or 8 with `diagonal`) of the set positions of a picture `w`
+/// wide.
 fn regions(set: &[bool], w: usize, diagonal: bool) -> Vec<Vec<usize>> {
     let (width, height) = (w as i64, (set.len() / w) as i64);
     let mut seen = vec![false; set.len()];

@@ -1,7 +1,7 @@
 //! Seg-Mix and Cut-Mix: two subjects in one training picture (methods.md §1.4).
 //!
-//! Every pixel constant of the SDXL recipe is scaled with `resolution / 1024`: half width 512, fit margin 32,
-//! side margin 256.
+//! Every pixel constant of the SDXL recipe is scaled with `resolution / 1024`: half width 512, fit
+//! margin 32, side margin 256.
 
 use super::{
     config::MethodConfig,
@@ -80,8 +80,8 @@ pub struct Mix {
 
 /// Pastes `own` and `other` side by side (steps 4 to 8).
 ///
-/// Drawn in this order: two factors, the side coin, two heights, two margins, the depth coin. The depth coin is
-/// independent of the side coin; each subject's height is uniform over the canvas.
+/// Drawn in this order: two factors, the side coin, two heights, two margins, the depth coin. The
+/// depth coin is independent of the side coin; each subject's height is uniform over the canvas.
 pub fn seg_mix(own: Pick<'_>, other: Pick<'_>, rule: &Rule, random: &mut Stream) -> Mix {
     let r = rule.resolution;
     let room = rule.room();
@@ -126,7 +126,8 @@ pub fn seg_mix(own: Pick<'_>, other: Pick<'_>, rule: &Rule, random: &mut Stream)
     Mix { picture, mask, pasted }
 }
 
-/// The half pictures of `own` and `other` in random order, a hard seam in the middle; the mask is everywhere.
+/// The half pictures of `own` and `other` in random order, a hard seam in the middle; the mask is
+/// everywhere.
 pub fn cut_mix(own: [(&Subject, &Photo); 2], resolution: usize, random: &mut Stream) -> Mix {
     let (r, half) = (resolution, resolution / 2);
     let own_left = random.coin();

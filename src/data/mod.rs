@@ -1,7 +1,7 @@
 //! Subjects, captions, masks, mixes: everything between a folder of photos and a training batch.
 //!
-//! What stands at a position of the run is a function of the seed and the position ([`Dataset::sample`]), so a
-//! run that goes on after a kill needs no state of this room.
+//! What stands at a position of the run is a function of the seed and the position
+//! ([`Dataset::sample`]), so a run that goes on after a kill needs no state of this room.
 
 pub mod config;
 mod dataset;

@@ -1,7 +1,9 @@
-//! The prior set: class pictures of the frozen base model, so that the class is not forgotten (methods.md §1.3).
+//! The prior set: class pictures of the frozen base model, so that the class is not forgotten
+//! (methods.md §1.3).
 //!
-//! Layout: `DIR/<class with _ for spaces>/NNN.png` with `NNN_mask.png`. Making the pictures is the caller's
-//! work (it needs the sampler): [`missing`] says which ones are wanted, [`store`] files each.
+//! Layout: `DIR/<class with _ for spaces>/NNN.png` with `NNN_mask.png`. Making the pictures is the
+//! caller's work (it needs the sampler): [`missing`] says which ones are wanted, [`store`] files
+//! each.
 
 use std::path::{Path, PathBuf};
 
@@ -22,7 +24,8 @@ pub const NEGATIVE: &str =
 /// Prompt of the prior pictures of `class`.
 pub fn prompt(class: &str) -> String {
     format!(
-        "a photo of a {class}, simple background, full body view, award winning photography, highly detailed"
+        "a photo of a {class}, simple background, full body view, award winning photography, \
+         highly detailed"
     )
 }
 
@@ -59,10 +62,11 @@ pub fn missing(config: &TrainConfig, dir: &Path) -> Vec<Wanted> {
         .collect()
 }
 
-/// Files one picture with its mask; `false` (and nothing written) when the subject cannot be told from the background.
+/// Files one picture with its mask; `false` (and nothing written) when the subject cannot be told
+/// from the background.
 ///
-/// The mask is the matte of [`matte`]; mask quality is not critical here. After several refusals call with `force`:
-/// the picture is then stored without a mask and never mixed.
+/// The mask is the matte of [`matte`]; mask quality is not critical here. After several refusals
+/// call with `force`: the picture is then stored without a mask and never mixed.
 ///
 /// # Errors
 /// [`Error::File`].
@@ -81,7 +85,8 @@ pub fn store(wanted: &Wanted, picture: &Picture, force: bool) -> Result<bool> {
     Ok(true)
 }
 
-/// Reads the prior set: for each subject its class as a subject of the same id, without token or fixed scale.
+/// Reads the prior set: for each subject its class as a subject of the same id, without token or
+/// fixed scale.
 ///
 /// # Errors
 /// As [`Subject::load`]; [`Error::Data`] when pictures are missing.

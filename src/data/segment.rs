@@ -19,7 +19,8 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Cuts the tight box of `mask > 128`, last row and column included; `None` when nothing is above.
+    /// Cuts the tight box of `mask > 128`, last row and column included; `None` when nothing is
+    /// above.
     pub fn cut(rgb: &Picture, mask: &Picture) -> Option<Self> {
         let [x0, y0, x1, y1] = tight_box(mask, BOX_THRESHOLD)?;
         let cut = |p: &Picture| p.crop(x0 as i64, y0 as i64, x1 - x0, y1 - y0);
@@ -86,7 +87,8 @@ pub struct Pasted {
     pub z: Option<usize>,
 }
 
-/// Pastes the segments on white; where two masks are set the higher `z` wins. Returns picture and union mask (0, 255).
+/// Pastes the segments on white; where two masks are set the higher `z` wins. Returns picture and
+/// union mask (0, 255).
 pub fn compose(width: usize, height: usize, placed: &[&Placed]) -> (Picture, Picture) {
     let mut picture = Picture::filled(width, height, 3, 255);
     let mut union = Picture::filled(width, height, 1, 0);

@@ -47,7 +47,8 @@ impl Subject {
     /// Reads the folder of `config`; what was put right on the way is added to `warnings`.
     ///
     /// # Errors
-    /// No folder, no pictures in it, a damaged picture, or a mask with nothing in it ([`Error::Image`] with the file).
+    /// No folder, no pictures in it, a damaged picture, or a mask with nothing in it
+    /// ([`Error::Image`] with the file).
     pub fn load(config: &SubjectConfig, warnings: &mut Vec<String>) -> Result<Self> {
         let photos = read_folder(&config.images, warnings)?;
         if photos.is_empty() {
@@ -90,7 +91,8 @@ impl Subject {
         format!("A photo of a {}", self.words)
     }
 
-    /// Whether `prompt` names this subject: its token as a word of its own, or without a token its class.
+    /// Whether `prompt` names this subject: its token as a word of its own, or without a token its
+    /// class.
     pub fn named_in(&self, prompt: &str) -> bool {
         let words = |s: &str| -> Vec<String> {
             let parts = s.split(|c: char| !c.is_alphanumeric() && c != '<' && c != '>');

@@ -1,4 +1,5 @@
-//! The list of keys with their meaning: what `--print-config` prints and what an unknown key is compared with.
+//! The list of keys with their meaning: what `--print-config` prints and what an unknown key is
+//! compared with.
 
 use super::TrainConfig;
 

@@ -11,10 +11,11 @@ use super::{
 use crate::error::{Error, Result};
 
 impl TrainConfig {
-    /// Reads `path`, applies `overrides` (`train.steps=10`, `subject.a.scale=0.5`), checks everything.
+    /// Reads `path`, applies `overrides` (`train.steps=10`, `subject.a.scale=0.5`), checks
+    /// everything.
     ///
-    /// Relative paths are taken from the configuration's folder, or from the working directory when only
-    /// there something exists; they come back absolute.
+    /// Relative paths are taken from the configuration's folder, or from the working directory when
+    /// only there something exists; they come back absolute.
     ///
     /// # Errors
     /// The file cannot be read or is not TOML; an unknown key; a value that cannot be used.
@@ -24,7 +25,8 @@ impl TrainConfig {
         Self::parse(&text, &path.display().to_string(), &root, overrides)
     }
 
-    /// As [`TrainConfig::load`] for `text`, called `name` in messages, with paths relative to `root`.
+    /// As [`TrainConfig::load`] for `text`, called `name` in messages, with paths relative to
+    /// `root`.
     ///
     /// # Errors
     /// As [`TrainConfig::load`].
@@ -217,7 +219,8 @@ fn set_subject(table: &mut toml::Table, who: &str, field: &str, value: toml::Val
     }
 }
 
-/// The subjects of a TOML file: a training configuration, or one that holds `[[subject]]` tables only.
+/// The subjects of a TOML file: a training configuration, or one that holds `[[subject]]` tables
+/// only.
 ///
 /// # Errors
 /// As [`TrainConfig::load`]; [`Error::Data`] when there is no subject.

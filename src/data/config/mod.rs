@@ -1,7 +1,7 @@
 //! The training configuration: one TOML file, every key with a default, every unknown key an error.
 //!
-//! [`TrainConfig::load`] reads a file and `--set` overrides; [`print_config`] lists every key with its
-//! default and meaning. The defaults are the published SDXL settings (methods.md §1.6).
+//! [`TrainConfig::load`] reads a file and `--set` overrides; [`print_config`] lists every key with
+//! its default and meaning. The defaults are the published SDXL settings (methods.md §1.6).
 
 mod check;
 mod keys;
@@ -87,7 +87,8 @@ pub struct MethodConfig {
     pub scale_min: f64,
     /// Largest factor drawn on a subject's own fit.
     pub scale_max: f64,
-    /// Largest distance of a subject from its side of the canvas, pixels at 1024 (scaled to the resolution).
+    /// Largest distance of a subject from its side of the canvas, pixels at 1024 (scaled to the
+    /// resolution).
     pub margin: usize,
     /// Loss weight outside the union mask of a mix: 1 = no masking.
     pub soft_alpha: f64,
@@ -223,7 +224,8 @@ pub struct TrainSection {
     pub rank: usize,
     /// Adapter alpha; 0 = equal to the rank. The adapter's factor is alpha / rank.
     pub alpha: f64,
-    /// Adapted U-Net layers: ends of layer names, or regular expressions when they hold `*`, `(` or `^`.
+    /// Adapted U-Net layers: ends of layer names, or regular expressions when they hold `*`, `(` or
+    /// `^`.
     pub targets: Vec<String>,
     /// Whether the text encoders get adapters too.
     pub train_text_encoder: bool,

@@ -4,7 +4,8 @@ use super::Picture;
 
 /// Pictures in reading order, `columns` a row, `gap` pixels of white between and around them.
 ///
-/// Every cell has the size of the largest picture; smaller ones lie in its upper left corner. Gray becomes RGB.
+/// Every cell has the size of the largest picture; smaller ones lie in its upper left corner. Gray
+/// becomes RGB.
 pub fn grid(pictures: &[Picture], columns: usize, gap: usize) -> Picture {
     let columns = columns.clamp(1, pictures.len().max(1));
     let rows = pictures.len().div_ceil(columns);

@@ -96,13 +96,15 @@ impl Picture {
         out
     }
 
-    /// Crop by a float box `[x0, y0, x1, y1]`, each rounded to the nearest integer, ties to even (Pillow).
+    /// Crop by a float box `[x0, y0, x1, y1]`, each rounded to the nearest integer, ties to even
+    /// (Pillow).
     pub fn crop_box(&self, b: [f64; 4]) -> Self {
         let [x0, y0, x1, y1] = b.map(|v| v.round_ties_even() as i64);
         self.crop(x0, y0, (x1 - x0).max(0) as usize, (y1 - y0).max(0) as usize)
     }
 
-    /// Pillow's `resize((width, height), filter)`: bit-equal for gray and RGB, and for RGBA (premultiplied inside).
+    /// Pillow's `resize((width, height), filter)`: bit-equal for gray and RGB, and for RGBA
+    /// (premultiplied inside).
     pub fn resize(&self, width: usize, height: usize, filter: Filter) -> Self {
         resize::resize(self, width, height, filter)
     }
@@ -119,7 +121,8 @@ impl Picture {
         self.data.iter().map(|v| (f32::from(*v) / 255.0 - 0.5) / 0.5).collect()
     }
 
-    /// A picture from samples in `[-1, 1]`, layout `[H, W, C]`: `round(255 clamp(x / 2 + 0.5))`, ties to even.
+    /// A picture from samples in `[-1, 1]`, layout `[H, W, C]`: `round(255 clamp(x / 2 + 0.5))`,
+    /// ties to even.
     pub fn from_signed(width: usize, height: usize, channels: usize, data: &[f32]) -> Option<Self> {
         let byte = |v: &f32| ((v * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
         Self::new(width, height, channels, data.iter().map(byte).collect())

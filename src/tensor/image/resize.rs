@@ -1,8 +1,8 @@
 //! Pillow's resampling: separable, 22-bit fixed-point weights, 8-bit rounding per pass.
 //!
-//! The horizontal pass comes first, except (since Pillow 13) when the height shrinks by more than twice
-//! the pixels the width does. Source: Pillow's `Resample.c` and, for nearest, `Geometry.c`. When making a picture
-//! smaller the filter's support grows by the factor (anti-aliasing).
+//! The horizontal pass comes first, except (since Pillow 13) when the height shrinks by more than
+//! twice the pixels the width does. Source: Pillow's `Resample.c` and, for nearest, `Geometry.c`.
+//! When making a picture smaller the filter's support grows by the factor (anti-aliasing).
 
 use super::Picture;
 
@@ -179,7 +179,8 @@ pub(super) fn resize(p: &Picture, width: usize, height: usize, filter: Filter) -
     out
 }
 
-/// Bilinear resizing of an f32 plane `[h, w]` without anti-aliasing (torch's `interpolate`, `align_corners` off).
+/// Bilinear resizing of an f32 plane `[h, w]` without anti-aliasing (torch's `interpolate`,
+/// `align_corners` off).
 pub fn resize_plane(data: &[f32], from: [usize; 2], to: [usize; 2]) -> Vec<f32> {
     let axis = |n: usize, m: usize| -> Vec<(usize, usize, f32)> {
         let scale = n as f32 / m as f32;
