@@ -3,7 +3,7 @@
 use super::common::{Compute, note, warn};
 use crate::{
     data::{
-        Layout, Subject, SubjectConfig,
+        Layout, Subject,
         config::{Method, MethodConfig},
         layout::{arranged, columns},
         load_all,
@@ -19,13 +19,15 @@ use crate::{
         Tensor,
         image::{Picture, write_png},
         philox::Stream,
-        safetensors::{SafeFile, write_safetensors},
+        safetensors::{Raw, SafeFile},
+        write_safetensors,
     },
 };
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use std::{
+    collections::BTreeMap,
     io::IsTerminal as _,
     path::{Path, PathBuf},
 };
@@ -211,7 +213,7 @@ impl Generate {
             });
         };
         let mut warnings = vec![];
-        let configs = SubjectConfig::load_all(path)?;
+        let configs = crate::data::config::load_subjects(path)?;
         let subjects = load_all(&configs, &mut warnings)?;
         warnings.iter().for_each(|w| warn(w));
         Ok(subjects)
@@ -251,7 +253,7 @@ impl Generate {
 
     fn given_noise(&self, base: &Base) -> Result<Option<Given>> {
         let Some(path) = &self.latents else { return Ok(None) };
-        let tensor = SafeFile::open(path)?.tensor("latents")?;
+        let tensor = SafeFile::open(path)?.f32("latents")?;
         let [n, c, h, w] = tensor.dims[..] else {
             return Err(latents_shape(path, &tensor, base));
         };
@@ -328,8 +330,9 @@ fn save_latents(path: &Path, made: &Made) -> Result<()> {
     let cells = first.len() / 4;
     let h = ((cells * picture.height) as f64 / picture.width as f64).sqrt().round() as usize;
     let dims = [made.latents.len(), h, cells / h.max(1), 4];
-    let all = Tensor { dims: dims.to_vec(), data: made.latents.concat() };
-    write_safetensors(path, &[("latents".into(), all.permuted(&[0, 3, 1, 2]))], &[])
+    let all = Tensor { dims: dims.to_vec(), data: made.latents.concat() }.permuted(&[0, 3, 1, 2]);
+    let raw = Raw::f32(&all.dims, &all.data);
+    write_safetensors(path, [("latents", &raw)], &BTreeMap::new())
 }
 
 /// A bar over `steps`, silent when stderr is no terminal.
