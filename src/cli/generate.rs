@@ -12,9 +12,7 @@ use crate::{
     error::{Error, Result},
     lora::{Lora, Loras, Modules},
     models::base::Base,
-    sample::{
-        MaskResize, Pipeline, Request, Sampler, Spacing, Start, first_inputs, start_noise,
-    },
+    sample::{MaskResize, Pipeline, Request, Sampler, Spacing, Start, first_inputs, start_noise},
     tensor::{
         Tensor,
         image::{Picture, write_png},
@@ -243,8 +241,7 @@ impl Generate {
             file => {
                 let layout = Layout::read(Path::new(file))?;
                 Ok(Some(Box::new(move |seed| {
-                    let start =
-                        arranged(subjects, &layout, size, &mut Stream::new(seed, STREAM))?;
+                    let start = arranged(subjects, &layout, size, &mut Stream::new(seed, STREAM))?;
                     Ok((start.picture, start.mask))
                 })))
             }
@@ -301,10 +298,15 @@ fn mask_resize(word: &str) -> Result<MaskResize> {
 /// # Errors
 /// A scale that is no number; those of the files.
 pub fn open_loras(base: &Base, words: &[String]) -> Result<Loras> {
-    let params: Vec<(String, Vec<usize>)> = base.weights.parts.iter().flat_map(|p| {
-        let prefix = p.component().name();
-        p.shapes().map(move |(n, d)| (format!("{prefix}.{n}"), d.to_vec())).collect::<Vec<_>>()
-    }).collect();
+    let params: Vec<(String, Vec<usize>)> = base
+        .weights
+        .parts
+        .iter()
+        .flat_map(|p| {
+            let prefix = p.component().name();
+            p.shapes().map(move |(n, d)| (format!("{prefix}.{n}"), d.to_vec())).collect::<Vec<_>>()
+        })
+        .collect();
     let modules = Modules::of(params.iter().map(|(n, d)| (n.as_str(), d.as_slice())));
     let one = |word: &String| {
         let (file, scale) = match word.rsplit_once(':') {

@@ -70,8 +70,7 @@ pub fn first_inputs(
                 want: format!("[{h}, {w}, {c}], the latent of a composition"),
             });
         }
-        let plane: Vec<f32> =
-            mask.data.iter().map(|v| if *v > 127 { 1.0 } else { 0.0 }).collect();
+        let plane: Vec<f32> = mask.data.iter().map(|v| if *v > 127 { 1.0 } else { 0.0 }).collect();
         let small = match resize {
             MaskResize::Bilinear => resize_plane(&plane, [mask.height, mask.width], [h, w]),
             MaskResize::Nearest => {
