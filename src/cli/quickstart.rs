@@ -74,6 +74,7 @@ impl Quickstart {
     /// Those of training and sampling.
     pub fn run(&self) -> Result<u8> {
         let start = Instant::now();
+        let (device, stop) = (self.compute.device()?, train::stop_flag());
         let subjects = self.write_subjects()?;
         let mut report = Report::new(
             "selvedge quickstart",
@@ -90,7 +91,9 @@ impl Quickstart {
             let folder = self.out.join(name);
             note(&format!("training {name}: {} steps", config.train.steps));
             let clock = Instant::now();
-            train::train(&config, &folder, true, &self.compute)?;
+            let resume = folder.join("config.toml").exists();
+            let hint = format!("selvedge quickstart --out {}", self.out.display());
+            train::train(&config, device.clone(), &folder, resume, &hint, stop.clone())?;
             rows.push(vec![format!("training {name}"), seconds(clock)]);
             if method == Method::Mudi {
                 self.show_mixes(&mut report, &config)?;
