@@ -5,6 +5,7 @@ pub mod common;
 pub mod convert;
 pub mod export;
 pub mod forward;
+pub mod generate;
 pub mod kernels;
 pub mod mix;
 pub mod plan;
@@ -24,14 +25,15 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// The commands.
+/// The commands; each one's help stands at its own type.
 #[derive(Debug, Subcommand)]
+#[allow(missing_docs)]
 pub enum Command {
-    #[allow(missing_docs)] // the command's own help
-    Forward(forward::Args),
-    #[allow(missing_docs)] // the command's own help
     Mix(mix::Mix),
-    #[allow(missing_docs)]
+    Generate(Box<generate::Generate>),
+    Forward(Box<forward::Args>),
+    Convert(convert::ConvertArgs),
+    Export(export::ExportArgs),
     Kernels(kernels::Args),
     #[allow(missing_docs)]
     Bench(bench::Args),
@@ -47,8 +49,11 @@ pub enum Command {
 /// Those of the command; the process then exits with 2.
 pub fn run(cli: Cli) -> Result<u8> {
     match cli.command {
-        Command::Forward(c) => forward::run(&c),
         Command::Mix(c) => c.run(),
+        Command::Generate(c) => c.run(),
+        Command::Forward(c) => forward::run(&c),
+        Command::Convert(c) => convert::run(&c),
+        Command::Export(c) => export::run(&c),
         Command::Kernels(c) => kernels::run(c),
         Command::Bench(c) => bench::run(c),
         Command::Plan(c) => plan::run(c),
