@@ -10,6 +10,7 @@ pub mod kernels;
 pub mod mix;
 pub mod plan;
 pub mod plot;
+pub mod quickstart;
 pub mod report;
 pub mod train;
 
@@ -29,18 +30,16 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 #[allow(missing_docs)]
 pub enum Command {
+    Quickstart(quickstart::Quickstart),
+    Train(Box<train::Args>),
     Mix(mix::Mix),
     Generate(Box<generate::Generate>),
     Forward(Box<forward::Args>),
+    Plan(plan::Args),
+    Bench(bench::Args),
     Convert(convert::ConvertArgs),
     Export(export::ExportArgs),
     Kernels(kernels::Args),
-    #[allow(missing_docs)]
-    Bench(bench::Args),
-    #[allow(missing_docs)]
-    Plan(plan::Args),
-    #[allow(missing_docs)]
-    Train(Box<train::Args>),
 }
 
 /// Runs a command; the value is the exit code (0 ok, 1 a check failed).
@@ -49,14 +48,15 @@ pub enum Command {
 /// Those of the command; the process then exits with 2.
 pub fn run(cli: Cli) -> Result<u8> {
     match cli.command {
+        Command::Quickstart(c) => c.run(),
+        Command::Train(c) => train::run(*c),
         Command::Mix(c) => c.run(),
         Command::Generate(c) => c.run(),
         Command::Forward(c) => forward::run(&c),
+        Command::Plan(c) => plan::run(c),
+        Command::Bench(c) => bench::run(c),
         Command::Convert(c) => convert::run(&c),
         Command::Export(c) => export::run(&c),
         Command::Kernels(c) => kernels::run(c),
-        Command::Bench(c) => bench::run(c),
-        Command::Plan(c) => plan::run(c),
-        Command::Train(c) => train::run(*c),
     }
 }

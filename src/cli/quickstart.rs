@@ -218,7 +218,10 @@ impl Quickstart {
         let path = self.out.join("mixes.png");
         write_png(&path, &sheet, &[])?;
         report.section("What MuDI trains on");
-        report.picture(&encode_png(&sheet, &[], &path)?, "Seg-Mix: the segmented subjects, mixed on white");
+        report.picture(
+            &encode_png(&sheet, &[], &path)?,
+            "Seg-Mix: the segmented subjects, mixed on white",
+        );
         Ok(())
     }
 
@@ -232,7 +235,10 @@ impl Quickstart {
         start: Instant,
     ) -> Result<()> {
         report.section("The pictures");
-        report.text(&format!("Prompt: {}", self.prompt(&self.out.join("subjects").join(&self.pair).join("subjects.toml"))?));
+        report.text(&format!(
+            "Prompt: {}",
+            self.prompt(&self.out.join("subjects").join(&self.pair).join("subjects.toml"))?
+        ));
         report.side_by_side(|r| {
             for s in shown {
                 r.picture(&s.png, &s.title);
