@@ -14,24 +14,32 @@ pub struct Modules {
     /// `lora_unet_...`, `lora_te1_...` to full path.
     flat: HashMap<String, String>,
     sgm: Sgm,
-    /// Whether the table is of one model, not of all published ones.
+    /// Whether the U-Net is of one model, not of all published ones.
     exact: bool,
 }
 
 impl Modules {
     /// The modules of one model: `params` are full parameter names (`unet.conv_in.weight`) with
-    /// dims.
+    /// dims. A component without any parameter there gets the modules of the published models.
     pub fn of<'a>(params: impl IntoIterator<Item = (&'a str, &'a [usize])>) -> Self {
-        let known: BTreeMap<String, Vec<usize>> = params
+        let mut known: BTreeMap<String, Vec<usize>> = params
             .into_iter()
             .filter(|(_, dims)| dims.len() >= 2)
             .filter_map(|(name, dims)| {
                 Some((name.strip_suffix(".weight")?.to_string(), dims.to_vec()))
             })
             .collect();
+        let exact = known.keys().any(|n| n.starts_with("unet."));
+        for component in ["unet.", "text_encoder.", "text_encoder_2."] {
+            if !known.keys().any(|n| n.starts_with(component)) {
+                let standard = Self::standard().known.iter();
+                let own = standard.filter(|(n, _)| n.starts_with(component));
+                known.extend(own.map(|(n, d)| (n.clone(), d.clone())));
+            }
+        }
         let sgm = Sgm::of_diffusers(known.keys().filter_map(|n| n.strip_prefix("unet.")));
         let flat = flat_names(known.keys(), std::slice::from_ref(&sgm));
-        Self { known, flat, sgm, exact: true }
+        Self { known, flat, sgm, exact }
     }
 
     /// The modules of every model built like SD 1.5, SD 2.1 and SDXL, to 6 blocks of depth 16.

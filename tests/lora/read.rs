@@ -132,3 +132,15 @@ fn a_layer_of_another_shape_than_the_base_is_refused() {
     let error = Lora::open(&path, "unet", &modules).unwrap_err();
     assert!(error.to_string().contains("adapts [5, 6], the base has [16, 16]"), "{error}");
 }
+
+#[test]
+fn a_models_own_modules_count_where_known_and_the_standard_ones_elsewhere() {
+    let own = Modules::of([("unet.down_blocks.9.attentions.7.proj_in.weight", &[6usize, 6][..])]);
+    assert!(own.contains("unet.down_blocks.9.attentions.7.proj_in"));
+    assert!(!own.contains(&format!("unet.{Q}")));
+    assert!(own.contains(&format!("text_encoder.{TEXT}")));
+    assert_eq!(own.is_sdxl(), Some(false));
+    let text = Modules::of([("text_encoder.text_projection.weight", &[6usize, 6][..])]);
+    assert!(text.contains(&format!("unet.{Q}")) && !text.contains(&format!("text_encoder.{TEXT}")));
+    assert_eq!(text.is_sdxl(), None);
+}

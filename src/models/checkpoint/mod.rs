@@ -10,6 +10,7 @@ mod store;
 
 use crate::{
     error::{Error, Result},
+    lora::Modules,
     plan::{Layout, ParamInfo, WeightSource},
     tensor::{Tensor, safetensors::SafeFile},
 };
@@ -110,6 +111,14 @@ impl Checkpoint {
     /// Every parameter with its dims in the published layout: `conv_in.weight` is `[O, I, kh, kw]`.
     pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
         self.slots.iter().map(|(n, s)| (n.as_str(), s.dims.as_slice()))
+    }
+
+    /// The modules that an adapter of this component may name; other components' are the standard ones.
+    pub fn modules(&self) -> Modules {
+        let full =
+            |(n, d): (&str, &[usize])| (format!("{}.{n}", self.component.name()), d.to_vec());
+        let all: Vec<(String, Vec<usize>)> = self.shapes().map(full).collect();
+        Modules::of(all.iter().map(|(n, d)| (n.as_str(), d.as_slice())))
     }
 
     /// The name under which the file holds the parameter `name` (no component prefix).
