@@ -1,119 +1,255 @@
-//! CPU: products over patches that are gathered by blocks of output positions.
+//! CPU: the image is read where it lies, one list of pixels for each kernel position.
+//!
+//! Forward and the data gradient are products of listed rows with the packed weight; the weight gradient
+//! sums outer products over blocks of output positions. No patches are ever stored.
 
 use super::Shape;
 use crate::{
-    device::cpu::{Mat, MatMut, Threads, add_row_sums, fill_rows, matmul},
-    op::{Backward, Forward},
+    device::cpu::{
+        Columns, Left, OUTER_DEPTH, OUTER_ROWS, OUTER_SCRATCH_LEN, Out, Right, Rows, Source, Start,
+        Taps, ZEROS, add_row_sums, outer, pack, packed_len, pieces, pool_size, product, share,
+    },
+    op::{Backward, Forward, Grad},
 };
 
-/// Output positions whose patches are gathered at once.
+/// Most positions of one piece of work.
 const BLOCK: usize = 256;
 
-fn patches_bytes(s: &Shape) -> usize {
-    let patch = s.kh.saturating_mul(s.kw).saturating_mul(s.c);
-    patch.saturating_mul(BLOCK).saturating_mul(4)
-}
+impl Shape {
+    fn taps(&self) -> usize {
+        self.kh.saturating_mul(self.kw)
+    }
 
-pub(super) fn forward_scratch(s: &Shape) -> usize {
-    patches_bytes(s)
-}
+    fn outputs(&self) -> usize {
+        self.images * self.oh * self.ow
+    }
 
-pub(super) fn backward_scratch(s: &Shape) -> usize {
-    patches_bytes(s)
-}
+    fn flop(&self) -> f64 {
+        2.0 * self.outputs() as f64 * self.o as f64 * (self.taps() * self.c) as f64
+    }
 
-/// Calls `at(patch, tap, source pixel or None)` for the output positions from `first`.
-fn each_tap(
-    s: &Shape,
-    first: usize,
-    count: usize,
-    mut at: impl FnMut(usize, usize, Option<usize>),
-) {
-    for p in 0..count {
-        let (row, j) = ((first + p) / s.ow, (first + p) % s.ow);
-        let (image, i) = (row / s.oh, row % s.oh);
-        for u in 0..s.kh {
-            let y = (i * s.stride + u).checked_sub(s.top).filter(|y| *y < s.h);
-            for v in 0..s.kw {
-                let x = (j * s.stride + v).checked_sub(s.left).filter(|x| *x < s.w);
-                let pixel = y.zip(x).map(|(y, x)| (image * s.h + y) * s.w + x);
-                at(p, u * s.kw + v, pixel);
-            }
-        }
+    /// Rows can be read in order: no list.
+    fn pointwise(&self) -> bool {
+        self.taps() == 1 && (self.h, self.w, self.stride) == (self.oh, self.ow, 1) && self.top == 0
+    }
+
+    /// The input pixel under `tap` of output position `p`.
+    fn under(&self, p: usize, tap: usize) -> u32 {
+        let (row, j) = (p / self.ow, p % self.ow);
+        let (image, i) = (row / self.oh, row % self.oh);
+        let y = (i * self.stride + tap / self.kw).checked_sub(self.top).filter(|y| *y < self.h);
+        let x = (j * self.stride + tap % self.kw).checked_sub(self.left).filter(|x| *x < self.w);
+        pixel(image, self.h, self.w, y, x)
+    }
+
+    /// The output position that reads input pixel `p` under `tap`, which fits the pixel's residue.
+    fn above(&self, p: usize, tap: usize) -> u32 {
+        let (row, x) = (p / self.w, p % self.w);
+        let (image, y) = (row / self.h, row % self.h);
+        let along = |at: usize, pad: usize, u: usize, size: usize| {
+            (at + pad).checked_sub(u).map(|d| d / self.stride).filter(|i| *i < size)
+        };
+        let i = along(y, self.top, tap / self.kw, self.oh);
+        let j = along(x, self.left, tap % self.kw, self.ow);
+        pixel(image, self.oh, self.ow, i, j)
+    }
+
+    /// Kernel positions that meet input pixels of residue `(y, x)` modulo the stride.
+    fn meeting(&self, y: usize, x: usize) -> impl Iterator<Item = usize> {
+        let from = |at: usize, pad: usize| (at + pad) % self.stride;
+        let (u, v) = (from(y, self.top), from(x, self.left));
+        (u..self.kh)
+            .step_by(self.stride)
+            .flat_map(move |u| (v..self.kw).step_by(self.stride).map(move |v| u * self.kw + v))
     }
 }
 
-fn gather(s: &Shape, x: &[f32], first: usize, count: usize, patches: &mut [f32]) {
-    let taps = s.kh * s.kw;
-    each_tap(s, first, count, |p, tap, pixel| {
-        let to = &mut patches[(p * taps + tap) * s.c..][..s.c];
-        match pixel {
-            Some(pixel) => to.copy_from_slice(&x[pixel * s.c..][..s.c]),
-            None => to.fill(0.0),
-        }
-    });
+/// Row number of a pixel; infer bounded the count of pixels.
+fn pixel(image: usize, h: usize, w: usize, y: Option<usize>, x: Option<usize>) -> u32 {
+    match y.zip(x) {
+        Some((y, x)) => u32::try_from((image * h + y) * w + x).unwrap_or(ZEROS),
+        None => ZEROS,
+    }
 }
 
-fn blocks(s: &Shape) -> impl Iterator<Item = (usize, usize)> {
-    let total = s.images * s.oh * s.ow;
-    (0..total).step_by(BLOCK).map(move |first| (first, BLOCK.min(total - first)))
+/// Positions of one piece: at least two pieces a thread, but not less than a few tiles.
+fn block(total: usize) -> usize {
+    let share = total.div_ceil(2 * pool_size()).next_multiple_of(8);
+    share.clamp(48, BLOCK)
+}
+
+pub(super) fn forward_scratch(s: &Shape) -> usize {
+    let packed = packed_len(s.taps().saturating_mul(s.c), s.o);
+    let lists = s.taps().saturating_mul(BLOCK).saturating_mul(pool_size());
+    packed.saturating_add(lists).saturating_mul(4)
+}
+
+pub(super) fn backward_scratch(s: &Shape) -> usize {
+    let data = packed_len(s.taps().saturating_mul(s.o), s.c)
+        .saturating_add(s.taps())
+        .saturating_add((s.taps() + 1).saturating_mul(BLOCK * pool_size()));
+    let weight = weight_piece(s).saturating_mul(pool_size());
+    data.max(weight).saturating_mul(4)
+}
+
+fn weight_piece(s: &Shape) -> usize {
+    s.taps().saturating_mul(OUTER_DEPTH).saturating_add(OUTER_SCRATCH_LEN)
 }
 
 pub(super) fn forward(s: &Shape, mut io: Forward<'_>) {
     let (x, w, out) = (io.ins[0].f32(), io.ins[1].f32(), io.out.f32());
-    let mut beta = 0.0;
-    if let Some(b) = io.ins.get(2) {
-        fill_rows(out, b.f32());
-        beta = 1.0;
+    if out.is_empty() {
+        return;
     }
-    let patch = s.kh * s.kw * s.c;
-    let patches = io.scratch.f32();
-    for (first, count) in blocks(s) {
-        gather(s, x, first, count, patches);
-        let y = MatMut::new(&mut out[first * s.o..][..count * s.o], count, s.o);
-        let w = Mat::new(w, s.o, patch).t();
-        matmul(y, Mat::new(patches, count, patch), w, 1.0, beta, Threads::All);
-    }
+    let taps = s.taps();
+    let source = Source {
+        data: w,
+        taps: Taps::All(taps),
+        tap_stride: s.c,
+        len: s.c,
+        row_stride: 1,
+        n: s.o,
+        column_stride: taps * s.c,
+        scale: 1.0,
+    };
+    let (packed, lists) = io.scratch.f32().split_at_mut(source.packed_len());
+    pack(packed, &source);
+    let right = Right { data: packed, n: s.o };
+    let start = io.ins.get(2).map_or(Start::Zero, |b| Start::Bias(b.f32()));
+    let block = block(s.outputs());
+    let piece = taps * BLOCK;
+    let chunks = out.chunks_mut(block * s.o).enumerate();
+    share(chunks, pieces(lists, piece, s.flop()), piece, |(i, out), lists| {
+        let (first, count) = (i * block, out.len() / s.o);
+        let rows = if s.pointwise() {
+            Rows::From(first)
+        } else {
+            let lists: &mut [u32] = bytemuck::cast_slice_mut(&mut lists[..taps * count]);
+            for (tap, list) in lists.chunks_exact_mut(count).enumerate() {
+                (first..).zip(list).for_each(|(p, row)| *row = s.under(p, tap));
+            }
+            Rows::At(lists)
+        };
+        let left = Left { data: x, len: s.c, rows, taps };
+        product(Out { data: out, rows: Rows::From(0) }, left, right, start, count);
+    });
 }
 
 pub(super) fn backward(s: &Shape, mut io: Backward<'_>) {
     let dy = io.d_out.f32();
-    let patch = s.kh * s.kw * s.c;
-    let patches = io.scratch.f32();
+    let scratch = io.scratch.f32();
     if io.d_ins[0].wanted() {
-        let beta = io.d_ins[0].beta();
-        let dx = io.d_ins[0].buf.f32();
-        if beta == 0.0 {
-            dx.fill(0.0);
-        }
-        for (first, count) in blocks(s) {
-            let d = Mat::new(&dy[first * s.o..][..count * s.o], count, s.o);
-            let w = Mat::new(io.ins[1].f32(), s.o, patch);
-            matmul(MatMut::new(patches, count, patch), d, w, 1.0, 0.0, Threads::All);
-            each_tap(s, first, count, |p, tap, pixel| {
-                let Some(pixel) = pixel else { return };
-                let from = &patches[(p * s.kh * s.kw + tap) * s.c..][..s.c];
-                let to = &mut dx[pixel * s.c..][..s.c];
-                to.iter_mut().zip(from).for_each(|(t, f)| *t += f);
-            });
-        }
+        data_gradient(s, dy, io.ins[1].f32(), &mut io.d_ins[0], scratch);
     }
     if io.d_ins[1].wanted() {
-        let mut beta = io.d_ins[1].beta();
-        let dw = io.d_ins[1].buf.f32();
-        if s.images * s.oh * s.ow == 0 && beta == 0.0 {
-            dw.fill(0.0);
-        }
-        for (first, count) in blocks(s) {
-            gather(s, io.ins[0].f32(), first, count, patches);
-            let d = Mat::new(&dy[first * s.o..][..count * s.o], count, s.o).t();
-            let x = Mat::new(patches, count, patch);
-            matmul(MatMut::new(dw, s.o, patch), d, x, 1.0, beta, Threads::All);
-            beta = 1.0;
-        }
+        weight_gradient(s, dy, io.ins[0].f32(), &mut io.d_ins[1], scratch);
     }
     if let Some(db) = io.d_ins.get_mut(2).filter(|g| g.wanted()) {
         let beta = db.beta();
         add_row_sums(db.buf.f32(), dy, beta);
     }
+}
+
+/// One product for each residue of the pixel modulo the stride, with the taps that meet it.
+fn data_gradient(s: &Shape, dy: &[f32], w: &[f32], dx: &mut Grad<'_>, scratch: &mut [f32]) {
+    let start = if dx.beta() == 0.0 { Start::Zero } else { Start::Old };
+    let dx = dx.buf.f32();
+    if dx.is_empty() {
+        return;
+    }
+    let taps = s.taps();
+    let residues = || (0..s.stride.pow(2)).map(|r| (r / s.stride, r % s.stride));
+    let (list, rest) = scratch.split_at_mut(taps);
+    let list: &mut [u32] = bytemuck::cast_slice_mut(list);
+    let all = residues().flat_map(|(y, x)| s.meeting(y, x));
+    list.iter_mut().zip(all).for_each(|(l, t)| *l = u32::try_from(t).unwrap_or(0));
+    let (packed, lists) = rest.split_at_mut(packed_len(taps * s.o, s.c));
+    let source = |list| Source {
+        data: w,
+        taps: Taps::Some(list),
+        tap_stride: s.c,
+        len: s.o,
+        row_stride: taps * s.c,
+        n: s.c,
+        column_stride: 1,
+        scale: 1.0,
+    };
+    let (mut at, mut tap) = (0, 0);
+    for (y, x) in residues() {
+        let source = source(&list[tap..tap + s.meeting(y, x).count()]);
+        pack(&mut packed[at..], &source);
+        (at, tap) = (at + source.packed_len(), tap + source.taps.count());
+    }
+    let packed = &*packed;
+    let block = block(s.images * s.h * s.w);
+    let piece = (taps + 1) * BLOCK;
+    let chunks = dx.chunks_mut(block * s.c).enumerate();
+    share(chunks, pieces(lists, piece, s.flop()), piece, |(i, out), lists| {
+        let (first, pixels) = (i * block, out.len() / s.c);
+        let (own, lists) = lists.split_at_mut(BLOCK);
+        let own: &mut [u32] = bytemuck::cast_slice_mut(own);
+        let lists: &mut [u32] = bytemuck::cast_slice_mut(lists);
+        let mut at = 0;
+        for (y, x) in residues() {
+            let mut count = 0;
+            for p in 0..pixels {
+                let (row, column) = ((first + p) / s.w, (first + p) % s.w);
+                if (row % s.h % s.stride, column % s.stride) == (y, x) {
+                    own[count] = u32::try_from(p).unwrap_or(0);
+                    count += 1;
+                }
+            }
+            let mut taps = 0;
+            for (tap, list) in s.meeting(y, x).zip(lists.chunks_exact_mut(count.max(1))) {
+                let rows = own[..count].iter().zip(list);
+                rows.for_each(|(p, row)| *row = s.above(first + *p as usize, tap));
+                taps += 1;
+            }
+            let left = Left { data: dy, len: s.o, rows: Rows::At(lists), taps };
+            let right = Right { data: &packed[at..], n: s.c };
+            let out = Out { data: &mut *out, rows: Rows::At(&own[..count]) };
+            product(out, left, right, start, count);
+            at += packed_len(taps * s.o, s.c);
+        }
+    });
+}
+
+/// Threads own rows of the weight; each sums over all positions in order.
+fn weight_gradient(s: &Shape, dy: &[f32], x: &[f32], dw: &mut Grad<'_>, scratch: &mut [f32]) {
+    let overwrite = dw.beta() == 0.0;
+    let dw = dw.buf.f32();
+    let taps = s.taps();
+    let width = taps * s.c;
+    if dw.is_empty() {
+        return;
+    }
+    if s.outputs() == 0 {
+        if overwrite {
+            dw.fill(0.0);
+        }
+        return;
+    }
+    let own = s.o.div_ceil(pool_size()).next_multiple_of(8).min(OUTER_ROWS);
+    let piece = weight_piece(s);
+    let chunks = dw.chunks_mut(own * width).enumerate();
+    share(chunks, pieces(scratch, piece, s.flop()), piece, |(i, dw), scratch| {
+        let (work, lists) = scratch.split_at_mut(OUTER_SCRATCH_LEN);
+        let lists: &mut [u32] = bytemuck::cast_slice_mut(lists);
+        for first in (0..s.outputs()).step_by(OUTER_DEPTH) {
+            let count = OUTER_DEPTH.min(s.outputs() - first);
+            let lists = &mut lists[..taps * count];
+            for (tap, list) in lists.chunks_exact_mut(count).enumerate() {
+                (first..).zip(list).for_each(|(p, row)| *row = s.under(p, tap));
+            }
+            let a = Columns {
+                data: &dy[first * s.o..],
+                stride: s.o,
+                first: i * own,
+                rows: dw.len() / width,
+                scale: 1.0,
+            };
+            let b = Left { data: x, len: s.c, rows: Rows::At(lists), taps };
+            outer(dw, a, b, overwrite && first == 0, count, work);
+        }
+    });
 }

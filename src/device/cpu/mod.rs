@@ -1,13 +1,23 @@
-//! The CPU: a safe matrix product over the `gemm-f32` crate.
+//! The CPU: matrix products, loops and reductions on host memory.
 
 mod arena;
+mod lanes;
 mod matmul;
+mod outer;
+mod pack;
+mod product;
 mod reduce;
 mod rows;
+mod share;
+mod tile;
 mod vector;
 
 pub use arena::{ALIGN_BYTES, HostArena, available_bytes};
 pub use matmul::{Mat, MatMut, Threads, matmul};
+pub use outer::{Columns, OUTER_DEPTH, OUTER_ROWS, OUTER_SCRATCH_LEN, outer};
+pub use pack::{Source, Taps, pack};
+pub use product::{Left, Out, Right, Rows, Start, ZEROS, packed_len, product};
 pub use reduce::{max, sum, sum2};
 pub use rows::{add_row_sums, fill_rows};
+pub use share::{pieces, pool_size, share};
 pub use vector::{CHUNK_LEN, erf, exp, for_chunks, sigmoid, wide};

@@ -1,0 +1,126 @@
+//! Packing of the right operand into the panels that the tiles read.
+
+use super::{lanes::LANES, product::packed_len, tile::PANEL};
+use rayon::prelude::*;
+
+/// A right operand before packing: element `(tap t, k, column j)` is
+/// `data[taps[t] * tap_stride + k * row_stride + j * column_stride]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// Storage.
+    pub data: &'a [f32],
+    /// Which taps, in the order of the left operand's lists.
+    pub taps: Taps<'a>,
+    /// Elements from one tap to the next.
+    pub tap_stride: usize,
+    /// Rows of a tap.
+    pub len: usize,
+    /// Elements from one row to the next.
+    pub row_stride: usize,
+    /// Columns.
+    pub n: usize,
+    /// Elements from one column to the next.
+    pub column_stride: usize,
+    /// Factor on every element.
+    pub scale: f32,
+}
+
+/// A list of taps.
+#[derive(Clone, Copy, Debug)]
+pub enum Taps<'a> {
+    /// `0..count`.
+    All(usize),
+    /// These.
+    Some(&'a [u32]),
+}
+
+impl Taps<'_> {
+    /// How many.
+    pub fn count(self) -> usize {
+        match self {
+            Taps::All(n) => n,
+            Taps::Some(list) => list.len(),
+        }
+    }
+
+    fn get(self, i: usize) -> usize {
+        match self {
+            Taps::All(_) => i,
+            Taps::Some(list) => list[i] as usize,
+        }
+    }
+}
+
+impl Source<'_> {
+    /// Elements that [`pack`] writes.
+    pub fn packed_len(&self) -> usize {
+        packed_len(self.taps.count() * self.len, self.n)
+    }
+}
+
+/// Elements below which packing stays on the calling thread.
+const SPLIT_LEN: usize = 128 * 1024;
+
+/// Writes the panels of `source`; columns beyond `n` are zero.
+pub fn pack(to: &mut [f32], source: &Source<'_>) {
+    let k = source.taps.count() * source.len;
+    if k == 0 || source.n == 0 {
+        return;
+    }
+    let to = &mut to[..source.packed_len()];
+    let split = to.len() >= SPLIT_LEN;
+    let panels = |(i, panel): (usize, &mut [f32])| pack_panel(panel, source, i * PANEL);
+    if split {
+        to.par_chunks_mut(k * PANEL).enumerate().for_each(panels);
+    } else {
+        to.chunks_mut(k * PANEL).enumerate().for_each(panels);
+    }
+}
+
+fn pack_panel(to: &mut [f32], s: &Source<'_>, column: usize) {
+    let valid = (s.n - column).min(PANEL);
+    let width = valid.div_ceil(LANES) * LANES;
+    for tap in 0..s.taps.count() {
+        let from = s.taps.get(tap) * s.tap_stride + column * s.column_stride;
+        let to = &mut to[tap * s.len * width..][..s.len * width];
+        if s.column_stride == 1 {
+            for (k, row) in to.chunks_exact_mut(width).enumerate() {
+                let from = &s.data[from + k * s.row_stride..][..valid];
+                row[valid..].fill(0.0);
+                row[..valid].copy_from_slice(from);
+                if s.scale != 1.0 {
+                    row[..valid].iter_mut().for_each(|v| *v *= s.scale);
+                }
+            }
+        } else {
+            transpose(to, s, from, valid, width);
+        }
+    }
+}
+
+/// As above where consecutive `k` are neighbours: blocks of 16 by 16.
+fn transpose(to: &mut [f32], s: &Source<'_>, from: usize, valid: usize, width: usize) {
+    for lane in (0..width).step_by(LANES) {
+        let columns = valid.saturating_sub(lane).min(LANES);
+        for first in (0..s.len).step_by(LANES) {
+            let count = LANES.min(s.len - first);
+            let mut block = [[0.0f32; LANES]; LANES];
+            for (j, block) in block[..columns].iter_mut().enumerate() {
+                let at = from + (lane + j) * s.column_stride + first * s.row_stride;
+                if s.row_stride == 1 {
+                    block[..count].copy_from_slice(&s.data[at..at + count]);
+                } else {
+                    for (k, v) in block[..count].iter_mut().enumerate() {
+                        *v = s.data[at + k * s.row_stride];
+                    }
+                }
+            }
+            for k in 0..count {
+                let to = &mut to[(first + k) * width + lane..][..LANES];
+                for (j, v) in to.iter_mut().enumerate() {
+                    *v = block[j][k] * s.scale;
+                }
+            }
+        }
+    }
+}
