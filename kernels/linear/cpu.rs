@@ -1,48 +1,155 @@
-//! CPU: three matrix products.
+//! CPU: products with the packed weight; the weight gradient sums outer products.
 
 use super::rows;
 use crate::{
-    device::cpu::{Mat, MatMut, Threads, add_row_sums, fill_rows, matmul},
+    device::cpu::{
+        Columns, Left, Mat, MatMut, OUTER_DEPTH, OUTER_ROWS, OUTER_SCRATCH_LEN, Out, Right, Rows,
+        Source, Start, Taps, Threads, add_row_sums, fill_rows, matmul, outer, pack, packed_len,
+        pieces, pool_size, product, share,
+    },
     op::{Backward, Forward},
 };
 
-pub(super) fn forward_scratch(_rows: usize, _n: usize, _k: usize) -> usize {
-    0
+/// Most rows of one piece of work.
+const BLOCK: usize = 256;
+/// Rows below which packing the weight costs more than it brings.
+const FEW_ROWS: usize = 24;
+
+/// Rows of one piece: at least two pieces a thread, but not less than a few tiles.
+pub(crate) fn block(rows: usize) -> usize {
+    rows.div_ceil(2 * pool_size()).next_multiple_of(8).clamp(48, BLOCK)
 }
 
-pub(super) fn backward_scratch(_rows: usize, _n: usize, _k: usize) -> usize {
-    0
+/// Scratch elements of one thread that needs none: [`share`] counts threads by pieces.
+pub(crate) const TOKEN: usize = 16;
+
+/// The transpose of a dense `[n, k]` weight, as the right operand of `x w^T`.
+pub(crate) fn transposed(data: &[f32], n: usize, k: usize, scale: f32) -> Source<'_> {
+    let taps = Taps::All(1);
+    Source { data, taps, tap_stride: 0, len: k, row_stride: 1, n, column_stride: k, scale }
+}
+
+/// A dense `[k, n]` weight as the right operand of `dy w`.
+pub(crate) fn plain(data: &[f32], k: usize, n: usize, scale: f32) -> Source<'_> {
+    let taps = Taps::All(1);
+    Source { data, taps, tap_stride: 0, len: k, row_stride: n, n, column_stride: 1, scale }
+}
+
+/// Consecutive rows of a dense matrix with `len` columns.
+pub(crate) fn consecutive(data: &[f32], len: usize, first: usize) -> Left<'_> {
+    Left { data, len, rows: Rows::From(first), taps: 1 }
+}
+
+pub(super) fn forward_scratch(rows: usize, n: usize, k: usize) -> usize {
+    if rows < FEW_ROWS { 0 } else { (packed_len(k, n) + TOKEN * pool_size()).saturating_mul(4) }
+}
+
+pub(super) fn backward_scratch(rows: usize, n: usize, k: usize) -> usize {
+    let weight = OUTER_SCRATCH_LEN.saturating_mul(pool_size()).saturating_mul(4);
+    forward_scratch(rows, k, n).max(weight)
 }
 
 pub(super) fn forward(mut io: Forward<'_>) {
     let (m, k, n) = (rows(&io.specs[0]), io.specs[0].last(), io.out_spec.last());
     let (x, w, out) = (io.ins[0].f32(), io.ins[1].f32(), io.out.f32());
-    let beta = match io.ins.get(2) {
-        Some(b) => {
-            fill_rows(out, b.f32());
-            1.0
+    let bias = io.ins.get(2).map(|b| b.f32());
+    if m < FEW_ROWS {
+        bias.iter().for_each(|b| fill_rows(out, b));
+        let beta = if bias.is_some() { 1.0 } else { 0.0 };
+        let w = Mat::new(w, n, k).t();
+        return matmul(MatMut::new(out, m, n), Mat::new(x, m, k), w, 1.0, beta, Threads::All);
+    }
+    let start = bias.map_or(Start::Zero, Start::Bias);
+    times(out, x, &transposed(w, n, k, 1.0), start, m, io.scratch.f32());
+}
+
+/// `out = start + x source` for `rows` rows on all threads.
+fn times(
+    out: &mut [f32],
+    x: &[f32],
+    source: &Source<'_>,
+    start: Start<'_>,
+    rows: usize,
+    scratch: &mut [f32],
+) {
+    let (k, n) = (source.len, source.n);
+    if out.is_empty() {
+        return;
+    }
+    let (packed, tokens) = scratch.split_at_mut(source.packed_len());
+    pack(packed, source);
+    let right = Right { data: packed, n };
+    let block = block(rows);
+    let flop = 2.0 * (rows * n) as f64 * k as f64;
+    let chunks = out.chunks_mut(block * n).enumerate();
+    share(chunks, pieces(tokens, TOKEN, flop), TOKEN, |(i, data), _| {
+        let count = data.len() / n;
+        let out = Out { data, rows: Rows::From(0) };
+        product(out, consecutive(x, k, i * block), right, start, count);
+    });
+}
+
+/// `out[n, k] = start + scale a^T b` for dense `a: [rows, n]`, `b: [rows, k]` on all threads: each owns
+/// rows of the result and sums over all positions in order.
+pub(crate) fn weight_gradient(
+    out: &mut [f32],
+    (a, n): (&[f32], usize),
+    (b, k): (&[f32], usize),
+    (scale, overwrite): (f32, bool),
+    scratch: &mut [f32],
+) {
+    let rows = if n == 0 { 0 } else { a.len() / n };
+    if out.is_empty() {
+        return;
+    }
+    if rows == 0 {
+        if overwrite {
+            out.fill(0.0);
         }
-        None => 0.0,
-    };
-    let y = MatMut::new(out, m, n);
-    matmul(y, Mat::new(x, m, k), Mat::new(w, n, k).t(), 1.0, beta, Threads::All);
+        return;
+    }
+    let own = n.div_ceil(pool_size()).next_multiple_of(8).min(OUTER_ROWS);
+    let flop = 2.0 * (rows * n) as f64 * k as f64;
+    let piece = OUTER_SCRATCH_LEN;
+    let chunks = out.chunks_mut(own * k).enumerate();
+    share(chunks, pieces(scratch, piece, flop), piece, |(i, out), scratch| {
+        for first in (0..rows).step_by(OUTER_DEPTH) {
+            let count = OUTER_DEPTH.min(rows - first);
+            let a = Columns {
+                data: &a[first * n..],
+                stride: n,
+                first: i * own,
+                rows: out.len() / k,
+                scale,
+            };
+            outer(out, a, consecutive(b, k, first), overwrite && first == 0, count, scratch);
+        }
+    });
 }
 
 pub(super) fn backward(mut io: Backward<'_>) {
     let (m, k, n) = (rows(&io.specs[0]), io.specs[0].last(), io.out_spec.last());
-    let dy = Mat::new(io.d_out.f32(), m, n);
+    let dy = io.d_out.f32();
+    let scratch = io.scratch.f32();
     if io.d_ins[0].wanted() {
         let beta = io.d_ins[0].beta();
-        let dx = MatMut::new(io.d_ins[0].buf.f32(), m, k);
-        matmul(dx, dy, Mat::new(io.ins[1].f32(), n, k), 1.0, beta, Threads::All);
+        let dx = io.d_ins[0].buf.f32();
+        let w = io.ins[1].f32();
+        if m < FEW_ROWS {
+            let (dy, w) = (Mat::new(dy, m, n), Mat::new(w, n, k));
+            matmul(MatMut::new(dx, m, k), dy, w, 1.0, beta, Threads::All);
+        } else {
+            let start = if beta == 0.0 { Start::Zero } else { Start::Old };
+            times(dx, dy, &plain(w, n, k, 1.0), start, m, scratch);
+        }
     }
     if io.d_ins[1].wanted() {
-        let beta = io.d_ins[1].beta();
-        let dw = MatMut::new(io.d_ins[1].buf.f32(), n, k);
-        matmul(dw, dy.t(), Mat::new(io.ins[0].f32(), m, k), 1.0, beta, Threads::All);
+        let overwrite = io.d_ins[1].beta() == 0.0;
+        let dw = io.d_ins[1].buf.f32();
+        weight_gradient(dw, (dy, n), (io.ins[0].f32(), k), (1.0, overwrite), scratch);
     }
     if let Some(db) = io.d_ins.get_mut(2).filter(|g| g.wanted()) {
         let beta = db.beta();
-        add_row_sums(db.buf.f32(), dy.data, beta);
+        add_row_sums(db.buf.f32(), dy, beta);
     }
 }

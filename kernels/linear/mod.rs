@@ -1,7 +1,7 @@
 //! Matrix product with a weight in `[out, in]` layout.
 
 pub mod cases;
-mod cpu;
+pub(crate) mod cpu;
 
 use crate::{
     device::Device,

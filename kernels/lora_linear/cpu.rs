@@ -1,73 +1,151 @@
-//! CPU: the adapter's products are thin and run on the rows that the base product just touched.
+//! CPU: the adapter's thin products run on the rows that the base product just touched.
 
 use super::Shape;
 use crate::{
-    device::cpu::{Mat, MatMut, Threads, add_row_sums, fill_rows, matmul},
-    op::{Backward, Forward},
+    device::cpu::{
+        OUTER_SCRATCH_LEN, Out, Right, Rows, Start, add_row_sums, pack, packed_len, pieces,
+        pool_size, product, share,
+    },
+    kernels::linear::cpu::{TOKEN, block, consecutive, plain, transposed, weight_gradient},
+    op::{Backward, Forward, Grad},
 };
 
-pub(super) fn forward_scratch(_s: Shape) -> usize {
-    0
+impl Shape {
+    fn flop(&self) -> f64 {
+        2.0 * self.rows as f64 * (self.n * self.k + self.rank * (self.n + self.k)) as f64
+    }
 }
 
-/// `g = scale dy up`, `[rows, r]`.
+pub(super) fn forward_scratch(s: Shape) -> usize {
+    let packed = [packed_len(s.k, s.n), packed_len(s.k, s.rank), packed_len(s.rank, s.n)];
+    (packed.iter().sum::<usize>() + TOKEN * pool_size()).saturating_mul(4)
+}
+
+/// `g = scale dy up`, `[rows, r]`, and the packed operands, or what the weight gradients need.
 pub(super) fn backward_scratch(s: Shape) -> usize {
-    s.rows.saturating_mul(s.rank).saturating_mul(4)
+    let packed = [packed_len(s.n, s.k), packed_len(s.n, s.rank), packed_len(s.rank, s.k)];
+    let data = packed.iter().sum::<usize>() + TOKEN * pool_size();
+    let weights = OUTER_SCRATCH_LEN.saturating_mul(pool_size());
+    s.rows.saturating_mul(s.rank).saturating_add(data.max(weights)).saturating_mul(4)
 }
 
 pub(super) fn forward(s: Shape, scale: f32, mut io: Forward<'_>) {
-    let (x, w) = (io.ins[0].f32(), io.ins[1].f32());
-    let (a, up) = (io.ins[s.a].f32(), io.ins[s.a + 1].f32());
-    let x = Mat::new(x, s.rows, s.k);
-    let h = io.saved[0].f32();
-    matmul(MatMut::new(h, s.rows, s.rank), x, Mat::new(a, s.rank, s.k).t(), 1.0, 0.0, Threads::All);
-    let out = io.out.f32();
-    let mut beta = 0.0;
-    if s.a == 3 {
-        fill_rows(out, io.ins[2].f32());
-        beta = 1.0;
+    let (x, out, h) = (io.ins[0].f32(), io.out.f32(), io.saved[0].f32());
+    let sources = [
+        transposed(io.ins[1].f32(), s.n, s.k, 1.0),
+        transposed(io.ins[s.a].f32(), s.rank, s.k, 1.0),
+        transposed(io.ins[s.a + 1].f32(), s.n, s.rank, scale),
+    ];
+    let mut rest = io.scratch.f32();
+    let [w, a, up] = sources.map(|source| {
+        let (packed, after) = std::mem::take(&mut rest).split_at_mut(source.packed_len());
+        rest = after;
+        pack(packed, &source);
+        Right { data: packed, n: source.n }
+    });
+    let start = if s.a == 3 { Start::Bias(io.ins[2].f32()) } else { Start::Zero };
+    let block = block(s.rows);
+    let chunks = Pairs { out, n: s.n, h, r: s.rank, block, rows: s.rows }.enumerate();
+    share(chunks, pieces(rest, TOKEN, s.flop()), TOKEN, |(i, (data, h)), _| {
+        let count = block.min(s.rows - i * block);
+        let rows = Rows::From(0);
+        let x = consecutive(x, s.k, i * block);
+        product(Out { data: h, rows }, x, a, Start::Zero, count);
+        product(Out { data, rows }, x, w, start, count);
+        product(Out { data, rows }, consecutive(h, s.rank, 0), up, Start::Old, count);
+    });
+}
+
+/// Blocks of rows of two matrices, either of which may have no columns.
+struct Pairs<'a> {
+    out: &'a mut [f32],
+    n: usize,
+    h: &'a mut [f32],
+    r: usize,
+    block: usize,
+    rows: usize,
+}
+
+impl<'a> Iterator for Pairs<'a> {
+    type Item = (&'a mut [f32], &'a mut [f32]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let rows = self.block.min(self.rows);
+        if rows == 0 {
+            return None;
+        }
+        self.rows -= rows;
+        let (out, rest) = std::mem::take(&mut self.out).split_at_mut(rows * self.n);
+        self.out = rest;
+        let (h, rest) = std::mem::take(&mut self.h).split_at_mut(rows * self.r);
+        self.h = rest;
+        Some((out, h))
     }
-    let w = Mat::new(w, s.n, s.k).t();
-    matmul(MatMut::new(out, s.rows, s.n), x, w, 1.0, beta, Threads::All);
-    let (h, up) = (Mat::new(h, s.rows, s.rank), Mat::new(up, s.n, s.rank).t());
-    matmul(MatMut::new(out, s.rows, s.n), h, up, scale, 1.0, Threads::All);
 }
 
 pub(super) fn backward(s: Shape, scale: f32, mut io: Backward<'_>) {
-    let dy = Mat::new(io.d_out.f32(), s.rows, s.n);
+    let dy = io.d_out.f32();
     let (dx, da) = (io.d_ins[0].wanted(), io.d_ins[s.a].wanted());
-    let g = &mut io.scratch.f32()[..s.rows * s.rank];
+    let (g, scratch) = io.scratch.f32().split_at_mut(s.rows * s.rank);
     if dx || da {
-        let up = Mat::new(io.ins[s.a + 1].f32(), s.n, s.rank);
-        matmul(MatMut::new(g, s.rows, s.rank), dy, up, scale, 0.0, Threads::All);
-    }
-    let g = Mat::new(g, s.rows, s.rank);
-    if dx {
-        let beta = io.d_ins[0].beta();
-        let dx = io.d_ins[0].buf.f32();
-        let w = Mat::new(io.ins[1].f32(), s.n, s.k);
-        matmul(MatMut::new(dx, s.rows, s.k), dy, w, 1.0, beta, Threads::All);
-        let a = Mat::new(io.ins[s.a].f32(), s.rank, s.k);
-        matmul(MatMut::new(dx, s.rows, s.k), g, a, 1.0, 1.0, Threads::All);
+        let kept = |i: usize| if dx { io.ins[i].f32() } else { &[] };
+        let weights = [kept(1), kept(s.a), io.ins[s.a + 1].f32()];
+        data_gradient(s, scale, dy, weights, &mut io.d_ins[0], g, scratch);
     }
     if da {
-        let beta = io.d_ins[s.a].beta();
-        let d = MatMut::new(io.d_ins[s.a].buf.f32(), s.rank, s.k);
-        matmul(d, g.t(), Mat::new(io.ins[0].f32(), s.rows, s.k), 1.0, beta, Threads::All);
+        let (overwrite, d) = target(&mut io.d_ins[s.a]);
+        weight_gradient(d, (g, s.rank), (io.ins[0].f32(), s.k), (1.0, overwrite), scratch);
     }
     if io.d_ins[s.a + 1].wanted() {
-        let beta = io.d_ins[s.a + 1].beta();
-        let d = MatMut::new(io.d_ins[s.a + 1].buf.f32(), s.n, s.rank);
-        let h = Mat::new(io.saved[0].f32(), s.rows, s.rank);
-        matmul(d, dy.t(), h, scale, beta, Threads::All);
+        let (overwrite, d) = target(&mut io.d_ins[s.a + 1]);
+        let h = io.saved[0].f32();
+        weight_gradient(d, (dy, s.n), (h, s.rank), (scale, overwrite), scratch);
     }
     if io.d_ins[1].wanted() {
-        let beta = io.d_ins[1].beta();
-        let d = MatMut::new(io.d_ins[1].buf.f32(), s.n, s.k);
-        matmul(d, dy.t(), Mat::new(io.ins[0].f32(), s.rows, s.k), 1.0, beta, Threads::All);
+        let (overwrite, d) = target(&mut io.d_ins[1]);
+        weight_gradient(d, (dy, s.n), (io.ins[0].f32(), s.k), (1.0, overwrite), scratch);
     }
     if s.a == 3 && io.d_ins[2].wanted() {
         let beta = io.d_ins[2].beta();
-        add_row_sums(io.d_ins[2].buf.f32(), dy.data, beta);
+        add_row_sums(io.d_ins[2].buf.f32(), dy, beta);
     }
+}
+
+fn target<'b>(grad: &'b mut Grad<'_>) -> (bool, &'b mut [f32]) {
+    (grad.beta() == 0.0, grad.buf.f32())
+}
+
+/// `g = scale dy up` and, where wanted, `dx = dy w + g a`.
+fn data_gradient(
+    s: Shape,
+    scale: f32,
+    dy: &[f32],
+    [w, a, up]: [&[f32]; 3],
+    d_x: &mut Grad<'_>,
+    g: &mut [f32],
+    scratch: &mut [f32],
+) {
+    let wanted = d_x.wanted();
+    let start = if d_x.beta() == 0.0 { Start::Zero } else { Start::Old };
+    // a skipped gradient is a matrix without columns, as are w and a, which were not kept
+    let k = if wanted { s.k } else { 0 };
+    let dx = if wanted { d_x.buf.f32() } else { &mut [] };
+    let sources = [plain(w, s.n, k, 1.0), plain(up, s.n, s.rank, scale), plain(a, s.rank, k, 1.0)];
+    let mut rest = scratch;
+    let [w, up, a] = sources.map(|source| {
+        let (packed, after) = std::mem::take(&mut rest).split_at_mut(source.packed_len());
+        rest = after;
+        pack(packed, &source);
+        Right { data: packed, n: source.n }
+    });
+    let block = block(s.rows);
+    let chunks = Pairs { out: dx, n: k, h: g, r: s.rank, block, rows: s.rows }.enumerate();
+    share(chunks, pieces(rest, TOKEN, s.flop()), TOKEN, |(i, (data, g)), _| {
+        let count = block.min(s.rows - i * block);
+        let rows = Rows::From(0);
+        let dy = consecutive(dy, s.n, i * block);
+        product(Out { data: g, rows }, dy, up, Start::Zero, count);
+        product(Out { data, rows }, dy, w, start, count);
+        product(Out { data, rows }, consecutive(g, s.rank, 0), a, Start::Old, count);
+    });
 }

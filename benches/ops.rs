@@ -1,0 +1,133 @@
+//! Time of forward and of each gradient of linear layers and convolutions:
+//! `cargo bench --bench ops [-- part of a name]`; the same shapes in torch: `benches/ops.py`.
+#![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used)]
+
+use selvedge::{
+    device::{Buf, BufMut, Device},
+    kernels::{conv2d::Conv2d, linear::Linear, lora_linear::LoraLinear},
+    op::{Backward, Forward, Grad, GradMode, Op},
+    tensor::{Spec, philox::fill_normal},
+};
+use std::time::Instant;
+
+fn host(v: &[f32]) -> Buf<'_> {
+    Buf::Host(bytemuck::cast_slice(v))
+}
+
+fn host_mut(v: &mut [f32]) -> BufMut<'_> {
+    BufMut::Host(bytemuck::cast_slice_mut(v))
+}
+
+/// Best time of at least 5 calls and 0.3 s, in ms.
+fn best(mut f: impl FnMut()) -> f64 {
+    f();
+    let begin = Instant::now();
+    let (mut least, mut calls) = (f64::INFINITY, 0);
+    while calls < 5 || begin.elapsed().as_secs_f64() < 0.3 {
+        let t = Instant::now();
+        f();
+        least = least.min(t.elapsed().as_secs_f64());
+        calls += 1;
+    }
+    least * 1e3
+}
+
+fn run(name: &str, op: &dyn Op, dims: &[&[usize]]) {
+    if std::env::args().skip(1).any(|a| !a.starts_with("--") && !name.contains(&a)) {
+        return;
+    }
+    let specs: Vec<Spec> = dims.iter().map(|d| Spec::f32(d)).collect();
+    let sig = op.infer(&specs).unwrap();
+    let normal = |i: usize, len: usize| {
+        let mut v = vec![0.0; len];
+        fill_normal(i as u64, 0, &mut v);
+        v
+    };
+    let ins: Vec<Vec<f32>> = specs.iter().enumerate().map(|(i, s)| normal(i, s.len())).collect();
+    let mut out = vec![0.0; sig.out.len()];
+    let mut saved: Vec<Vec<f32>> = sig.saved.iter().map(|s| vec![0.0; s.len()]).collect();
+    let mut scratch = vec![0.0; sig.forward_scratch.max(sig.backward_scratch).div_ceil(4)];
+    let flop = op.cost(&specs, &sig.out).flop;
+    let ms = best(|| {
+        op.forward(Forward {
+            device: &Device::Cpu,
+            specs: &specs,
+            out_spec: &sig.out,
+            ins: ins.iter().map(|v| host(v)).collect(),
+            out: host_mut(&mut out),
+            saved: saved.iter_mut().map(|v| host_mut(v)).collect(),
+            scratch: host_mut(&mut scratch),
+        })
+        .unwrap();
+    });
+    let mut line = format!("{name:34} forward {ms:8.3} ms {:6.1} GFLOP/s", flop / ms / 1e6);
+    let dy = normal(9, out.len());
+    let mut grads: Vec<Vec<f32>> = specs.iter().map(|s| vec![0.0; s.len()]).collect();
+    let lora = specs.len() == 4;
+    let sets: &[(&str, &[usize])] =
+        if lora { &[("dx da dup", &[0, 2, 3])] } else { &[("dx", &[0]), ("dw", &[1])] };
+    for (what, wanted) in sets {
+        let wants: Vec<bool> = (0..specs.len()).map(|i| wanted.contains(&i)).collect();
+        let flop = op.backward_cost(&specs, &sig.out, &wants).flop;
+        let ms = best(|| {
+            let mode = |w: &bool| if *w { GradMode::Overwrite } else { GradMode::Skip };
+            let to = grads.iter_mut().zip(&wants);
+            op.backward(Backward {
+                device: &Device::Cpu,
+                specs: &specs,
+                out_spec: &sig.out,
+                ins: ins.iter().map(|v| host(v)).collect(),
+                out: host(&out),
+                saved: saved.iter().map(|v| host(v)).collect(),
+                d_out: host(&dy),
+                d_ins: to.map(|(g, w)| Grad { mode: mode(w), buf: host_mut(g) }).collect(),
+                scratch: host_mut(&mut scratch),
+            })
+            .unwrap();
+        });
+        line += &format!(" | {what} {ms:8.3} ms {:6.1}", flop / ms / 1e6);
+    }
+    println!("{line} | scratch {:.1} MB", scratch.len() as f64 * 4e-6);
+}
+
+fn main() {
+    let conv = |x: [usize; 4], o: usize, k: usize, stride: usize| {
+        let op = Conv2d { stride, pad: [k / 2; 4], bias: false };
+        let name = format!("conv {k}x{k}/{stride} {}x{}x{}x{} {o}", x[0], x[1], x[2], x[3]);
+        run(&name, &op, &[&x, &[o, k, k, x[3]]]);
+    };
+    conv([1, 64, 64, 4], 160, 3, 1);
+    conv([1, 64, 64, 160], 160, 3, 1);
+    conv([1, 64, 64, 320], 160, 3, 1);
+    conv([1, 64, 64, 160], 160, 3, 2);
+    conv([1, 32, 32, 320], 320, 3, 1);
+    conv([1, 32, 32, 640], 320, 3, 1);
+    conv([1, 32, 32, 640], 320, 1, 1);
+    conv([1, 16, 16, 640], 640, 3, 1);
+    conv([1, 16, 16, 1280], 640, 3, 1);
+    conv([8, 16, 16, 64], 64, 3, 1);
+    conv([8, 8, 8, 128], 128, 3, 1);
+    conv([1, 256, 256, 128], 128, 3, 1);
+    conv([1, 256, 256, 128], 3, 3, 1);
+    let linear = |rows: usize, k: usize, n: usize| {
+        let name = format!("linear {rows} {k} {n}");
+        run(&name, &Linear { bias: false }, &[&[rows, k], &[n, k]]);
+    };
+    linear(1, 640, 1280);
+    linear(64, 64, 64);
+    linear(77, 2048, 640);
+    linear(256, 640, 640);
+    linear(256, 640, 5120);
+    linear(1024, 320, 320);
+    linear(1024, 320, 2560);
+    linear(4096, 1280, 320);
+    let lora = |rows: usize, k: usize, n: usize, r: usize| {
+        let name = format!("lora {rows} {k} {n} rank {r}");
+        let op = LoraLinear { bias: false, scale: 0.5 };
+        run(&name, &op, &[&[rows, k], &[n, k], &[r, k], &[n, r]]);
+    };
+    lora(256, 640, 640, 8);
+    lora(1024, 320, 320, 8);
+    lora(1024, 320, 320, 32);
+    lora(77, 2048, 640, 8);
+}
