@@ -1,0 +1,50 @@
+"""Writes the example subjects: two pairs that training never saw, five pictures each.
+
+    python subjects.py ../../src/assets/nano/subjects
+
+For every subject: NN.png, NN_mask.png (exact, white = subject), NN.txt (caption); for every pair:
+subjects.toml in the words of a training configuration (paths relative to that file).
+"""
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import toyworld
+
+PICTURES = 5
+SEED = 7
+
+
+def write_subject(folder, subject, seed):
+    """Renders one subject in five places; the plain one and the beach are left for prompts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    places = [b for b in toyworld.BACKGROUNDS if b not in ("white", "beach")]
+    for i, place in enumerate(rng.permutation(places)[:PICTURES], start=1):
+        spec = toyworld.random_spec(rng, [subject["look"]], str(place))
+        picture, masks = toyworld.render(spec)
+        Image.fromarray(picture).save(folder / f"{i:02d}.png", optimize=True)
+        mask = Image.fromarray(masks[0].astype(np.uint8) * 255)
+        mask.save(folder / f"{i:02d}_mask.png", optimize=True)
+        name = f"{subject['token']} {subject['class']}"
+        caption = f"A photo of a {name}, {toyworld.BACKGROUNDS[str(place)]}.\n"
+        (folder / f"{i:02d}.txt").write_text(caption, encoding="utf-8")
+
+
+def main():
+    """Writes every held-out pair under the folder named on the command line."""
+    root = Path(sys.argv[1])
+    for pair, subjects in toyworld.HELDOUT.items():
+        blocks = []
+        for number, subject in enumerate(subjects):
+            identity = "ab"[number]
+            write_subject(root / pair / identity, subject, SEED + 100 * number)
+            blocks.append(f'[[subject]]\nid = "{identity}"\ntoken = "{subject["token"]}"\n'
+                          f'class = "{subject["class"]}"\nimages = "{identity}"\n')
+        (root / pair / "subjects.toml").write_text("\n".join(blocks), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
