@@ -44,8 +44,9 @@ fn worst(case: &Path, out: &Path) -> (f64, String) {
     for name in got.entries().keys() {
         assert!(want.entries().contains_key(name), "{}: {name} is too much", case.display());
     }
-    // The reference is in f64: what is below this is 0 in exact arithmetic (a key's bias, say) and
-    // has no relative error; there the rounding must stay small against an ordinary tensor.
+    // The reference is in f64. What is exactly 0 there (a key's bias) has no relative error: its rounding must be
+    // small against an ordinary tensor. What is a thousand times below one is what cancellation left, where
+    // PyTorch's own f32 is off by 1e-4: it is measured against that floor.
     let mut norms: Vec<f64> =
         want.entries().keys().map(|n| norm(&want.f32(n).unwrap().data)).collect();
     norms.sort_by(f64::total_cmp);
@@ -54,8 +55,9 @@ fn worst(case: &Path, out: &Path) -> (f64, String) {
         let (a, b) = (got.f32(name).unwrap(), want.f32(name).unwrap());
         assert_eq!(a.dims, b.dims, "{}: {name}", case.display());
         let difference: Vec<f32> = a.data.iter().zip(&b.data).map(|(x, y)| x - y).collect();
-        let zero = norm(&b.data) < 1e-9 * ordinary;
-        let error = norm(&difference) / if zero { ordinary } else { norm(&b.data) };
+        let own = norm(&b.data);
+        let scale = if own < 1e-9 * ordinary { ordinary } else { own.max(1e-3 * ordinary) };
+        let error = norm(&difference) / scale;
         (if error.is_nan() { f64::INFINITY } else { error }, name.clone())
     });
     errors.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap()
