@@ -6,7 +6,7 @@ use crate::{
     cli::common::{self, Compute},
     device::Device,
     error::{Error, Result},
-    lora::{LoraFile, Modules},
+    lora::LoraFile,
     models::checkpoint::{Checkpoint, Component},
     plan::{Layout, ParamInfo, Pass, PlanOptions, Program, Recorder, WeightSource},
     tensor::{
@@ -114,13 +114,7 @@ pub fn run(args: &Args) -> Result<u8> {
 
 /// Opens an adapter file by the names of the published models, or else of this very model.
 fn open_lora(path: &Path, checkpoint: &Checkpoint) -> Result<LoraFile> {
-    let component = checkpoint.component().name();
-    LoraFile::open(path, component).or_else(|error| {
-        let full: Vec<(String, &[usize])> =
-            checkpoint.shapes().map(|(n, d)| (format!("{component}.{n}"), d)).collect();
-        let modules = Modules::of(full.iter().map(|(n, d)| (n.as_str(), *d)));
-        LoraFile::open_for(path, component, &modules).map_err(|_| error)
-    })
+    LoraFile::open_for(path, checkpoint.component().name(), &checkpoint.modules())
 }
 
 fn forward(
