@@ -1,4 +1,5 @@
 //! The kernels on the emulated driver: every line of Rust is the one that runs on a GPU.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 #![cfg(feature = "emulate")]
 
 use selvedge::{

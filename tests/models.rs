@@ -1,4 +1,5 @@
 //! The published base models from their configurations alone: no weights, no files.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use selvedge::{
     error::Result,

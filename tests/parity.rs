@@ -1,6 +1,7 @@
 //! The models against diffusers and transformers: every output, input gradient and parameter gradient.
 //!
 //! The cases are written by `tools/fixtures/make_models.py`.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use clap::Parser;
 use selvedge::{

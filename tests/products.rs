@@ -1,4 +1,5 @@
 //! Linear, LoraLinear and Conv2d against plain double-precision loops, forward and backward.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use bytemuck::cast_slice_mut;
 use selvedge::{

@@ -1,4 +1,5 @@
 //! A run that is killed anywhere and resumed ends in the same bits as one that was never stopped.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
     fs,

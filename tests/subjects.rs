@@ -59,7 +59,7 @@ fn columns_hold_each_subject_once_and_inside() {
         start.pasted.iter().for_each(|p| assert!(p.rectangle[2] <= 96 && p.rectangle[3] <= 64));
         seen.sort();
         *orders.entry(seen.into_iter().map(|s| s.1).collect::<String>()).or_insert(0) += 1;
-        assert!(start.mask.data.iter().any(|m| *m == 255));
+        assert!(start.mask.data.contains(&255));
     }
     assert_eq!(orders.len(), 6, "{orders:?}");
 }

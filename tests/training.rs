@@ -1,4 +1,5 @@
 //! Ten training steps equal diffusers + peft + torch (`tools/fixtures/make_training.py`).
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use selvedge::{
     device::Device,

@@ -6,7 +6,8 @@ use crate::kernels::case::Case;
 /// Calls that every variant must get right.
 pub fn cases() -> Vec<Case> {
     // image, outputs and kernel, stride, pad
-    let shapes: [([usize; 4], [usize; 3], usize, [usize; 4]); 13] = [
+    type Shape = ([usize; 4], [usize; 3], usize, [usize; 4]);
+    let shapes: [Shape; 13] = [
         ([1, 1, 1, 1], [1, 1, 1], 1, [0; 4]),
         ([2, 3, 4, 5], [6, 1, 1], 1, [0; 4]),
         ([1, 5, 6, 4], [3, 3, 3], 1, [1; 4]),

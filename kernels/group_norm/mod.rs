@@ -56,7 +56,7 @@ impl Op for GroupNorm {
         check::f32_inputs(at, ins, &["x", "gamma", "beta"])?;
         let x = &ins[0];
         let c = x.last();
-        if x.dims.len() < 2 || x.is_empty() || self.groups == 0 || c % self.groups != 0 {
+        if x.dims.len() < 2 || x.is_empty() || self.groups == 0 || !c.is_multiple_of(self.groups) {
             let want = format!("[N, .., C], not empty, C a multiple of {} groups", self.groups);
             return Err(check::shape(at, "x", x, want));
         }

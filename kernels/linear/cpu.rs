@@ -98,7 +98,7 @@ pub(crate) fn weight_gradient(
     (scale, overwrite): (f32, bool),
     scratch: &mut [f32],
 ) {
-    let rows = if n == 0 { 0 } else { a.len() / n };
+    let rows = a.len().checked_div(n).unwrap_or(0);
     if out.is_empty() {
         return;
     }

@@ -145,7 +145,7 @@ impl WeightSource for &Shared {
         dims: &[usize],
         layout: crate::plan::Layout,
     ) -> Result<Option<Arc<Vec<f32>>>> {
-        let Some(real) = &self.real else { return (&self.random).get(name, dims, layout) };
+        let Some(real) = &self.real else { return self.random.get(name, dims, layout) };
         let weights = real.get(name, dims, layout)?;
         if let Some(w) = &weights {
             self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(w.clone());

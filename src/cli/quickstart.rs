@@ -55,10 +55,10 @@ pub struct Quickstart {
     pub compute: Compute,
 }
 
-const STEPS: u64 = 240;
+const STEPS: u64 = 450;
 const SAMPLING_STEPS: usize = 20;
 const GUIDANCE: f32 = 4.0;
-const GAMMA: f32 = 1.0;
+const GAMMA: f32 = 0.3; // 1 leaves traces of the collage on a model this small
 
 /// One of the four grids.
 struct Shown {
@@ -142,10 +142,12 @@ impl Quickstart {
         t.steps = self.steps;
         t.batch = 4;
         t.accumulate = 1;
-        t.learning_rate = 1e-3;
+        t.learning_rate = 2e-3;
         t.schedule = LrSchedule::Cosine;
         t.warmup_steps = 10;
-        t.rank = 16;
+        t.rank = 32;
+        // attention alone learns the outline; colours and patterns of new subjects need the rest
+        t.targets.extend(["ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"].map(String::from));
         t.sample_every = 0;
         t.save_every = 0;
         t.seed = self.compute.seed;

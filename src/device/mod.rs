@@ -146,7 +146,7 @@ impl BufMut<'_> {
 
     fn host(&mut self) -> &mut [u8] {
         match self {
-            BufMut::Host(b) if b.is_empty() => bytemuck::cast_slice_mut(&mut [0u64; 0]),
+            BufMut::Host([]) => bytemuck::cast_slice_mut(&mut [0u64; 0]),
             BufMut::Host(b) => b,
             BufMut::Device(..) => unreachable!("plan: host view of a device buffer"),
         }

@@ -72,7 +72,7 @@ impl<'a> Pipeline<'a> {
     /// [`Error::Config`] when a side is no positive multiple of the latent factor.
     pub fn latent(&self, height: usize, width: usize) -> Result<[usize; 2]> {
         let f = self.base.vae.factor();
-        if height == 0 || width == 0 || height % f != 0 || width % f != 0 {
+        if height == 0 || width == 0 || !height.is_multiple_of(f) || !width.is_multiple_of(f) {
             return Err(Error::Config {
                 key: "--height, --width".into(),
                 found: format!("{height} x {width}"),

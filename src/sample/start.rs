@@ -60,7 +60,7 @@ pub fn first_inputs(
     let pictures: Vec<Picture> = compositions.iter().map(|c| c.0.clone()).collect();
     let encoded = super::encode_pictures(base, device, &pictures)?;
     let (factor, c) = (base.vae.factor(), base.vae.latent_channels);
-    let one = |((z, eps), (_, mask)): ((Vec<f32>, &Vec<f32>), &(Picture, Picture))| {
+    let one = |z: Vec<f32>, eps: &[f32], mask: &Picture| {
         let [h, w] = [mask.height / factor, mask.width / factor];
         if z.len() != h * w * c || eps.len() != z.len() {
             return Err(Error::Shape {
@@ -81,5 +81,6 @@ pub fn first_inputs(
         let mixed = z.iter().zip(eps).enumerate();
         Ok(mixed.map(|(i, (z, e))| gamma * (z * small[i / c]) + e).collect())
     };
-    encoded.into_iter().zip(noise).zip(compositions).map(one).collect()
+    let all = encoded.into_iter().zip(noise).zip(compositions);
+    all.map(|((z, eps), (_, mask))| one(z, eps, mask)).collect()
 }

@@ -100,7 +100,7 @@ impl<'a> Trainer<'a> {
         let noise = NoiseSchedule::from_json(&base.scheduler.to_string())?;
         let objective = objective(config)?;
         let factor = base.vae.factor();
-        if t.resolution % factor != 0 {
+        if !t.resolution.is_multiple_of(factor) {
             return Err(Error::Config {
                 key: "train.resolution".into(),
                 found: t.resolution.to_string(),
