@@ -1,5 +1,7 @@
 //! Masked latent mixing through a recorded program: what enters the U-Net first.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use selvedge::{
     device::Device,
     error::Error,
