@@ -112,7 +112,7 @@ pub fn run(args: &Args) -> Result<u8> {
     Ok(0)
 }
 
-/// Opens an adapter file by the names of the published models, or else of this very model.
+/// Opens an adapter file by the names of this very model.
 fn open_lora(path: &Path, checkpoint: &Checkpoint) -> Result<LoraFile> {
     LoraFile::open_for(path, checkpoint.component().name(), &checkpoint.modules())
 }
