@@ -1,5 +1,6 @@
 //! Time of forward and of each gradient of linear layers and convolutions:
 //! `cargo bench --bench ops [-- part of a name]`; the same shapes in torch: `benches/ops.py`.
+//! On a busy machine set `RAYON_NUM_THREADS=1`: then the time on the core counts.
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used)]
 
 use selvedge::{
@@ -18,18 +19,27 @@ fn host_mut(v: &mut [f32]) -> BufMut<'_> {
     BufMut::Host(bytemuck::cast_slice_mut(v))
 }
 
-/// Best time of at least 5 calls and 0.3 s, in ms.
-fn best(mut f: impl FnMut()) -> f64 {
+/// Seconds this thread has spent on a core, where one thread works (`RAYON_NUM_THREADS=1`).
+fn on_core() -> Option<f64> {
+    std::env::var("RAYON_NUM_THREADS").ok().filter(|n| n == "1")?;
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split(' ').next()?.parse::<f64>().ok().map(|ns| ns * 1e-9)
+}
+
+/// Time of a call in ms over at least 5 calls and 0.4 s: the least by the wall; with one thread the mean
+/// on the core, which other jobs do not lengthen (that clock ticks every few ms).
+fn time(mut f: impl FnMut()) -> f64 {
     f();
-    let begin = Instant::now();
-    let (mut least, mut calls) = (f64::INFINITY, 0);
-    while calls < 5 || begin.elapsed().as_secs_f64() < 0.3 {
+    let (begin, start) = (Instant::now(), on_core());
+    let (mut least, mut calls) = (f64::INFINITY, 0.0);
+    while calls < 5.0 || begin.elapsed().as_secs_f64() < 0.4 {
         let t = Instant::now();
         f();
         least = least.min(t.elapsed().as_secs_f64());
-        calls += 1;
+        calls += 1.0;
     }
-    least * 1e3
+    let mean = on_core().zip(start).map(|(end, start)| (end - start) / calls);
+    mean.unwrap_or(least) * 1e3
 }
 
 fn run(name: &str, op: &dyn Op, dims: &[&[usize]]) {
@@ -48,7 +58,7 @@ fn run(name: &str, op: &dyn Op, dims: &[&[usize]]) {
     let mut saved: Vec<Vec<f32>> = sig.saved.iter().map(|s| vec![0.0; s.len()]).collect();
     let mut scratch = vec![0.0; sig.forward_scratch.max(sig.backward_scratch).div_ceil(4)];
     let flop = op.cost(&specs, &sig.out).flop;
-    let ms = best(|| {
+    let ms = time(|| {
         op.forward(Forward {
             device: &Device::Cpu,
             specs: &specs,
@@ -69,7 +79,7 @@ fn run(name: &str, op: &dyn Op, dims: &[&[usize]]) {
     for (what, wanted) in sets {
         let wants: Vec<bool> = (0..specs.len()).map(|i| wanted.contains(&i)).collect();
         let flop = op.backward_cost(&specs, &sig.out, &wants).flop;
-        let ms = best(|| {
+        let ms = time(|| {
             let mode = |w: &bool| if *w { GradMode::Overwrite } else { GradMode::Skip };
             let to = grads.iter_mut().zip(&wants);
             op.backward(Backward {
