@@ -142,7 +142,7 @@ fn check(name: &str, op: &dyn Op, dims: &[&[usize]], reference: impl Fn(&[Vec<f6
 }
 
 fn product(x: &[f64], w: &[f64], k: usize, n: usize) -> Vec<f64> {
-    let rows = if k == 0 { 0 } else { x.len() / k };
+    let rows = x.len().checked_div(k).unwrap_or(0);
     (0..rows * n)
         .map(|i| (0..k).map(|t| x[i / n * k + t] * w[i % n * k + t]).sum::<f64>())
         .collect()
@@ -212,7 +212,8 @@ fn convolution(op: &Conv2d, x: &[usize], w: &[usize], out: &[usize], v: &[Vec<f6
 fn conv2d_equals_the_plain_loops() {
     let same = [1; 4];
     // x, w without its channels, stride, pad
-    let cases: [([usize; 4], [usize; 3], usize, [usize; 4]); 13] = [
+    type Shape = ([usize; 4], [usize; 3], usize, [usize; 4]);
+    let cases: [Shape; 13] = [
         ([1, 1, 1, 1], [1, 1, 1], 1, [0; 4]),
         ([2, 5, 4, 3], [7, 1, 1], 1, [0; 4]),
         ([1, 6, 7, 4], [5, 3, 3], 1, same),
