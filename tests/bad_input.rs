@@ -108,7 +108,7 @@ fn one_subject_is_not_enough_for_mixes() {
     let second = text.rfind("[[subject]]").unwrap();
     let method = text.find("[method]").unwrap();
     let one = format!("{}{}", &text[..second], &text[method..]);
-    train_with(&dir, &one, &["subject", "two"]);
+    train_with(&dir, &one, &["[[subject]]", "at least 2"]);
 }
 
 #[test]
