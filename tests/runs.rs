@@ -1,4 +1,5 @@
 //! Whole training runs of every kind through the command, on nano: what must not change, and what is written.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
     fs,
