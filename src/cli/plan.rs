@@ -165,7 +165,12 @@ fn train(mut args: Train) -> Result<()> {
         (None, Some(pixels)) => [pixels / 8; 2],
         (None, None) => [unet.sample_size.unwrap_or(64); 2],
     };
-    print(&plan_training(&unet, &size)?, "training step", &args.common)
+    print(&plan_training(&unet, &size)?, "training step", &args.common)?;
+    if !args.common.json {
+        let alone = plan_denoising(&unet, &size)?.summary().forward_flop;
+        out(&format!("  U-Net alone, forward   {:.3} TFLOP\n", alone / 1e12));
+    }
+    Ok(())
 }
 
 /// The configuration of a component of `model`: built in, from a folder, or from a checkpoint.
