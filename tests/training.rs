@@ -140,7 +140,10 @@ fn relative(got: &[f32], want: &[f32]) -> f64 {
     (error / size.max(1e-30)).sqrt()
 }
 
-fn train(run: &Run, checkpoint: bool) -> (Vec<f32>, Vec<f32>, Vec<(String, Vec<f32>)>) {
+/// Losses, gradient norms, trained tensors by name.
+type Outcome = (Vec<f32>, Vec<f32>, Vec<(String, Vec<f32>)>);
+
+fn train(run: &Run, checkpoint: bool) -> Outcome {
     let mut stepper = stepper(run, checkpoint);
     let data = open("batches.safetensors");
     let noise = NoiseSchedule::stable_diffusion(run.prediction);
