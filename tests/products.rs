@@ -295,6 +295,9 @@ fn shapes_that_do_not_fit_are_refused_in_words() {
     assert!(message(&conv, &[&[1, 2, 4, 2], &[3, 3, 3, 2]]).contains("holds a 3x3 kernel"));
     assert!(message(&conv, &[&[1, 4, 4, 2], &[3, 3, 3, 1]]).contains("[O, kh, kw, 2]"));
     assert!(message(&conv, &[&[4, 4, 2], &[3, 3, 3, 2]]).contains("[N, H, W, C]"));
+    let conv = Conv2d::same(3, false);
+    let many = message(&conv, &[&[1 << 20, 64, 64, 1], &[1, 3, 3, 1]]);
+    assert!(many.contains("smaller batch"), "{many}");
     let huge = Conv2d { stride: 1, pad: [usize::MAX; 4], bias: false };
     assert!(message(&huge, &[&[1, 2, 4, 2], &[3, 3, 3, 2]]).contains("expected"));
 }

@@ -1,4 +1,5 @@
-//! Shapes: 1x1, 3x3, ragged images and channels, strides, one-sided padding, large and even kernels, empty.
+//! Shapes: 1x1, 3x3, ragged images and channels, strides, one-sided padding, large and even
+//! kernels, empty.
 
 use super::Conv2d;
 use crate::kernels::case::Case;

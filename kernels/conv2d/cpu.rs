@@ -1,6 +1,7 @@
 //! CPU: the image is read where it lies, one list of pixels for each kernel position.
 //!
-//! Forward and the data gradient are products of listed rows with the packed weight; the weight gradient
+//! Forward and the data gradient are products of listed rows with the packed weight; the weight
+//! gradient
 //! sums outer products over blocks of output positions. No patches are ever stored.
 
 use super::Shape;

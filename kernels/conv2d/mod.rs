@@ -20,14 +20,17 @@ use crate::{
 /// `H' = (H + top + bottom - kh) / s + 1`; all f32.
 ///
 /// # Gradient
-/// `dx` is a convolution of `dy` with the mirrored weight (one for each residue of the position modulo
-/// the stride), `dw[o, u, v, c] = sum dy[n, i, j, o] x[..]`, `db = sum dy`. Keeps `w` for `dx`, `x` for `dw`.
+/// `dx` is a convolution of `dy` with the mirrored weight (one for each residue of the position
+/// modulo
+/// the stride), `dw[o, u, v, c] = sum dy[n, i, j, o] x[..]`, `db = sum dy`. Keeps `w` for `dx`,
+/// `x` for `dw`.
 ///
 /// # Numerics
 /// f32 accumulation; bitwise repeatable for a given number of threads.
 ///
 /// # Errors
-/// `infer` refuses other ranks, channel counts that differ, stride 0 and a kernel larger than the padded image.
+/// `infer` refuses other ranks, channel counts that differ, stride 0 and a kernel larger than the
+/// padded image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv2d {
     /// Step between output positions, both axes.
@@ -111,6 +114,12 @@ impl Conv2d {
             );
             return Err(check::shape(at, "x", x, want));
         };
+        let pixels = |h: usize, w: usize| n.checked_mul(h)?.checked_mul(w);
+        let countable = |p: Option<usize>| p.is_some_and(|p| p < u32::MAX as usize);
+        if !countable(pixels(h, width)) || !countable(pixels(oh, ow)) {
+            let want = "fewer than 2^32 - 1 pixels in all images; use a smaller batch".into();
+            return Err(check::shape(at, "x", x, want));
+        }
         if let Some(b) = ins.get(2) {
             check::dims(at, "bias", b, &[o], "as the weight has that many outputs")?;
         }

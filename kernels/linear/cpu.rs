@@ -89,7 +89,8 @@ fn times(
     });
 }
 
-/// `out[n, k] = start + scale a^T b` for dense `a: [rows, n]`, `b: [rows, k]` on all threads: each owns
+/// `out[n, k] = start + scale a^T b` for dense `a: [rows, n]`, `b: [rows, k]` on all threads:
+/// each owns
 /// rows of the result and sums over all positions in order.
 pub(crate) fn weight_gradient(
     out: &mut [f32],

@@ -16,7 +16,8 @@ use crate::{
 /// `y = x w^T + b + scale h up^T` with `h = x a^T`
 ///
 /// # Shapes
-/// `x: [.., K]`, `w: [N, K]`, `b: [N]` (only with `bias`), `a: [r, K]`, `up: [N, r]` gives `[.., N]`;
+/// `x: [.., K]`, `w: [N, K]`, `b: [N]` (only with `bias`), `a: [r, K]`, `up: [N, r]` gives `[..,
+/// N]`;
 /// saves `h: [.., r]`; all f32.
 ///
 /// # Gradient

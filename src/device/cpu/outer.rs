@@ -15,7 +15,8 @@ pub const OUTER_ROWS: usize = 64;
 /// Scratch elements of [`outer`].
 pub const OUTER_SCRATCH_LEN: usize = OUTER_DEPTH * (OUTER_ROWS + PANEL);
 
-/// Columns `first .. first + rows` of a dense matrix with `stride` columns, whose rows are positions.
+/// Columns `first .. first + rows` of a dense matrix with `stride` columns, whose rows are
+/// positions.
 #[derive(Clone, Copy, Debug)]
 pub struct Columns<'a> {
     /// Storage, from the first position of this call.
@@ -30,7 +31,8 @@ pub struct Columns<'a> {
     pub scale: f32,
 }
 
-/// Adds `count <= OUTER_DEPTH` outer products to `out` (`a.rows` dense rows of `taps * len`), or with
+/// Adds `count <= OUTER_DEPTH` outer products to `out` (`a.rows` dense rows of `taps * len`), or
+/// with
 /// `overwrite` starts from zero and never reads it. On the calling thread.
 ///
 /// # Panics

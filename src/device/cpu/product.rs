@@ -1,7 +1,9 @@
 //! Products of rows that lie anywhere with a packed right operand: linear layers and convolutions.
 //!
-//! `c[i] = seed + sum over taps t of left[t][i] . right[t]`, where `left[t][i]` is a row of a matrix found
-//! by index, or zeros. A linear layer has one tap; a convolution has one for each kernel position and
+//! `c[i] = seed + sum over taps t of left[t][i] . right[t]`, where `left[t][i]` is a row of a
+//! matrix found
+//! by index, or zeros. A linear layer has one tap; a convolution has one for each kernel position
+//! and
 //! reads the image where it lies.
 
 use super::{
@@ -42,7 +44,8 @@ pub struct Left<'a> {
     pub taps: usize,
 }
 
-/// The right operand as [`super::pack`] writes it: panels of 48 columns, the last one of 16, 32 or 48.
+/// The right operand as [`super::pack`] writes it: panels of 48 columns, the last one of 16, 32
+/// or 48.
 #[derive(Clone, Copy, Debug)]
 pub struct Right<'a> {
     /// `packed_len(k, n)` elements.
@@ -175,7 +178,8 @@ fn place(
         for i in 0..rows {
             t.c[i] = out.data[at(i)..].as_mut_ptr();
         }
-        // SAFETY: `check` bounded every row of the left operand, of the right one and of the output.
+        // SAFETY: `check` bounded every row of the left operand, of the right one and of the
+        // output.
         unsafe { tile(rows, vectors)(&t) };
         return;
     }
