@@ -1,4 +1,4 @@
-"""The cases of ops.rs in torch: python benches/ops.py [threads]."""
+"""The cases of ops.rs in torch: python benches/ops.py [threads [part of a name]]."""
 
 import sys
 import time
@@ -25,6 +25,8 @@ def best(f):
 
 def report(name, flop, forward, inputs, dy, sets):
     """Forward under no_grad, then torch.autograd.grad of each set of inputs."""
+    if len(sys.argv) > 2 and sys.argv[2] not in name:
+        return
     with torch.no_grad():
         ms = best(forward)
     line = f"{name:34} forward {ms:8.3f} ms {flop / ms / 1e6:6.1f} GFLOP/s"
@@ -63,6 +65,33 @@ def lora(rows, k, n, r):
     report(f"lora {rows} {k} {n} rank {r}", flop, run, [x, w, a, up], torch.randn(rows, n), sets)
 
 
+def attention(n, lq, lk, h, d):
+    """Heads before positions in memory, as scaled_dot_product_attention is called in the models."""
+    q, k, v = (torch.randn(n, l, h, d).transpose(1, 2) for l in (lq, lk, lk))
+    run = lambda: F.scaled_dot_product_attention(q, k, v)
+    flop = 4.0 * n * h * lq * lk * d
+    dy = torch.randn(n, lq, h, d).transpose(1, 2)
+    report(f"attention {n} {lq} {lk} {h} {d}", flop, run, [q, k, v], dy, [("all", [q, k, v])])
+
+
+def group_norm(silu, size, c):
+    """torch's default layout."""
+    x, g, b = torch.randn(1, c, size, size), torch.randn(c), torch.randn(c)
+    norm = lambda: F.group_norm(x, 32, g, b, 1e-5)
+    run = (lambda: F.silu(norm())) if silu else norm
+    name = "group_norm silu" if silu else "group_norm"
+    sets = [("all", [x, g, b])]
+    flop = (20.0 if silu else 7.0) * x.numel()
+    report(f"{name} {size} {size} {c}", flop, run, [x, g, b], torch.randn_like(x), sets)
+
+
+def layer_norm(rows, c):
+    x, g, b = torch.randn(1, rows, c), torch.randn(c), torch.randn(c)
+    run = lambda: F.layer_norm(x, (c,), g, b, 1e-5)
+    sets = [("all", [x, g, b])]
+    report(f"layer_norm {rows} {c}", 8.0 * x.numel(), run, [x, g, b], torch.randn_like(x), sets)
+
+
 for case in [
     (1, 64, 64, 4, 160, 3, 1),
     (1, 64, 64, 160, 160, 3, 1),
@@ -92,3 +121,15 @@ for case in [
     linear(*case)
 for case in [(256, 640, 640, 8), (1024, 320, 320, 8), (1024, 320, 320, 32), (77, 2048, 640, 8)]:
     lora(*case)
+for case in [
+    (1, 4096, 4096, 5, 64),
+    (1, 1024, 1024, 10, 64),
+    (1, 1024, 77, 10, 64),
+    (16, 256, 256, 2, 32),
+    (16, 16, 16, 4, 32),
+]:
+    attention(*case)
+for case in [(False, 64, 320), (False, 32, 1280), (True, 64, 320), (True, 32, 1280)]:
+    group_norm(*case)
+for case in [(1024, 640), (4096, 320)]:
+    layer_norm(*case)

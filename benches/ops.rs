@@ -1,11 +1,14 @@
-//! Time of forward and of each gradient of linear layers and convolutions:
+//! Time of forward and of each gradient of linear layers, convolutions, attention and norms:
 //! `cargo bench --bench ops [-- part of a name]`; the same shapes in torch: `benches/ops.py`.
 //! On a busy machine set `RAYON_NUM_THREADS=1`: then the time on the core counts.
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used)]
 
 use selvedge::{
     device::{Buf, BufMut, Device},
-    kernels::{conv2d::Conv2d, linear::Linear, lora_linear::LoraLinear},
+    kernels::{
+        attention::Attention, conv2d::Conv2d, group_norm::GroupNorm, layer_norm::LayerNorm,
+        linear::Linear, lora_linear::LoraLinear,
+    },
     op::{Backward, Forward, Grad, GradMode, Op},
     tensor::{Spec, philox::fill_normal},
 };
@@ -73,9 +76,11 @@ fn run(name: &str, op: &dyn Op, dims: &[&[usize]]) {
     let mut line = format!("{name:34} forward {ms:8.3} ms {:6.1} GFLOP/s", flop / ms / 1e6);
     let dy = normal(9, out.len());
     let mut grads: Vec<Vec<f32>> = specs.iter().map(|s| vec![0.0; s.len()]).collect();
-    let lora = specs.len() == 4;
-    let sets: &[(&str, &[usize])] =
-        if lora { &[("dx da dup", &[0, 2, 3])] } else { &[("dx", &[0]), ("dw", &[1])] };
+    let sets: &[(&str, &[usize])] = match specs.len() {
+        4 => &[("dx da dup", &[0, 2, 3])],
+        3 => &[("all", &[0, 1, 2])],
+        _ => &[("dx", &[0]), ("dw", &[1])],
+    };
     for (what, wanted) in sets {
         let wants: Vec<bool> = (0..specs.len()).map(|i| wanted.contains(&i)).collect();
         let flop = op.backward_cost(&specs, &sig.out, &wants).flop;
@@ -140,4 +145,26 @@ fn main() {
     lora(1024, 320, 320, 8);
     lora(1024, 320, 320, 32);
     lora(77, 2048, 640, 8);
+    attention_and_norms();
+}
+
+fn attention_and_norms() {
+    let attention = |n: usize, lq: usize, lk: usize, h: usize, d: usize| {
+        let op = Attention { causal: false, scale: 1.0 / (d as f32).sqrt() };
+        let k = [n, lk, h, d];
+        run(&format!("attention {n} {lq} {lk} {h} {d}"), &op, &[&[n, lq, h, d], &k, &k]);
+    };
+    attention(1, 4096, 4096, 5, 64);
+    attention(1, 1024, 1024, 10, 64);
+    attention(1, 1024, 77, 10, 64);
+    attention(16, 256, 256, 2, 32);
+    attention(16, 16, 16, 4, 32);
+    for silu in [false, true] {
+        let op = GroupNorm { groups: 32, eps: 1e-5, silu };
+        let name = if silu { "group_norm silu" } else { "group_norm" };
+        run(&format!("{name} 64 64 320"), &op, &[&[1, 64, 64, 320], &[320], &[320]]);
+        run(&format!("{name} 32 32 1280"), &op, &[&[1, 32, 32, 1280], &[1280], &[1280]]);
+    }
+    run("layer_norm 1024 640", &LayerNorm { eps: 1e-5 }, &[&[1, 1024, 640], &[640], &[640]]);
+    run("layer_norm 4096 320", &LayerNorm { eps: 1e-5 }, &[&[1, 4096, 320], &[320], &[320]]);
 }

@@ -3,7 +3,7 @@
 
 use super::{
     Attention,
-    block::{harden, seen},
+    block::{harden, row_stride, seen},
     cpu::{PIECES, Shape},
 };
 use crate::{
@@ -12,9 +12,9 @@ use crate::{
 };
 use std::ops::Range;
 
-/// Queries and keys of a block: two matrices of 128 x 256 are 256 KiB, a part of the second-level cache.
+/// Queries and keys of a block: two matrices of 128 x 240 are 240 KiB, a part of the second-level cache.
 const QUERIES: usize = 128;
-const KEYS: usize = 256;
+const KEYS: usize = 240;
 
 /// How backward is cut: `[sample][head][part of the keys]`.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +46,7 @@ impl Parts {
 
     /// Two blocks of scores.
     fn slot_len(self) -> usize {
-        2 * QUERIES.min(self.shape.lq).max(1) * KEYS.min(self.keys)
+        2 * QUERIES.min(self.shape.lq).max(1) * row_stride(KEYS.min(self.keys))
     }
 
     fn slots(self) -> usize {
@@ -207,29 +207,32 @@ impl Job<'_> {
         let s = self.cut.shape;
         let (rows, cols) = (at.queries.len(), at.keys.len());
         let (i0, j0) = (at.queries.start, at.keys.start);
-        let (scores, rest) = slot.split_at_mut(rows * cols);
-        let d_prob = &mut rest[..rows * cols];
+        let row = row_stride(cols);
+        let (scores, rest) = slot.split_at_mut(rows * row);
+        let d_prob = &mut rest[..rows * row];
         let query_row = |x| s.head(x, at.sample * s.lq + i0, rows, at.head);
         let (q, d_out) = (query_row(self.q), query_row(self.d_out));
         let k = s.head(self.k, at.sample * s.lk + j0, cols, at.head);
         let one = Threads::One;
-        matmul(MatMut::new(scores, rows, cols), q, k.t(), s.op.scale, 0.0, one);
+        matmul(MatMut::strided(scores, rows, cols, row), q, k.t(), s.op.scale, 0.0, one);
         let through = self.wants[0] || self.wants[1];
         if through {
             let v = s.head(self.v, at.sample * s.lk + j0, cols, at.head);
-            matmul(MatMut::new(d_prob, rows, cols), d_out, v.t(), 1.0, 0.0, one);
+            matmul(MatMut::strided(d_prob, rows, cols, row), d_out, v.t(), 1.0, 0.0, one);
         }
         wide(
             #[inline(always)]
             || {
-                let pairs = scores.chunks_exact_mut(cols).zip(d_prob.chunks_exact_mut(cols));
+                let pairs = scores.chunks_exact_mut(row).zip(d_prob.chunks_exact_mut(row));
                 for (r, (p, d)) in pairs.enumerate() {
                     let seen = seen(s.op.causal, i0 + r, j0, cols);
-                    harden(p, through.then_some(d), seen, (lse[i0 + r], delta[i0 + r]));
+                    let d = through.then_some(&mut d[..cols]);
+                    harden(&mut p[..cols], d, seen, (lse[i0 + r], delta[i0 + r]));
                 }
             },
         );
-        let (p, ds) = (Mat::new(scores, rows, cols), Mat::new(d_prob, rows, cols));
+        let (p, ds) =
+            (Mat::strided(scores, rows, cols, row), Mat::strided(d_prob, rows, cols, row));
         if self.wants[2] {
             matmul(MatMut::new(grads.dv, cols, s.d), p.t(), d_out, 1.0, 1.0, one);
         }

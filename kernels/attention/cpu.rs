@@ -2,7 +2,7 @@
 
 use super::{
     Attention,
-    block::{seen, soften},
+    block::{row_stride, seen, soften},
 };
 use crate::{
     device::cpu::{Mat, MatMut, Threads, matmul, wide},
@@ -16,8 +16,8 @@ use std::ops::Range;
 pub(super) const PIECES: usize = 16;
 /// Queries of a block.
 const QUERIES: usize = 128;
-/// Keys of a block: 128 x 512 scores are 256 KiB, a part of the second-level cache.
-const KEYS: usize = 512;
+/// Keys of a block: 128 x 496 scores are 248 KiB, a part of the second-level cache.
+const KEYS: usize = 496;
 
 /// Extents of one call and its blocks.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +70,7 @@ impl Shape {
     }
 
     fn slot_len(self) -> usize {
-        self.rows * (KEYS.min(self.lk) + 2)
+        self.rows * (row_stride(KEYS.min(self.lk)) + 2)
     }
 
     /// Bytes: a block of scores and two statistics a query, for every piece.
@@ -137,24 +137,25 @@ impl Job<'_> {
         let end = if s.op.causal { (i0 + rows).min(s.lk) } else { s.lk };
         for j0 in (0..end).step_by(KEYS) {
             let cols = KEYS.min(s.lk - j0);
-            let scores = &mut scores[..rows * cols];
+            let row = row_stride(cols);
+            let scores = &mut scores[..rows * row];
             let k = s.head(self.k, sample * s.lk + j0, cols, head);
             let v = s.head(self.v, sample * s.lk + j0, cols, head);
-            let qk = MatMut::new(scores, rows, cols);
+            let qk = MatMut::strided(scores, rows, cols, row);
             matmul(qk, q, k.t(), s.op.scale, 0.0, Threads::One);
             wide(
                 #[inline(always)]
                 || {
-                    let all = scores.chunks_exact_mut(cols).zip(out.chunks_mut(stride));
+                    let all = scores.chunks_exact_mut(row).zip(out.chunks_mut(stride));
                     for (r, (p, o)) in all.enumerate() {
                         let seen = seen(s.op.causal, i0 + r, j0, cols);
-                        soften(p, seen, &mut top[r], &mut sum[r], &mut o[..s.d]);
+                        soften(&mut p[..cols], seen, &mut top[r], &mut sum[r], &mut o[..s.d]);
                     }
                 },
             );
             let beta = if j0 == 0 { 0.0 } else { 1.0 };
             let o = MatMut::strided(out, rows, s.d, stride);
-            matmul(o, Mat::new(scores, rows, cols), v, 1.0, beta, Threads::One);
+            matmul(o, Mat::strided(scores, rows, cols, row), v, 1.0, beta, Threads::One);
         }
         let lse = &mut lse[head * rows..(head + 1) * rows];
         for (r, o) in out.chunks_mut(stride).enumerate().take(rows) {
