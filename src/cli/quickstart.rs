@@ -23,6 +23,7 @@ use crate::{
 use clap::Args;
 use std::{
     path::{Path, PathBuf},
+    sync::atomic::Ordering,
     time::Instant,
 };
 
@@ -102,6 +103,10 @@ impl Quickstart {
             texts.push((name, config.to_toml()?));
             for init in ["none", "seg-mix"] {
                 shown.push(self.sample(name, init, &subjects)?);
+                if stop.load(Ordering::SeqCst) {
+                    let done = format!("sampling {name} with --init {init}");
+                    return Err(Error::Interrupted { done, fix: format!("go on with `{hint}`") });
+                }
             }
         }
         self.finish(report, &shown, &curves, rows, &texts, start)?;

@@ -98,7 +98,7 @@ impl Patterns {
                 key: key.into(),
                 found: format!("{words:?}, which no layer matches"),
                 expected: "ends of layer names such as to_q".into(),
-                fix: "selvedge plan train --modules lists the names".into(),
+                fix: "layer names stand in the output of selvedge plan train".into(),
             });
         }
         Ok(adapters)
