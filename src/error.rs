@@ -169,7 +169,9 @@ impl Error {
 fn io_hint(e: &std::io::Error) -> &'static str {
     match e.kind() {
         std::io::ErrorKind::NotFound => "; check the path",
-        std::io::ErrorKind::StorageFull => "; free some space and run it again (training: with --resume)",
+        std::io::ErrorKind::StorageFull => {
+            "; free some space and run it again (training: with --resume)"
+        }
         std::io::ErrorKind::PermissionDenied => "; check the permissions",
         _ => "",
     }
