@@ -62,7 +62,6 @@ impl Op for Activation {
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::forward(self.kind, io),
-            #[allow(unreachable_patterns)]
             other => return Err(crate::kernels::no_kernel(self.name(), other)),
         }
         Ok(())
@@ -70,7 +69,6 @@ impl Op for Activation {
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::backward(self.kind, io),
-            #[allow(unreachable_patterns)]
             other => return Err(crate::kernels::no_kernel(self.name(), other)),
         }
         Ok(())

@@ -70,7 +70,6 @@ impl AdamW {
         }
         match device {
             Device::Cpu => cpu::step(self, state, master, grad, first, second),
-            #[allow(unreachable_patterns)]
             other => return Err(super::no_kernel("adamw", other)),
         }
         Ok(())

@@ -53,7 +53,6 @@ impl Op for Add {
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::add(io),
-            #[allow(unreachable_patterns)]
             other => return Err(crate::kernels::no_kernel(self.name(), other)),
         }
         Ok(())
@@ -61,7 +60,6 @@ impl Op for Add {
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::add_backward(io),
-            #[allow(unreachable_patterns)]
             other => return Err(crate::kernels::no_kernel(self.name(), other)),
         }
         Ok(())
@@ -87,7 +85,6 @@ impl Op for AddChannels {
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::add_channels(io),
-            #[allow(unreachable_patterns)]
             other => return Err(crate::kernels::no_kernel(self.name(), other)),
         }
         Ok(())
@@ -95,7 +92,6 @@ impl Op for AddChannels {
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::add_channels_backward(io),
-            #[allow(unreachable_patterns)]
             other => return Err(crate::kernels::no_kernel(self.name(), other)),
         }
         Ok(())

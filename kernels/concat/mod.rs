@@ -54,7 +54,6 @@ impl Op for Concat {
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::forward(io),
-            #[allow(unreachable_patterns)]
             other => return Err(crate::kernels::no_kernel(self.name(), other)),
         }
         Ok(())
@@ -62,7 +61,6 @@ impl Op for Concat {
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::backward(io),
-            #[allow(unreachable_patterns)]
             other => return Err(crate::kernels::no_kernel(self.name(), other)),
         }
         Ok(())

@@ -97,7 +97,6 @@ impl Op for Diffuse {
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::forward(self.mix, io),
-            #[allow(unreachable_patterns)]
             other => return Err(super::no_kernel(self.name(), other)),
         }
         Ok(())
@@ -106,7 +105,6 @@ impl Op for Diffuse {
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::backward(self.mix, io),
-            #[allow(unreachable_patterns)]
             other => return Err(super::no_kernel(self.name(), other)),
         }
         Ok(())

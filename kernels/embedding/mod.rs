@@ -100,14 +100,12 @@ impl Op for Embedding {
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::embed(io),
-            #[allow(unreachable_patterns)]
             other => Err(crate::kernels::no_kernel(self.name(), other)),
         }
     }
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::embed_backward(io),
-            #[allow(unreachable_patterns)]
             other => return Err(crate::kernels::no_kernel(self.name(), other)),
         }
         Ok(())
@@ -135,7 +133,6 @@ impl Op for Sinusoid {
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::sinusoid(self, io),
-            #[allow(unreachable_patterns)]
             other => return Err(crate::kernels::no_kernel(self.name(), other)),
         }
         Ok(())
@@ -143,7 +140,6 @@ impl Op for Sinusoid {
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::sinusoid_backward(self, io),
-            #[allow(unreachable_patterns)]
             other => return Err(crate::kernels::no_kernel(self.name(), other)),
         }
         Ok(())
@@ -173,14 +169,12 @@ impl Op for GatherRows {
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::gather(io),
-            #[allow(unreachable_patterns)]
             other => Err(crate::kernels::no_kernel(self.name(), other)),
         }
     }
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::gather_backward(io),
-            #[allow(unreachable_patterns)]
             other => return Err(crate::kernels::no_kernel(self.name(), other)),
         }
         Ok(())

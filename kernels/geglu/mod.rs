@@ -46,7 +46,6 @@ impl Op for Geglu {
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::forward(io),
-            #[allow(unreachable_patterns)]
             other => return Err(crate::kernels::no_kernel(self.name(), other)),
         }
         Ok(())
@@ -54,7 +53,6 @@ impl Op for Geglu {
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::backward(io),
-            #[allow(unreachable_patterns)]
             other => return Err(crate::kernels::no_kernel(self.name(), other)),
         }
         Ok(())

@@ -68,7 +68,6 @@ impl Op for Dco {
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => forward(self.beta, io),
-            #[allow(unreachable_patterns)]
             other => return Err(crate::kernels::no_kernel(self.name(), other)),
         }
         Ok(())
@@ -77,7 +76,6 @@ impl Op for Dco {
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => backward(io),
-            #[allow(unreachable_patterns)]
             other => return Err(crate::kernels::no_kernel(self.name(), other)),
         }
         Ok(())

@@ -80,7 +80,6 @@ impl Op for Posterior {
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::forward(self.scale, io),
-            #[allow(unreachable_patterns)]
             other => return Err(super::no_kernel(self.name(), other)),
         }
         Ok(())
@@ -89,7 +88,6 @@ impl Op for Posterior {
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::backward(self.scale, io),
-            #[allow(unreachable_patterns)]
             other => return Err(super::no_kernel(self.name(), other)),
         }
         Ok(())

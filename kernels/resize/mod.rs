@@ -67,7 +67,6 @@ macro_rules! resize_op {
             fn forward(&self, io: Forward<'_>) -> Result<()> {
                 match io.device {
                     Device::Cpu => $forward(io),
-                    #[allow(unreachable_patterns)]
                     other => return Err(crate::kernels::no_kernel($name, other)),
                 }
                 Ok(())
@@ -75,7 +74,6 @@ macro_rules! resize_op {
             fn backward(&self, io: Backward<'_>) -> Result<()> {
                 match io.device {
                     Device::Cpu => $backward(io),
-                    #[allow(unreachable_patterns)]
                     other => return Err(crate::kernels::no_kernel($name, other)),
                 }
                 Ok(())

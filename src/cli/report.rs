@@ -17,7 +17,7 @@ border-bottom:1px solid #ddd}img{image-rendering:auto;max-width:100%;border:1px 
 figure{margin:1rem 0}figcaption{color:#555;font-size:.9rem}table{border-collapse:collapse}\
 td,th{padding:.2rem .8rem;border-bottom:1px solid #eee;text-align:left}\
 pre{background:#f6f6f4;padding:.8rem;overflow:auto;font-size:.85rem}\
-.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(20rem,1fr));gap:1rem}";
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(26rem,1fr));gap:1rem}";
 
 impl Report {
     /// A page with a title and a first paragraph.

@@ -7,6 +7,7 @@
 mod build;
 mod explain;
 mod memory;
+mod operands;
 mod program;
 mod record;
 

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Makes nano from nothing: scenes, vocabulary, autoencoder, latents, U-Net, subjects, grid.
-#   tools/nano/run.sh WORK OUT       e.g. tools/nano/run.sh /tmp/nano src/assets/nano
+#   tools/nano/run.sh WORK OUT       e.g. tools/nano/run.sh WORK src/assets/nano
 # Every step is seeded and goes on where it was stopped; the minutes are the knobs. Two processes
 # render; training takes OMP_NUM_THREADS threads (1, as in NOTES.md, unless set).
 set -euo pipefail
