@@ -24,7 +24,7 @@ const DEVICE_TARGETS: [(&str, &[&str], &str); 3] = [
     ("Ptx", &["-gencode=arch=compute_80,code=compute_80", "--ptx"], "compute_80.ptx"),
 ];
 const NVCC_FLAGS: [&str; 5] = ["-O3", "-std=c++20", "-lineinfo", "-I", "kernels"];
-const HOST_FLAGS: [&str; 13] = [
+const HOST_FLAGS: [&str; 14] = [
     "-std=c++20",
     "-O2",
     "-g1",
@@ -36,6 +36,7 @@ const HOST_FLAGS: [&str; 13] = [
     "-Wall",
     "-Wextra",
     "-Werror",
+    "-Wno-unknown-pragmas",
     "-I",
     "kernels",
 ];

@@ -24,6 +24,7 @@ pub mod loss;
 pub mod noise;
 pub mod posterior;
 pub mod resize;
+pub mod variant;
 
 use crate::{device::Device, error::Error};
 

@@ -4,7 +4,11 @@
 //! It may not allocate: [`Signature`] says what it saves and what scratch it needs. Which gradients
 //! are computed, and whether they overwrite or add, is decided by the plan and arrives as [`GradMode`].
 
-use crate::{device::Device, error::Result, tensor::Spec};
+use crate::{
+    device::{Cuda, Device},
+    error::Result,
+    tensor::Spec,
+};
 
 pub use crate::device::{Buf, BufMut};
 
@@ -148,6 +152,12 @@ pub trait Op: std::fmt::Debug + Send + Sync {
 
     /// Settings that matter to a reader of the plan, `stride 2 pad 1`; empty by default.
     fn detail(&self) -> String {
+        String::new()
+    }
+
+    /// The kernel variants a GPU runs for these shapes, for a reader of the plan; empty when there is no choice.
+    fn variant(&self, cuda: &Cuda, ins: &[Spec], out: &Spec, backward: bool) -> String {
+        let _ = (cuda, ins, out, backward);
         String::new()
     }
 

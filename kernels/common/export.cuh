@@ -23,7 +23,7 @@ struct FlatTile {
   static constexpr int Threads = 256;  // 8 warps: enough to hide a load, 8 blocks fill an SM
   static constexpr int BlockRows = 1, BlockCols = Vec * Threads, Stages = 1;
   static constexpr int SharedBytes = 0, BlocksPerSm = 4;
-  static_assert(Vec == 1 || Vec == 4, "one element or one 16-byte access a thread");
+  static_assert(Vec == 1 || Vec == 2 || Vec == 4 || Vec == 8, "whole accesses a thread");
 };
 
 #define TILE_RECORD(T, ARGS)                                                             \

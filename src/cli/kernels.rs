@@ -124,10 +124,10 @@ fn check(device: &str, filter: &str, json: bool) -> Result<u8> {
     note(&format!("{} ({}, {})", cuda.name(), cuda.chip(), cuda.target().name()));
     let (mut compared, mut failed, mut without) = (0, 0, 0);
     for case in crate::kernels::cases().iter().filter(|c| c.name.contains(filter)) {
-        let outcome = compare(case, &cuda)?;
+        let outcome = compare(case, crate::tensor::DType::F32, &cuda)?;
         let (word, detail) = match &outcome {
-            Outcome::Agrees { worst_ulp: 0 } => ("ok", "bit-equal".to_string()),
-            Outcome::Agrees { worst_ulp } => ("ok", format!("within {worst_ulp} ulp")),
+            Outcome::Agrees { worst: 0.0 } => ("ok", "bit-equal".to_string()),
+            Outcome::Agrees { worst } => ("ok", format!("{worst:.2} of the allowed error")),
             Outcome::Differs { problem } => ("WRONG", problem.clone()),
             Outcome::NoKernel => {
                 without += 1;

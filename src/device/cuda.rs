@@ -40,6 +40,7 @@ pub struct Cuda {
     total_bytes: usize,
     live: Mutex<BTreeMap<u64, usize>>,
     pub(super) kernels: Mutex<Kernels>,
+    forced: Mutex<BTreeMap<String, String>>,
 }
 
 impl std::fmt::Debug for Cuda {
@@ -154,6 +155,7 @@ impl Cuda {
             total_bytes,
             live,
             kernels,
+            forced: Mutex::default(),
         }))
     }
 
@@ -170,6 +172,20 @@ impl Cuda {
     /// What its kernels were compiled for.
     pub fn target(&self) -> Target {
         self.target
+    }
+
+    /// Asks for variant `name` of `slot` (`attention.forward`, or `attention` for all its passes) wherever it
+    /// applies; checked when a kernel is chosen.
+    pub fn force_variant(&self, slot: &str, name: &str) {
+        let mut forced = self.forced.lock().unwrap_or_else(PoisonError::into_inner);
+        forced.insert(slot.into(), name.into());
+    }
+
+    /// The variant asked for in `slot`.
+    pub fn forced_variant(&self, slot: &str) -> Option<String> {
+        let forced = self.forced.lock().unwrap_or_else(PoisonError::into_inner);
+        let op = slot.split('.').next().unwrap_or(slot);
+        forced.get(slot).or_else(|| forced.get(op)).cloned()
     }
 
     /// `bytes` of memory (at least 1), content undefined.
