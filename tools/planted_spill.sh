@@ -21,7 +21,8 @@ __device__ void many(const Args& a) {  // 128 live values, 64 registers a thread
   for (int i = 0; i < 128; ++i) sum += v[i] * i;
   a.out[threadIdx.x] = sum;
 }
-EXPORT(spill, Tile, Args, many)
+struct Pair : Tile { static constexpr int Cluster = 2; };
+EXPORT(spill, Pair, Args, many)
 EXPORT(fine, Tile, Args, copy)
 SOURCE
 "$nvcc" -O3 -std=c++20 -I kernels -gencode=arch=compute_90a,code=sm_90a --cubin -o tests/fixtures/planted_spill.cubin "$folder/planted.cu"

@@ -14,7 +14,17 @@ struct TileRecord {
   int shared_bytes;   // dynamic shared memory
   int args_bytes;     // sizeof the argument struct; the host compares it with its own
   int blocks_per_sm;  // promised to the register allocator
+  int cluster;        // blocks of a cluster along x, 1 without one
 };
+
+// A tile says `static constexpr int Cluster = 2;` only when its blocks work in clusters.
+template <class T>
+constexpr int cluster_of() {
+  if constexpr (requires { T::Cluster; })
+    return T::Cluster;
+  else
+    return 1;
+}
 
 // The tile of a kernel without reuse: every thread owns `Vec` consecutive elements.
 template <int Vec_>
@@ -27,8 +37,8 @@ struct FlatTile {
 };
 
 #define TILE_RECORD(T, ARGS)                                                             \
-  {1, T::BlockRows, T::BlockCols, T::Stages, T::Threads, T::SharedBytes, int(sizeof(ARGS)), \
-   T::BlocksPerSm}
+  {2, T::BlockRows, T::BlockCols, T::Stages, T::Threads, T::SharedBytes, int(sizeof(ARGS)), \
+   T::BlocksPerSm, cluster_of<T>()}
 
 #ifdef __CUDACC__
 #define EXPORT(NAME, T, ARGS, BODY)                                               \

@@ -23,7 +23,12 @@ pub struct Tile {
     pub args_bytes: u32,
     /// Blocks a multiprocessor is promised to hold.
     pub blocks_per_sm: u32,
+    /// Blocks of a cluster (along x), 1 without one.
+    pub cluster: u32,
 }
+
+/// Blocks of a cluster that every chip with clusters takes.
+const MAX_CLUSTER: u32 = 8;
 
 /// One kernel of a compiled object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +45,8 @@ pub struct KernelInfo {
     pub param_bytes: Option<u32>,
 }
 
-const TILE_VERSION: u32 = 1;
-const TILE_WORDS: usize = 8;
+const TILE_VERSION: u32 = 2;
+const TILE_WORDS: usize = 9;
 const SYMTAB: u64 = 2;
 const DYNSYM: u64 = 11;
 const ATTRIBUTE_FRAME_SIZE: u8 = 0x11;
@@ -68,7 +73,7 @@ pub fn read(at: &str, image: &[u8]) -> Result<Vec<KernelInfo>> {
                     "symbol {index} ({}) is no tile record of version {TILE_VERSION}",
                     symbol.name
                 ),
-                "a record of 8 words",
+                "a record of 9 words",
             ));
         };
         let tile = Tile {
@@ -79,6 +84,7 @@ pub fn read(at: &str, image: &[u8]) -> Result<Vec<KernelInfo>> {
             shared_bytes: words[5],
             args_bytes: words[6],
             blocks_per_sm: words[7],
+            cluster: words[8],
         };
         found.push(KernelInfo {
             name: name.to_string(),
@@ -122,6 +128,10 @@ pub fn check(at: &str, kernel: &KernelInfo) -> Result<()> {
     }
     if kernel.tile.threads == 0 || kernel.tile.threads > 1024 {
         return refuse(format!("{} threads", kernel.tile.threads), "1 to 1024", "change its tile");
+    }
+    if kernel.tile.cluster == 0 || kernel.tile.cluster > MAX_CLUSTER {
+        let found = format!("a cluster of {}", kernel.tile.cluster);
+        return refuse(found, &format!("1 to {MAX_CLUSTER} blocks"), "change its tile");
     }
     Ok(())
 }
@@ -284,7 +294,8 @@ mod tests {
     fn tiles_registers_and_arguments_come_from_the_object() {
         let kernels = read("planted", PLANTED).unwrap();
         assert_eq!(kernels.iter().map(|k| k.name.as_str()).collect::<Vec<_>>(), ["fine", "spill"]);
-        assert_eq!(kernels[0].tile.threads, 1024);
+        assert_eq!((kernels[0].tile.threads, kernels[0].tile.cluster), (1024, 1));
+        assert_eq!(kernels[1].tile.cluster, 2);
         assert_eq!((kernels[0].registers, kernels[0].local_bytes), (Some(10), Some(0)));
         assert_eq!((kernels[1].registers, kernels[1].param_bytes), (Some(64), Some(24)));
     }

@@ -4,13 +4,14 @@
 use super::{
     cubin_table::{EMULATED_DRIVER, Target},
     driver::{Attribute, Driver, Handle},
+    graph::Captured,
     launch::Kernels,
 };
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::ffi::c_int;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The library of a real driver.
@@ -38,9 +39,19 @@ pub struct Cuda {
     pub(super) target: Target,
     pub(super) shared_bytes: u32,
     total_bytes: usize,
-    live: Mutex<BTreeMap<u64, usize>>,
+    multiprocessors: u32,
+    live: Mutex<BTreeMap<u64, Allocation>>,
+    allocations: AtomicU64,
+    pub(super) captured: Mutex<Captured>,
     pub(super) kernels: Mutex<Kernels>,
     forced: Mutex<BTreeMap<String, String>>,
+}
+
+/// Device memory in use: its length, and a number that no other allocation has had.
+#[derive(Clone, Copy, Debug)]
+struct Allocation {
+    bytes: usize,
+    number: u64,
 }
 
 impl std::fmt::Debug for Cuda {
@@ -133,6 +144,7 @@ impl Cuda {
         })?;
         let (shared_bytes, total_bytes) =
             (driver.attribute(Attribute::SharedBytes, device)?, driver.device_memory(device)?);
+        let multiprocessors = driver.attribute(Attribute::Multiprocessors, device)?.max(1);
         let context = driver.retain(device)?;
         let stream = driver.set_current(context).and_then(|()| driver.stream_create());
         let stream = match stream {
@@ -142,7 +154,6 @@ impl Cuda {
                 return Err(e);
             }
         };
-        let (live, kernels) = (Mutex::default(), Mutex::default());
         Ok(Arc::new(Self {
             driver,
             name,
@@ -153,8 +164,11 @@ impl Cuda {
             target,
             shared_bytes,
             total_bytes,
-            live,
-            kernels,
+            multiprocessors,
+            live: Mutex::default(),
+            allocations: AtomicU64::new(0),
+            captured: Mutex::default(),
+            kernels: Mutex::default(),
             forced: Mutex::default(),
         }))
     }
@@ -188,6 +202,25 @@ impl Cuda {
         forced.get(slot).or_else(|| forced.get(op)).cloned()
     }
 
+    /// Its multiprocessors: as many blocks as a persistent grid has, or a multiple.
+    pub fn multiprocessors(&self) -> u32 {
+        self.multiprocessors
+    }
+
+    /// Dynamic shared memory that a block may have, bytes.
+    pub fn shared_bytes(&self) -> u32 {
+        self.shared_bytes
+    }
+
+    /// Free and total bytes of its memory.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn mem_info(&self) -> Result<(usize, usize)> {
+        self.make_current()?;
+        self.driver.memory_info()
+    }
+
     /// `bytes` of memory (at least 1), content undefined.
     ///
     /// # Errors
@@ -197,7 +230,7 @@ impl Cuda {
         let address = match self.driver.mem_alloc(bytes.max(1)) {
             Ok(address) => address,
             Err(Error::Driver { code: 2, .. }) => {
-                let used: usize = self.live().values().sum();
+                let used: usize = self.live().values().map(|a| a.bytes).sum();
                 return Err(Error::OutOfMemory {
                     need_bytes: bytes as u64,
                     have_bytes: self.total_bytes.saturating_sub(used) as u64,
@@ -206,7 +239,8 @@ impl Cuda {
             }
             Err(e) => return Err(e),
         };
-        self.live().insert(address, bytes.max(1));
+        let number = self.allocations.fetch_add(1, Ordering::Relaxed);
+        self.live().insert(address, Allocation { bytes: bytes.max(1), number });
         Ok(Memory { cuda: self.clone(), address, bytes })
     }
 
@@ -276,7 +310,7 @@ impl Cuda {
         self.driver.set_current(self.context)
     }
 
-    fn live(&self) -> MutexGuard<'_, BTreeMap<u64, usize>> {
+    fn live(&self) -> MutexGuard<'_, BTreeMap<u64, Allocation>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -287,10 +321,13 @@ impl Cuda {
         }
         let live = self.live();
         let holder = live.range(..=address).next_back();
-        let left = holder.and_then(|(start, size)| {
-            usize::try_from(address - start).ok().and_then(|offset| size.checked_sub(offset))
+        let left = holder.and_then(|(start, a)| {
+            usize::try_from(address - start).ok().and_then(|offset| a.bytes.checked_sub(offset))
         });
         if left.is_some_and(|left| bytes <= left) {
+            if let (Some(captured), Some((start, a))) = (&mut *self.captured(), holder) {
+                captured.insert((*start, a.number));
+            }
             return Ok(());
         }
         Err(Error::Plan {
@@ -302,6 +339,24 @@ impl Cuda {
                 left.unwrap_or(0)
             ),
         })
+    }
+}
+
+impl Cuda {
+    /// Refuses when one of these allocations was freed.
+    pub(super) fn still_live(&self, allocations: &[(u64, u64)]) -> Result<()> {
+        let live = self.live();
+        let gone =
+            |(start, number): &&(u64, u64)| live.get(start).is_none_or(|a| a.number != *number);
+        match allocations.iter().find(gone) {
+            None => Ok(()),
+            Some((start, _)) => Err(Error::Plan {
+                at: "graph".into(),
+                problem: format!(
+                    "the memory at {start:#x} that it touches was freed; keep it as long as the graph"
+                ),
+            }),
+        }
     }
 }
 

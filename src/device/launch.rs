@@ -5,7 +5,7 @@ use super::{
     cubin::{self, KernelInfo, Tile},
     cubin_table::{OBJECTS, Object, Target},
     cuda::Cuda,
-    driver::Handle,
+    driver::{Geometry, Handle},
 };
 use crate::{
     error::{Error, Result},
@@ -49,6 +49,15 @@ impl<A> Kernel<A> {
     pub fn tile(&self) -> Tile {
         self.tile
     }
+}
+
+/// What a kernel uses on the device it is loaded on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Occupancy {
+    /// Registers of a thread.
+    pub registers: u32,
+    /// Blocks that a multiprocessor holds at a time.
+    pub blocks: u32,
 }
 
 /// A range of device memory that a kernel reads or writes.
@@ -97,6 +106,19 @@ impl Cuda {
             });
         }
         Ok(Kernel { symbol, function, tile, args: PhantomData })
+    }
+
+    /// What the driver says about a loaded kernel.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn occupancy<A>(&self, kernel: &Kernel<A>) -> Result<Occupancy> {
+        self.make_current()?;
+        let (f, tile) = (kernel.function, kernel.tile);
+        Ok(Occupancy {
+            registers: self.driver.registers(f)?,
+            blocks: self.driver.occupancy(f, tile.threads, tile.shared_bytes)?,
+        })
     }
 
     fn load(
@@ -155,11 +177,23 @@ impl Cuda {
                 problem: format!("a grid of {grid:?} blocks, expected 1 to {MAX_GRID:?}"),
             });
         }
+        let cluster = kernel.tile.cluster;
+        if grid[0] % u64::from(cluster) != 0 {
+            return Err(Error::Plan {
+                at: kernel.symbol.into(),
+                problem: format!("a grid of {grid:?} blocks in clusters of {cluster} along x"),
+            });
+        }
         for t in touches {
             self.inside(&format!("{}: {}", kernel.symbol, t.what), t.address, t.bytes)?;
         }
         self.make_current()?;
-        let geometry = (grid.map(|n| n as u32), kernel.tile.threads, kernel.tile.shared_bytes);
+        let geometry = Geometry {
+            grid: grid.map(|n| n as u32),
+            threads: kernel.tile.threads,
+            shared_bytes: kernel.tile.shared_bytes,
+            cluster,
+        };
         self.driver.launch(kernel.function, geometry, self.stream, bytemuck::bytes_of(args))
     }
 }

@@ -10,12 +10,18 @@ pub mod cubin;
 pub mod cubin_table;
 mod cuda;
 mod driver;
+mod graph;
 mod launch;
 mod memory;
+mod pinned;
+mod tensor_map;
 
 pub use cuda::{Cuda, DRIVER_LIBRARY, Memory, Schedule};
-pub use launch::{Kernel, Touched};
+pub use graph::{Event, Graph};
+pub use launch::{Kernel, Occupancy, Touched};
 pub use memory::{Arena, Weight};
+pub use pinned::Pinned;
+pub use tensor_map::{TensorMap, TensorMapSpec};
 
 use crate::error::{Error, Result};
 use std::sync::Arc;

@@ -1,0 +1,164 @@
+//! The CUDA driver functions this program calls, loaded at run time from one library.
+//!
+//! The table is our own because the library is a choice: `libcuda.so.1` for `--device cuda`, the emulated
+//! driver for `--device emulated`; every line after [`Driver::open`] is the same for both. cudarc's generated
+//! bindings supply the constants; its loader knows one library a process and panics on a missing symbol.
+
+mod calls;
+mod graph;
+mod launch;
+
+pub(super) use launch::Geometry;
+
+use super::tensor_map::TensorMap;
+use crate::error::{Error, Result};
+use cudarc::driver::sys;
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::path::Path;
+
+/// An opaque handle of the driver (context, stream, module, function).
+pub(super) type Handle = usize;
+type Code = c_uint;
+
+/// The properties that are asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Attribute {
+    Major = sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as isize,
+    Minor = sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as isize,
+    SharedBytes =
+        sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+            as isize,
+    Multiprocessors =
+        sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as isize,
+}
+/// `CUDA_ERROR_NOT_SUPPORTED`: what a function answers that the library does not export.
+const NOT_SUPPORTED: Code = 801;
+
+/// Declares the table and loads each entry by its exported name. A library without an `optional` entry opens
+/// all the same: the entry is then a function that answers [`NOT_SUPPORTED`].
+macro_rules! functions {
+    (required { $($field:ident = $symbol:literal: fn($($arg:ty),*);)* }
+     optional { $($other:ident = $name:literal: fn($($type:ty),*);)* }) => {
+        /// One pointer a driver function; the library outlives them.
+        struct Table {
+            $($field: unsafe extern "C" fn($($arg),*) -> Code,)*
+            $($other: unsafe extern "C" fn($($type),*) -> Code,)*
+        }
+        impl Table {
+            fn load(library: &libloading::Library, name: &str) -> Result<Self> {
+                $(unsafe extern "C" fn $other($(_: $type),*) -> Code {
+                    NOT_SUPPORTED
+                })*
+                Ok(Self {
+                    // SAFETY: the type is that of the driver API's documented function of this name.
+                    $($field: *unsafe { library.get($symbol.as_bytes()) }
+                        .map_err(|_| no_driver(name, concat!("it exports no ", $symbol)))?,)*
+                    // SAFETY: as above.
+                    $($other: unsafe { library.get($name.as_bytes()) }.map_or($other, |f| *f),)*
+                })
+            }
+        }
+    };
+}
+
+functions! {
+    required {
+        init = "cuInit": fn(c_uint);
+        device_count = "cuDeviceGetCount": fn(*mut c_int);
+        device = "cuDeviceGet": fn(*mut c_int, c_int);
+        device_name = "cuDeviceGetName": fn(*mut c_char, c_int, c_int);
+        device_memory = "cuDeviceTotalMem_v2": fn(*mut usize, c_int);
+        device_attribute = "cuDeviceGetAttribute": fn(*mut c_int, c_int, c_int);
+        retain = "cuDevicePrimaryCtxRetain": fn(*mut Handle, c_int);
+        release = "cuDevicePrimaryCtxRelease_v2": fn(c_int);
+        set_current = "cuCtxSetCurrent": fn(Handle);
+        error_name = "cuGetErrorName": fn(Code, *mut *const c_char);
+        stream_create = "cuStreamCreate": fn(*mut Handle, c_uint);
+        stream_destroy = "cuStreamDestroy_v2": fn(Handle);
+        stream_synchronize = "cuStreamSynchronize": fn(Handle);
+        mem_alloc = "cuMemAlloc_v2": fn(*mut u64, usize);
+        mem_free = "cuMemFree_v2": fn(u64);
+        to_device = "cuMemcpyHtoDAsync_v2": fn(u64, *const c_void, usize, Handle);
+        to_host = "cuMemcpyDtoHAsync_v2": fn(*mut c_void, u64, usize, Handle);
+        on_device = "cuMemcpyDtoDAsync_v2": fn(u64, u64, usize, Handle);
+        fill = "cuMemsetD8Async": fn(u64, u8, usize, Handle);
+        module_load = "cuModuleLoadData": fn(*mut Handle, *const c_void);
+        module_unload = "cuModuleUnload": fn(Handle);
+        function = "cuModuleGetFunction": fn(*mut Handle, Handle, *const c_char);
+        function_set = "cuFuncSetAttribute": fn(Handle, c_int, c_int);
+        launch = "cuLaunchKernel": fn(Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle, *mut *mut c_void, *mut *mut c_void);
+    }
+    optional {
+        launch_ex = "cuLaunchKernelEx": fn(*const sys::CUlaunchConfig, Handle, *mut *mut c_void, *mut *mut c_void);
+        tensor_map = "cuTensorMapEncodeTiled": fn(*mut TensorMap, c_uint, u32, u64, *const u64, *const u64, *const u32, *const u32, c_uint, c_uint, c_uint, c_uint);
+        function_get = "cuFuncGetAttribute": fn(*mut c_int, c_int, Handle);
+        occupancy = "cuOccupancyMaxActiveBlocksPerMultiprocessor": fn(*mut c_int, Handle, c_int, usize);
+        capture_begin = "cuStreamBeginCapture_v2": fn(Handle, c_uint);
+        capture_end = "cuStreamEndCapture": fn(Handle, *mut Handle);
+        graph_instantiate = "cuGraphInstantiateWithFlags": fn(*mut Handle, Handle, u64);
+        graph_launch = "cuGraphLaunch": fn(Handle, Handle);
+        graph_exec_destroy = "cuGraphExecDestroy": fn(Handle);
+        graph_destroy = "cuGraphDestroy": fn(Handle);
+        event_create = "cuEventCreate": fn(*mut Handle, c_uint);
+        event_record = "cuEventRecord": fn(Handle, Handle);
+        event_synchronize = "cuEventSynchronize": fn(Handle);
+        event_elapsed = "cuEventElapsedTime_v2": fn(*mut f32, Handle, Handle);
+        event_destroy = "cuEventDestroy_v2": fn(Handle);
+        memory_info = "cuMemGetInfo_v2": fn(*mut usize, *mut usize);
+        host_alloc = "cuMemHostAlloc": fn(*mut *mut c_void, usize, c_uint);
+        host_free = "cuMemFreeHost": fn(*mut c_void);
+    }
+}
+
+/// An open driver library.
+pub(super) struct Driver {
+    table: Table,
+    library: libloading::Library,
+}
+
+fn no_driver(library: &str, problem: &str) -> Error {
+    Error::NoDriver { library: library.into(), problem: problem.into() }
+}
+
+impl Driver {
+    /// Opens a library and initialises it.
+    ///
+    /// # Errors
+    /// [`Error::NoDriver`] when it is missing or incomplete, [`Error::Driver`] when it finds no device.
+    pub fn open(library: &Path) -> Result<Self> {
+        let name = library.display().to_string();
+        // SAFETY: libcuda.so.1 and the emulated driver have no initialisers that depend on our state.
+        let opened = unsafe { libloading::Library::new(library) };
+        let library = opened.map_err(|e| no_driver(&name, &format!("cannot be opened ({e})")))?;
+        let driver = Self { table: Table::load(&library, &name)?, library };
+        // SAFETY: plain call without pointers.
+        driver.ok("cuInit", unsafe { (driver.table.init)(0) })?;
+        Ok(driver)
+    }
+
+    /// Chooses the emulator's schedule; an error for a real driver.
+    pub fn set_schedule(&self, mode: c_int, seed: u64) -> Result<()> {
+        type Set = unsafe extern "C" fn(c_int, u64) -> Code;
+        // SAFETY: the emulated driver exports the function with this type.
+        let set = unsafe { self.library.get::<Set>(b"emulatorSchedule") };
+        let set = set.map_err(|_| no_driver("the driver", "it is not the emulated one"))?;
+        // SAFETY: plain call without pointers.
+        self.ok("emulatorSchedule", unsafe { set(mode, seed) })
+    }
+
+    fn ok(&self, call: &str, code: Code) -> Result<()> {
+        if code == 0 {
+            return Ok(());
+        }
+        let mut name: *const c_char = std::ptr::null();
+        // SAFETY: the driver writes a pointer to a string of its own, or leaves null.
+        unsafe { (self.table.error_name)(code, &mut name) };
+        let name = if name.is_null() {
+            "unknown".into()
+        } else {
+            // SAFETY: not null, and NUL-terminated by the driver's contract.
+            unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
+        };
+        Err(Error::Driver { call: call.into(), code, name })
+    }
+}
