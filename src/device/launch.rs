@@ -178,7 +178,7 @@ impl Cuda {
             });
         }
         let cluster = kernel.tile.cluster;
-        if grid[0] % u64::from(cluster) != 0 {
+        if !grid[0].is_multiple_of(u64::from(cluster)) {
             return Err(Error::Plan {
                 at: kernel.symbol.into(),
                 problem: format!("a grid of {grid:?} blocks in clusters of {cluster} along x"),

@@ -69,20 +69,22 @@ impl TensorMapSpec {
                  {MAX_RANK} dims, one stride less, as many block extents"
             )));
         }
-        if self.address % 16 != 0 {
+        if !self.address.is_multiple_of(16) {
             return Err(self.bad(&format!("address {:#x} is no multiple of 16", self.address)));
         }
         if let Some(d) = self.dims.iter().find(|d| **d == 0 || **d > 1 << 32) {
             return Err(self.bad(&format!("an extent of {d}, expected 1 to 2^32")));
         }
-        if let Some(s) = self.strides.iter().find(|s| **s == 0 || **s % 16 != 0 || **s >= 1 << 40) {
+        if let Some(s) =
+            self.strides.iter().find(|s| **s == 0 || !s.is_multiple_of(16) || **s >= 1 << 40)
+        {
             return Err(self.bad(&format!("a stride of {s} bytes, expected a multiple of 16")));
         }
         if let Some(b) = self.block.iter().find(|b| **b == 0 || **b > MAX_BLOCK) {
             return Err(self.bad(&format!("a block extent of {b}, expected 1 to {MAX_BLOCK}")));
         }
         let inner = u64::from(self.block[0]) * size;
-        if inner % 16 != 0 {
+        if !inner.is_multiple_of(16) {
             return Err(
                 self.bad(&format!("block rows of {inner} bytes, expected a multiple of 16"))
             );
