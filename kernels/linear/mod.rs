@@ -2,9 +2,11 @@
 
 pub mod cases;
 pub(crate) mod cpu;
+pub(crate) mod cuda;
+pub(crate) mod product;
 
 use crate::{
-    device::Device,
+    device::{Cuda, Device},
     error::Result,
     kernels::check,
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
@@ -16,13 +18,13 @@ use crate::{
 /// `y[i, n] = sum_k x[i, k] w[n, k] + b[n]`
 ///
 /// # Shapes
-/// `x: [.., K]`, `w: [N, K]`, `b: [N]` (only with `bias`) gives `[.., N]`; all f32.
+/// `x: [.., K]`, `w: [N, K]`, `b: [N]` (only with `bias`) gives `[.., N]`; all of one float type.
 ///
 /// # Gradient
 /// `dx = dy w`, `dw = dy^T x`, `db = sum_i dy[i]`. Keeps `w` for `dx` and `x` for `dw`.
 ///
 /// # Numerics
-/// f32 accumulation; bitwise repeatable for a given number of threads.
+/// f32 accumulation, rounded once; bitwise repeatable (on the CPU for a given number of threads).
 ///
 /// # Errors
 /// `infer` refuses a weight that does not fit `x` and a bias that does not fit the weight.
@@ -44,13 +46,15 @@ impl Op for Linear {
     }
 
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
-        check::f32_inputs("linear", ins, self.names())?;
+        check::float_inputs("linear", ins, self.names())?;
         let out = output("linear", &ins[0], &ins[1], ins.get(2))?;
         let (rows, k) = (rows(&ins[0]), ins[0].last());
         let n = out.last();
+        let forward = cuda::forward_scratch(&ins[0], &out);
+        let backward = cuda::backward_scratch(&ins[0], &out, self.bias);
         Ok(Signature {
-            forward_scratch: cpu::forward_scratch(rows, n, k),
-            backward_scratch: cpu::backward_scratch(rows, n, k),
+            forward_scratch: cpu::forward_scratch(rows, n, k).max(forward),
+            backward_scratch: cpu::backward_scratch(rows, n, k).max(backward),
             ..Signature::of(out)
         })
     }
@@ -77,10 +81,18 @@ impl Op for Linear {
         Cost { flop: one.flop * products, bytes: one.bytes * products }
     }
 
+    fn variant(&self, cuda: &Cuda, ins: &[Spec], out: &Spec, backward: bool) -> String {
+        let [forward, input, weight] = cuda::problems(&ins[0], out);
+        if !backward {
+            return forward.describe(cuda);
+        }
+        format!("dx {}, dw {}", input.describe(cuda), weight.describe(cuda))
+    }
+
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::forward(io),
-            other => return Err(super::no_kernel(self.name(), other)),
+            Device::Cuda(cuda) => return cuda::forward(&cuda.clone(), &io),
         }
         Ok(())
     }
@@ -88,7 +100,7 @@ impl Op for Linear {
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::backward(io),
-            other => return Err(super::no_kernel(self.name(), other)),
+            Device::Cuda(cuda) => return cuda::backward(&cuda.clone(), &io),
         }
         Ok(())
     }

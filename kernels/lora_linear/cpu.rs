@@ -33,8 +33,8 @@ pub(super) fn forward(s: Shape, scale: f32, mut io: Forward<'_>) {
     let (x, out, h) = (io.ins[0].f32(), io.out.f32(), io.saved[0].f32());
     let sources = [
         transposed(io.ins[1].f32(), s.n, s.k, 1.0),
-        transposed(io.ins[s.a].f32(), s.rank, s.k, 1.0),
-        transposed(io.ins[s.a + 1].f32(), s.n, s.rank, scale),
+        transposed(io.ins[s.a].f32(), s.rank, s.k, scale),
+        transposed(io.ins[s.a + 1].f32(), s.n, s.rank, 1.0),
     ];
     let mut rest = io.scratch.f32();
     let [w, a, up] = sources.map(|source| {
@@ -99,7 +99,7 @@ pub(super) fn backward(s: Shape, scale: f32, mut io: Backward<'_>) {
     if io.d_ins[s.a + 1].wanted() {
         let (overwrite, d) = target(&mut io.d_ins[s.a + 1]);
         let h = io.saved[0].f32();
-        weight_gradient(d, (dy, s.n), (h, s.rank), (scale, overwrite), scratch);
+        weight_gradient(d, (dy, s.n), (h, s.rank), (1.0, overwrite), scratch);
     }
     if io.d_ins[1].wanted() {
         let (overwrite, d) = target(&mut io.d_ins[1]);

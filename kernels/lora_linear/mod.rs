@@ -2,9 +2,10 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 
 use crate::{
-    device::Device,
+    device::{Cuda, Device},
     error::Result,
     kernels::{check, linear},
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
@@ -13,19 +14,19 @@ use crate::{
 
 /// A linear layer plus a low-rank adapter, in rank-first order: `w + scale up a` is never formed.
 ///
-/// `y = x w^T + b + scale h up^T` with `h = x a^T`
+/// `y = x w^T + b + h up^T` with `h = scale x a^T`
 ///
 /// # Shapes
-/// `x: [.., K]`, `w: [N, K]`, `b: [N]` (only with `bias`), `a: [r, K]`, `up: [N, r]` gives `[..,
-/// N]`;
-/// saves `h: [.., r]`; all f32.
+/// `x: [.., K]`, `w: [N, K]`, `b: [N]` (only with `bias`), `a: [r, K]`, `up: [N, r]` gives
+/// `[.., N]`; saves `h: [.., r]`; all of one float type.
 ///
 /// # Gradient
-/// With `g = scale dy up`: `dx = dy w + g a`, `da = g^T x`, `dup = scale dy^T h`, `dw = dy^T x`,
+/// With `g = scale dy up`: `dx = dy w + g a`, `da = g^T x`, `dup = dy^T h`, `dw = dy^T x`,
 /// `db = sum_i dy[i]`. A frozen `w` (the usual case) costs nothing in backward beyond `dx`.
 ///
 /// # Numerics
-/// f32 accumulation; bitwise repeatable for a given number of threads.
+/// f32 accumulation; `h`, `g` and the results are rounded once each. Bitwise repeatable (on the CPU for a given
+/// number of threads).
 ///
 /// # Errors
 /// `infer` refuses factors that do not fit the weight or each other.
@@ -74,7 +75,7 @@ impl Op for LoraLinear {
 
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
         let at = "lora_linear";
-        check::f32_inputs(at, ins, self.names())?;
+        let dtype = check::float_inputs(at, ins, self.names())?;
         let bias = if self.bias { ins.get(2) } else { None };
         let out = linear::output(at, &ins[0], &ins[1], bias)?;
         let (a, up) = (&ins[self.a_index()], &ins[self.a_index() + 1]);
@@ -93,8 +94,9 @@ impl Op for LoraLinear {
         Ok(Signature {
             out,
             saved: vec![h],
-            forward_scratch: cpu::forward_scratch(shape),
-            backward_scratch: cpu::backward_scratch(shape),
+            forward_scratch: cpu::forward_scratch(shape).max(cuda::forward_scratch(shape, dtype)),
+            backward_scratch: cpu::backward_scratch(shape)
+                .max(cuda::backward_scratch(shape, dtype)),
         })
     }
 
@@ -111,7 +113,7 @@ impl Op for LoraLinear {
         let bytes = ins.iter().chain([out]).map(|s| s.bytes() as f64).sum::<f64>();
         let base = s.n as f64 * s.k as f64;
         let adapter = s.rank as f64 * (s.n + s.k) as f64;
-        let h = 4.0 * s.rows as f64 * s.rank as f64;
+        let h = out.dtype.size_bytes() as f64 * s.rows as f64 * s.rank as f64;
         Cost { flop: 2.0 * s.rows as f64 * (base + adapter), bytes: bytes + h }
     }
 
@@ -126,6 +128,10 @@ impl Op for LoraLinear {
         Cost { flop: 2.0 * s.rows as f64 * per_row, bytes }
     }
 
+    fn variant(&self, cuda: &Cuda, ins: &[Spec], out: &Spec, backward: bool) -> String {
+        cuda::describe(self.shape(ins), out.dtype, cuda, backward)
+    }
+
     fn detail(&self) -> String {
         format!("scale {}", self.scale)
     }
@@ -133,7 +139,9 @@ impl Op for LoraLinear {
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::forward(self.shape(io.specs), self.scale, io),
-            other => return Err(super::no_kernel(self.name(), other)),
+            Device::Cuda(cuda) => {
+                return cuda::forward(self.shape(io.specs), self.scale, &cuda.clone(), &io);
+            }
         }
         Ok(())
     }
@@ -141,7 +149,9 @@ impl Op for LoraLinear {
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::backward(self.shape(io.specs), self.scale, io),
-            other => return Err(super::no_kernel(self.name(), other)),
+            Device::Cuda(cuda) => {
+                return cuda::backward(self.shape(io.specs), self.scale, &cuda.clone(), &io);
+            }
         }
         Ok(())
     }
