@@ -1,16 +1,17 @@
-//! Shapes: single elements, ragged, with and without bias, empty.
+//! Shapes: single elements, ragged, with and without bias, empty; sums cut into ranges.
 
 use super::Linear;
 use crate::kernels::case::Case;
 
 /// Calls that every variant must get right.
 pub fn cases() -> Vec<Case> {
-    let shapes: [(&[usize], usize); 7] = [
+    let shapes: [(&[usize], usize); 8] = [
         (&[1], 1),
         (&[3, 5], 2),
         (&[2, 3, 17], 19),
         (&[13, 48], 65),
         (&[2, 9, 130], 50),
+        (&[300, 280], 24),
         (&[0, 4], 3),
         (&[2, 0], 3),
     ];

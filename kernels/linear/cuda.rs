@@ -36,11 +36,7 @@ pub(super) fn backward_scratch(x: &Spec, out: &Spec, bias: bool) -> usize {
 pub(super) fn forward(cuda: &Cuda, io: &Forward<'_>) -> Result<()> {
     let bias = io.ins.get(2).map_or(0, |b| b.address());
     let o = operands(io.ins[0].address(), io.ins[1].address(), io.out.address());
-    problems(&io.specs[0], io.out_spec)[0].run(
-        cuda,
-        &Operands { bias, ..o },
-        io.scratch.address(),
-    )
+    problems(&io.specs[0], io.out_spec)[0].run(cuda, &Operands { bias, ..o }, io.scratch.address())
 }
 
 pub(super) fn backward(cuda: &Cuda, io: &Backward<'_>) -> Result<()> {

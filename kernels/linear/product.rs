@@ -3,7 +3,7 @@
 //! Linear layers with and without adapters are made of these; nothing else launches a product.
 
 use crate::{
-    device::{Cuda, Target, Touched},
+    device::{Cuda, Touched},
     error::{Error, Result},
     kernels::variant::{self, Variant, by_dtype},
     tensor::DType,
@@ -30,13 +30,6 @@ pub(crate) struct Problem {
     pub k: usize,
     /// Rank of the adapter, 0 without one.
     pub rank: usize,
-}
-
-/// What the variants are chosen by: a problem on a chip.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct OnChip {
-    pub problem: Problem,
-    pub target: Target,
 }
 
 /// The operands of one product, device addresses; 0 where there is none.
@@ -86,7 +79,7 @@ const SIMT_TILE: usize = 64;
 const SHORTEST_RANGE: usize = 128;
 const MOST_RANGES: usize = 64;
 
-const VARIANTS: &[Variant<OnChip>] = &[Variant { name: "simt", applies: |_| true }];
+const VARIANTS: &[Variant<Problem>] = &[Variant { name: "simt", applies: |_| true }];
 
 impl Problem {
     fn slot(&self) -> &'static str {
@@ -120,9 +113,8 @@ impl Problem {
         }
     }
 
-    fn choose(&self, cuda: &Cuda) -> Result<&'static Variant<OnChip>> {
-        let on_chip = OnChip { problem: *self, target: cuda.target() };
-        variant::choose(cuda, self.slot(), VARIANTS, &on_chip)
+    fn choose(&self, cuda: &Cuda) -> Result<&'static Variant<Problem>> {
+        variant::choose(cuda, self.slot(), VARIANTS, self)
     }
 
     /// The chosen variant, for the printed plan.
@@ -261,11 +253,8 @@ pub(crate) fn column_sums(
     }
     let chunks = rows.div_ceil(COLUMN_ROWS);
     let size = dtype.size_bytes();
-    let parts = Touched {
-        what: "partial sums",
-        address: scratch,
-        bytes: column_scratch_bytes(rows, n),
-    };
+    let parts =
+        Touched { what: "partial sums", address: scratch, bytes: column_scratch_bytes(rows, n) };
     if chunks > 0 {
         let symbol =
             by_dtype(dtype, ["linear_columns_f32", "linear_columns_bf16", "linear_columns_f16"]);
@@ -276,16 +265,7 @@ pub(crate) fn column_sums(
         cuda.launch(&kernel, [blocks, chunks as u64, 1], &args, &touches)?;
     }
     let one = Problem { pass: Pass::Weight, dtype, m: 1, n, k: rows, rank: 0 };
-    let o = Operands {
-        left: 0,
-        right: 0,
-        t: 0,
-        l: 0,
-        bias: 0,
-        out,
-        alpha: 1.0,
-        accumulate,
-    };
+    let o = Operands { left: 0, right: 0, t: 0, l: 0, bias: 0, out, alpha: 1.0, accumulate };
     let args = one.args(&o, chunks, scratch)?;
     let touches = [Touched { what: "gradient", address: out, bytes: n * size }];
     reduce(cuda, &one, &args, &touches)

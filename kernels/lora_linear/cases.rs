@@ -5,12 +5,13 @@ use crate::kernels::case::Case;
 
 /// Calls that every variant must get right.
 pub fn cases() -> Vec<Case> {
-    let shapes: [(&[usize], usize, usize); 6] = [
+    let shapes: [(&[usize], usize, usize); 7] = [
         (&[1, 1], 1, 1),
         (&[2, 3, 5], 4, 1),
         (&[7, 17], 33, 4),
         (&[2, 9, 48], 64, 8),
         (&[5, 20], 12, 33),
+        (&[264, 272], 40, 8),
         (&[3, 4], 2, 0),
     ];
     let one = |(x, n, r): (&[usize], usize, usize), bias: bool| {
