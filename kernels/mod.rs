@@ -6,6 +6,7 @@ pub mod add;
 pub mod affine;
 pub mod attention;
 pub mod case;
+pub mod cast;
 pub mod check;
 pub mod compare;
 pub mod concat;

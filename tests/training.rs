@@ -8,7 +8,7 @@ use selvedge::{
     lora::Adapter,
     models::unet::UnetConfig,
     plan::{Layout, Recorder, WeightSource},
-    tensor::{Tensor, safetensors::SafeFile},
+    tensor::{DType, Tensor, safetensors::SafeFile},
     train::{
         Batch, Group, NoiseSchedule, Objective, Optimizer, Patterns, Prediction, Start,
         StepOptions, Stepper, Trained, plan_step, text_inputs, unet_params,
@@ -80,6 +80,7 @@ fn stepper(run: &Run, checkpoint: bool) -> Stepper {
         objective: run.objective,
         checkpoint,
         poison: true,
+        dtype: DType::F32,
     };
     let text = |rec: &mut Recorder, _: &_| Ok(text_inputs(rec, &config, BATCH, 7));
     let plan = plan_step(&config, &trained, &options, text).unwrap();

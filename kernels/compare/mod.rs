@@ -19,7 +19,6 @@ use crate::{
     tensor::{DType, Spec, philox},
 };
 use call::{Call, Place};
-use half::{bf16, f16};
 use std::sync::Arc;
 
 /// Units in the last place of the storage type that any result may be off.
@@ -67,12 +66,12 @@ pub fn compare(case: &Case, dtype: DType, cuda: &Arc<Cuda>) -> Result<Outcome> {
     let moved = Call::new(case, Values::Unrounded, dtype, DType::F32)?.run(&Place::Host)?;
     let mut worst = 0.0f64;
     for (i, (what, stored, got)) in first.iter().enumerate() {
-        let want = floats(expected[i].1, &expected[i].2);
+        let want = expected[i].1.decode(&expected[i].2);
         let depth = if i == 0 { depth(&reference, false) } else { depth(&reference, true) };
         let factor = if dtype == DType::F32 { 1.0 + depth.sqrt() / 2.0 } else { 1.0 };
-        let rounding = largest_change(&want, &floats(moved[i].1, &moved[i].2));
+        let rounding = largest_change(&want, &moved[i].1.decode(&moved[i].2));
         let allowed = Allowed { rounding: 2.0 * factor * rounding, dtype: *stored };
-        match allowed.share(&floats(*stored, got), &want) {
+        match allowed.share(&stored.decode(got), &want) {
             Ok(share) => worst = worst.max(share),
             Err(problem) => return Ok(Outcome::Differs { problem: format!("{what}{problem}") }),
         }
@@ -151,27 +150,6 @@ fn largest_change(a: &[f32], b: &[f32]) -> f64 {
     change.filter(|d| d.is_finite()).fold(0.0, f64::max)
 }
 
-/// Stored elements as f32; integers keep their bits.
-fn floats(dtype: DType, bytes: &[u8]) -> Vec<f32> {
-    let short = |b: &[u8]| u16::from_le_bytes([b[0], b[1]]);
-    match dtype {
-        DType::F32 | DType::I32 => {
-            bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-        }
-        DType::Bf16 => bytes.chunks_exact(2).map(|b| bf16::from_bits(short(b)).to_f32()).collect(),
-        DType::F16 => bytes.chunks_exact(2).map(|b| f16::from_bits(short(b)).to_f32()).collect(),
-    }
-}
-
-/// Numbers as stored in `dtype`.
-fn stored(dtype: DType, values: &[f32]) -> Vec<u8> {
-    match dtype {
-        DType::F32 | DType::I32 => bytemuck::cast_slice(values).to_vec(),
-        DType::Bf16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
-        DType::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
-    }
-}
-
 /// Which numbers a run gets.
 #[derive(Clone, Copy, PartialEq)]
 enum Values {
@@ -185,7 +163,7 @@ impl Values {
     fn of(self, rounding: DType, seed: u64, values: Vec<f32>) -> Vec<f32> {
         let mut random = philox::Stream::new(seed, 0x11);
         match (self, rounding) {
-            (Values::Rounded, _) => floats(rounding, &stored(rounding, &values)),
+            (Values::Rounded, _) => rounding.decode(&rounding.encode(&values)),
             (Values::Unrounded, DType::F32) => (values.into_iter())
                 .map(|v| if v != 0.0 && random.below(2) == 1 { nudged(v) } else { v })
                 .collect(),
@@ -208,10 +186,10 @@ impl<'a> Call<'a> {
             .collect();
         let signature = case.op.infer(&specs)?;
         let encode = |seed: u64, spec: &Spec, values_f32: Vec<f32>| {
-            stored(spec.dtype, &values.of(rounding, seed, values_f32))
+            spec.dtype.encode(&values.of(rounding, seed, values_f32))
         };
         let inputs = (case.inputs(11).into_iter().zip(&specs).zip(0u64..))
-            .map(|((b, s), i)| if float(s) { encode(i, s, floats(DType::F32, &b)) } else { b })
+            .map(|((b, s), i)| if float(s) { encode(i, s, DType::F32.decode(&b)) } else { b })
             .collect();
         let normal = |seed: u64, spec: &Spec| {
             let mut v = vec![0.0f32; spec.len()];

@@ -160,7 +160,7 @@ impl WeightSource for &Shared {
 /// Those of the model, the plan and the operations.
 pub fn run(args: Args) -> Result<u8> {
     let What::Step(step) = args.what;
-    let device = step.compute.device()?;
+    let (device, dtype) = step.compute.place.open()?;
     let UnetModel { config, weights } = unet_model(&step.model)?;
     if weights.is_none() {
         note("only a configuration was found: random weights are used");
@@ -171,6 +171,7 @@ pub fn run(args: Args) -> Result<u8> {
         tokens: step.tokens.max(1),
         rank: step.rank.max(1),
         checkpoint: step.checkpoint,
+        dtype,
         ..StepSize::default()
     };
     let random = RandomWeights::new(step.compute.seed);

@@ -144,11 +144,11 @@ impl Generate {
     /// # Errors
     /// As [`Generate::run`].
     pub fn make(&self) -> Result<Made> {
-        let device = self.compute.device()?;
+        let (device, dtype) = self.compute.place.open()?;
         let (sampler, spacing): (Sampler, Spacing) = (self.sampler.parse()?, self.spacing.parse()?);
         let resize = mask_resize(&self.mask_resize)?;
         let subjects = self.load_subjects()?;
-        let base = Base::open(&self.base)?;
+        let base = Base::open(&self.base)?.stored_as(dtype);
         let loras = open_loras(&base, &self.lora)?;
         let (given, side) = (self.given_noise(&base)?, base.side());
         let height = self.height.unwrap_or(given.as_ref().map_or(side, |g| g.height));

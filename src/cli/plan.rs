@@ -2,7 +2,7 @@
 
 use super::{
     bench::{Latent, parse_latent},
-    common::out,
+    common::{dtype, out},
 };
 use crate::{
     data::{
@@ -20,7 +20,7 @@ use crate::{
     },
     nn::Net,
     plan::{Plan, Recorder, Summary},
-    tensor::{DType, Spec},
+    tensor::Spec,
     train::{Objective, StepSize, is_adapter, plan_denoising, plan_training},
 };
 use clap::{Args as ClapArgs, Subcommand};
@@ -61,7 +61,7 @@ struct Common {
     /// Text tokens.
     #[arg(long, default_value_t = 77)]
     tokens: usize,
-    /// Element type for byte counts: f32, bf16 or f16 (adapters and their optimizer stay f32).
+    /// Element type of weights and activations: f32, bf16 or f16 (adapters and their optimizer stay f32).
     #[arg(long, default_value = "f32")]
     dtype: String,
     /// Only the summary, not every step.
@@ -136,6 +136,7 @@ fn train(mut args: Train) -> Result<()> {
         tokens: args.common.tokens,
         rank: args.rank,
         checkpoint: args.checkpoint,
+        dtype: dtype(&args.common.dtype)?,
         ..StepSize::default()
     };
     let mut resolution = None;
@@ -202,13 +203,14 @@ fn forward(component: &str, common: &Common) -> Result<Plan> {
     let (model, n) = (common.model.as_str(), common.batch);
     let json = |c: Component| component_json(model, c);
     let side = |default: usize| common.latent.map_or([default; 2], |Latent(s)| s);
-    let (mut rec, none) = (Recorder::new(), Adapters::new());
+    let (mut rec, none) = (Recorder::in_dtype(dtype(&common.dtype)?), Adapters::new());
     let out = match component {
         "unet" => {
             let config = unet_config(common)?;
             let latent = side(config.sample_size.unwrap_or(64));
             let (batch, tokens) = (n, common.tokens);
-            let size = StepSize { batch, latent, tokens, ..StepSize::default() };
+            let dtype = dtype(&common.dtype)?;
+            let size = StepSize { batch, latent, tokens, dtype, ..StepSize::default() };
             return plan_denoising(&config, &size);
         }
         "vae-encoder" | "vae-decoder" => {
@@ -251,39 +253,24 @@ fn forward(component: &str, common: &Common) -> Result<Plan> {
     rec.plan_inference(out)
 }
 
-/// Bytes of one element of the compute type.
-fn element_bytes(word: &str) -> Result<usize> {
-    let known = [("f32", DType::F32), ("bf16", DType::Bf16), ("f16", DType::F16)];
-    let found = known.into_iter().find(|(name, _)| *name == word);
-    found.map(|(_, d)| d.size_bytes()).ok_or_else(|| Error::Config {
-        key: "--dtype".into(),
-        found: word.into(),
-        expected: "f32, bf16 or f16".into(),
-        fix: "choose one of these".into(),
-    })
-}
-
-/// Memory of a plan when weights and activations have `element` bytes and trained state stays f32.
+/// Memory of a plan, bytes.
 #[derive(Debug, PartialEq)]
 struct Memory {
     weights: usize,
     arena: usize,
-    trained: usize,
+    /// Both moments of the optimizer; master weights, gradient and shadow lie in the arena.
+    moments: usize,
     peak: usize,
 }
 
-fn memory(s: &Summary, element: usize) -> Memory {
-    // master and gradient lie in the arena; both moments beside it
-    let flat = 8 * s.trainable_parameters;
-    let shadow = if element < 4 { element * s.trainable_parameters } else { 0 };
-    let weights = s.weight_bytes / 4 * element;
-    let arena = s.arena_bytes.saturating_sub(flat) / 4 * element;
-    let trained = 2 * flat + shadow;
-    Memory { weights, arena, trained, peak: weights + arena + trained }
+fn memory(s: &Summary) -> Memory {
+    let moments = 8 * s.trainable_parameters;
+    let (weights, arena) = (s.weight_bytes, s.arena_bytes);
+    Memory { weights, arena, moments, peak: weights + arena + moments }
 }
 
 fn print(plan: &Plan, title: &str, common: &Common) -> Result<()> {
-    let (s, m) = (plan.summary(), memory(&plan.summary(), element_bytes(&common.dtype)?));
+    let (s, m) = (plan.summary(), memory(&plan.summary()));
     let adapters: usize = (plan.params().iter().filter(|p| is_adapter(&p.name)))
         .map(|p| p.dims.iter().product::<usize>())
         .sum();
@@ -294,7 +281,7 @@ fn print(plan: &Plan, title: &str, common: &Common) -> Result<()> {
             "what": title, "model": common.model, "dtype": common.dtype, "steps": s.steps,
             "parameters": s.parameters - adapters, "trainable_parameters": s.trainable_parameters,
             "forward_flop": s.forward_flop, "backward_flop": s.backward_flop, "flop": flop,
-            "weight_bytes": m.weights, "arena_bytes": m.arena, "trained_bytes": m.trained,
+            "weight_bytes": m.weights, "arena_bytes": m.arena, "moment_bytes": m.moments,
             "planned_bytes": m.peak, "forecast_ms": forecast_ms,
         });
         out(&format!("{all}\n"));
@@ -313,7 +300,7 @@ fn print(plan: &Plan, title: &str, common: &Common) -> Result<()> {
     text += &format!("  together               {:.3} TFLOP\n", flop / 1e12);
     text += &format!("  weights                {:.1} MB\n", mb(m.weights));
     text += &format!("  arena                  {:.1} MB\n", mb(m.arena));
-    text += &format!("  trained state          {:.1} MB\n", mb(m.trained));
+    text += &format!("  optimizer moments      {:.1} MB\n", mb(m.moments));
     text += &format!("  planned peak memory    {:.1} MB\n", mb(m.peak));
     if let Some(ms) = forecast_ms {
         text += &format!("  forecast               {ms:.2} ms\n");
@@ -338,6 +325,7 @@ fn grouped(n: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::DType;
 
     #[test]
     fn the_published_sdxl_numbers_come_from_the_configuration_alone() {
@@ -353,20 +341,14 @@ mod tests {
     }
 
     #[test]
-    fn half_precision_halves_all_but_the_trained_state() {
-        let s = Summary {
-            steps: 1,
-            parameters: 110,
-            trainable_parameters: 10,
-            forward_flop: 0.0,
-            backward_flop: 0.0,
-            weight_bytes: 400,
-            arena_bytes: 1080,
-            naive_bytes: 0,
-        };
-        let (full, half) = (memory(&s, 4), memory(&s, 2));
-        assert_eq!((full.weights, full.arena, full.trained), (400, 1000, 160));
-        assert_eq!((half.weights, half.arena, half.trained), (200, 500, 180));
+    fn half_precision_halves_the_weights_and_shrinks_the_arena() {
+        let config = UnetConfig::from_json(&builtin("sdxl", "unet").unwrap()).unwrap();
+        let size = |dtype| StepSize { dtype, latent: [32; 2], ..StepSize::default() };
+        let plan = |dtype| memory(&plan_training(&config, &size(dtype)).unwrap().summary());
+        let (full, half) = (plan(DType::F32), plan(DType::Bf16));
+        assert_eq!(full.weights, 2 * half.weights);
+        assert_eq!(full.moments, half.moments);
+        assert!(half.arena < full.arena, "{} {}", half.arena, full.arena);
     }
 
     #[test]

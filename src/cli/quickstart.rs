@@ -75,7 +75,7 @@ impl Quickstart {
     /// Those of training and sampling.
     pub fn run(&self) -> Result<u8> {
         let start = Instant::now();
-        let (device, stop) = (self.compute.device()?, train::stop_flag());
+        let (place, stop) = (self.compute.place.open()?, train::stop_flag());
         let subjects = self.write_subjects()?;
         let mut report = Report::new(
             "selvedge quickstart",
@@ -94,7 +94,7 @@ impl Quickstart {
             let clock = Instant::now();
             let resume = folder.join("config.toml").exists();
             let hint = format!("selvedge quickstart --out {}", self.out.display());
-            train::train(&config, device.clone(), &folder, resume, &hint, stop.clone())?;
+            train::train(&config, place.clone(), &folder, resume, &hint, stop.clone())?;
             rows.push(vec![format!("training {name}"), seconds(clock)]);
             if method == Method::Mudi {
                 self.show_mixes(&mut report, &config)?;

@@ -1,6 +1,6 @@
 //! `selvedge train`: a configuration becomes a run folder with adapters.
 
-use super::common::{note, out, warn};
+use super::common::{Place, note, out, warn};
 use crate::{
     data::{
         Dataset, TrainConfig,
@@ -12,7 +12,10 @@ use crate::{
     lora::{Adapters, Loras},
     models::base::Base,
     sample::{Pipeline, Request, Sampler, Spacing, Start, start_noise},
-    tensor::image::{Picture, write_png},
+    tensor::{
+        DType,
+        image::{Picture, write_png},
+    },
     train::{
         Hooks, Pictures, Report, RunFolder, Trainable, adapter, is_adapter, run as run_training,
         save,
@@ -45,9 +48,9 @@ pub struct Args {
     /// Print every key with its default and meaning, and stop.
     #[arg(long)]
     pub print_config: bool,
-    /// Where to compute: cpu, emulated, or cuda[:N].
-    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
-    pub device: String,
+    /// Where and in which element type.
+    #[command(flatten)]
+    pub place: Place,
 }
 
 /// Runs the command.
@@ -61,11 +64,11 @@ pub fn run(args: Args) -> Result<u8> {
     }
     let (Some(file), Some(folder)) = (&args.config, &args.out) else { return Ok(2) };
     let config = TrainConfig::load(file, &args.set)?;
-    let device = Device::parse(&args.device)?;
+    let place = args.place.open()?;
     let sets: String = args.set.iter().map(|s| format!(" --set {s}")).collect();
     let hint =
         format!("selvedge train {} --out {}{sets} --resume", file.display(), folder.display());
-    let report = train(&config, device, folder, args.resume, &hint, stop_flag())?;
+    let report = train(&config, place, folder, args.resume, &hint, stop_flag())?;
     note(&format!(
         "{} steps ({} now, {:.1} s), loss {:.4}, {} trained parameters: {}",
         report.steps,
@@ -100,13 +103,13 @@ pub fn stop_flag() -> Arc<AtomicBool> {
 /// As [`run`].
 pub fn train(
     config: &TrainConfig,
-    device: Device,
+    (device, dtype): (Device, DType),
     folder: &Path,
     resume: bool,
     hint: &str,
     stop: Arc<AtomicBool>,
 ) -> Result<Report> {
-    let base = Base::open(&config.base)?;
+    let base = Base::open(&config.base)?.stored_as(dtype);
     advise(config, &base);
     let open = || match resume {
         true => RunFolder::resume(folder, config),

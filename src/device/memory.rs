@@ -1,8 +1,11 @@
 //! The memory of a program on any device: one arena and the frozen weights beside it.
 
 use super::{Buf, BufMut, Cuda, Device, Memory, cpu::HostArena};
-use crate::error::Result;
+use crate::{error::Result, tensor::DType};
 use std::{ops::Range, sync::Arc};
+
+/// Elements converted and copied at a time.
+const UPLOAD_ELEMENTS: usize = 1 << 22;
 
 /// One block of memory, lent out as disjoint ranges of bytes.
 #[derive(Debug)]
@@ -23,18 +26,22 @@ pub enum Weight {
 }
 
 impl Weight {
-    /// Brings `data` to `device`.
+    /// Brings `data` to `device`, stored as `dtype`; the host keeps f32.
     ///
     /// # Errors
     /// Those of the driver.
-    pub fn new(device: &Device, data: Arc<Vec<f32>>) -> Result<Self> {
+    pub fn new(device: &Device, data: Arc<Vec<f32>>, dtype: DType) -> Result<Self> {
         match device {
             Device::Cpu => Ok(Weight::Host(data)),
             Device::Cuda(cuda) => {
-                let bytes: &[u8] = bytemuck::cast_slice(&data);
-                let memory = cuda.alloc(bytes.len().max(1))?;
-                cuda.upload(memory.address(), bytes)?;
-                Ok(Weight::Cuda(memory, bytes.len()))
+                let memory = cuda.alloc((data.len() * dtype.size_bytes()).max(1))?;
+                let mut at = memory.address();
+                for part in data.chunks(UPLOAD_ELEMENTS) {
+                    let bytes = dtype.encode(part);
+                    cuda.upload(at, &bytes)?;
+                    at += bytes.len() as u64;
+                }
+                Ok(Weight::Cuda(memory, data.len() * dtype.size_bytes()))
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::{
     lora::Adapters,
     nn::Net,
     plan::{ParamInfo, Plan, Program, Recorder, Value, WeightSource},
-    tensor::Spec,
+    tensor::{DType, Spec},
 };
 use serde_json::Value as Json;
 
@@ -48,6 +48,8 @@ pub struct Base {
     pub zero_negative: bool,
     /// Every component's weights.
     pub weights: Model,
+    /// How its programs store weights and activations.
+    pub dtype: DType,
 }
 
 /// Prompts as conditioning, row by row.
@@ -102,9 +104,20 @@ impl Base {
         let zeros = index["force_zeros_for_empty_prompt"].as_bool();
         let zero_negative = zeros.unwrap_or(unet.text_time.is_some());
         let name = name.into();
-        let base = Self { name, unet, vae, text, scheduler, zero_negative, weights };
+        let dtype = DType::F32;
+        let base = Self { name, unet, vae, text, scheduler, zero_negative, weights, dtype };
         base.check_widths()?;
         Ok(base)
+    }
+
+    /// The same base with programs that store weights and activations as `dtype`.
+    pub fn stored_as(self, dtype: DType) -> Self {
+        Self { dtype, ..self }
+    }
+
+    /// How the autoencoder's programs store: f32 in place of f16, in which SDXL's autoencoder overflows.
+    pub fn vae_dtype(&self) -> DType {
+        if self.dtype == DType::F16 { DType::F32 } else { self.dtype }
     }
 
     fn check_widths(&self) -> Result<()> {
@@ -209,7 +222,7 @@ impl Base {
         batch: usize,
         weights: &dyn WeightSource,
     ) -> Result<Program> {
-        let mut rec = Recorder::new();
+        let mut rec = Recorder::in_dtype(self.dtype);
         let text = self.record_text(&mut rec, adapters, batch)?;
         let pooled = text.pooled.map(|p| ("pooled", p));
         let outputs: Vec<(&str, Value)> =
@@ -249,7 +262,7 @@ impl Base {
     /// # Errors
     /// Those of the recording.
     pub fn vae_encoder(&self, batch: usize, [h, w]: [usize; 2]) -> Result<Plan> {
-        let (mut rec, none) = (Recorder::new(), Adapters::new());
+        let (mut rec, none) = (Recorder::in_dtype(self.vae_dtype()), Adapters::new());
         let sample = rec.input("sample", Spec::f32(&[batch, h, w, self.vae.in_channels]));
         let moments =
             Net::new(&mut rec, &none).within("vae", |net| encoder(net, &self.vae, sample))?;
@@ -261,7 +274,7 @@ impl Base {
     /// # Errors
     /// Those of the recording.
     pub fn vae_decoder(&self, batch: usize, [h, w]: [usize; 2]) -> Result<Plan> {
-        let (mut rec, none) = (Recorder::new(), Adapters::new());
+        let (mut rec, none) = (Recorder::in_dtype(self.vae_dtype()), Adapters::new());
         let latent = rec.input("latent", Spec::f32(&[batch, h, w, self.vae.latent_channels]));
         let sample =
             Net::new(&mut rec, &none).within("vae", |net| decoder(net, &self.vae, latent))?;

@@ -51,10 +51,11 @@ pub(super) fn build(
     if let Some(v) = loss {
         check_loss(&rec, v, needs[root(v)])?;
     }
-    let mut steps: Vec<Step> = (0..nodes.len())
-        .filter(|i| live[*i])
-        .map(|node| Step { node, action: Action::Forward })
-        .collect();
+    let shadowed = rec.shadows_trainables();
+    let shadow = shadowed.then_some(Step { node: 0, action: Action::Shadow });
+    let forward = (0..nodes.len()).filter(|i| live[*i]);
+    let forward = forward.map(|node| Step { node, action: Action::Forward });
+    let mut steps: Vec<Step> = shadow.into_iter().chain(forward).collect();
     let forward_steps = steps.len();
     let mut inner = HashMap::new();
     if options.pass != Pass::Inference {
@@ -67,6 +68,9 @@ pub(super) fn build(
             inner = inner_values(&rec, &nodes, &live, &ends);
         }
         steps.extend(with_repeats(&rec, &nodes, &inner, backward));
+        if shadowed {
+            steps.push(Step { node: 0, action: Action::Collect });
+        }
     }
     let outputs: Vec<(String, Value)> = outputs.iter().map(|(n, v)| (n.to_string(), *v)).collect();
     let places = memory::place(&rec, &nodes, &inner, &steps, &outputs, loss);

@@ -19,7 +19,7 @@ pub struct Summary {
     pub forward_flop: f64,
     /// Work of the backward pass and of repeated forward steps, FLOP.
     pub backward_flop: f64,
-    /// Frozen weights, bytes (f32).
+    /// Frozen weights, bytes.
     pub weight_bytes: usize,
     /// Arena with activations, gradients, inputs and trainables, bytes.
     pub arena_bytes: usize,
@@ -53,7 +53,7 @@ impl Plan {
             trainable_parameters: trained,
             forward_flop: flop(&self.steps[..self.forward_steps]),
             backward_flop: flop(&self.steps[self.forward_steps..]),
-            weight_bytes: (all - trained) * 4,
+            weight_bytes: (all - trained) * self.rec.dtype().size_bytes(),
             arena_bytes: self.places.total_bytes,
             naive_bytes: self.places.naive_bytes,
         }
@@ -63,6 +63,10 @@ impl Plan {
         let of = |node: usize| &self.nodes[node];
         match &step.action {
             Action::Seed { .. } => Cost::default(),
+            Action::Shadow | Action::Collect => {
+                let len = self.places.master.len() as f64;
+                Cost { flop: 0.0, bytes: len * 1.5 }
+            }
             Action::Forward | Action::Again => {
                 let n = of(step.node);
                 n.op.cost(&n.specs, &n.signature.out)
@@ -84,6 +88,14 @@ impl Plan {
             let cost = self.cost(step);
             if let Action::Seed { mode, .. } = &step.action {
                 let _ = writeln!(text, "{t:>5} seed  {} {mode:?}", self.rec.slots[step.node].name);
+                continue;
+            }
+            if let Action::Shadow | Action::Collect = &step.action {
+                let what = match step.action {
+                    Action::Shadow => "master weights to their shadow",
+                    _ => "gradients of this pass to the f32 gradient",
+                };
+                let _ = writeln!(text, "{t:>5} cast  {what}  {:.2} MB", cost.bytes / 1e6);
                 continue;
             }
             let n = &self.nodes[step.node];
@@ -141,8 +153,9 @@ impl Plan {
             Buffer::Again(r) => format!("{} (again)", self.rec.slots[r].name),
             Buffer::Grad(r) => format!("gradient of {}", self.rec.slots[r].name),
             Buffer::Seed(i) => format!("given gradient of {}", self.outputs[i].0),
+            Buffer::Flat(flat) => format!("{flat:?} of all trainables"),
             Buffer::Scratch(t) => match self.steps[t].action {
-                Action::Seed { .. } => "seed".into(),
+                Action::Seed { .. } | Action::Shadow | Action::Collect => "no scratch".into(),
                 _ => format!("scratch of {}", self.nodes[self.steps[t].node].scope),
             },
         }
@@ -151,7 +164,7 @@ impl Plan {
     /// Parameters that some step reads.
     pub(crate) fn used_params(&self) -> HashSet<usize> {
         let of_nodes = |s: &super::Step| match s.action {
-            Action::Seed { .. } => vec![],
+            Action::Seed { .. } | Action::Shadow | Action::Collect => vec![],
             _ => self.nodes[s.node].ins.clone(),
         };
         let ins = self.steps.iter().flat_map(of_nodes).map(|v| self.rec.slots[v.0].root);

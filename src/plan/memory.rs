@@ -5,7 +5,7 @@ use super::{
     build::{kept_values, read_buffer},
     record::{Class, Node},
 };
-use crate::{device::cpu::ALIGN_BYTES, op::GradMode};
+use crate::{device::cpu::ALIGN_BYTES, op::GradMode, tensor::DType};
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -22,6 +22,21 @@ pub(crate) enum Buffer {
     Seed(usize),
     /// Scratch of one step.
     Scratch(usize),
+    /// All trainables together.
+    Flat(Flats),
+}
+
+/// The flat buffers of the trainables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Flats {
+    /// f32 master weights.
+    Master,
+    /// f32 gradient, summed over the passes of a step.
+    Grad,
+    /// What the operations read, in the element type of the parameters; only where that is not f32.
+    Shadow,
+    /// What the operations write in one pass; as above.
+    PassGrad,
 }
 
 /// Where everything lies, in bytes from the start of the arena.
@@ -41,6 +56,29 @@ pub(crate) struct Places {
     pub master: Range<usize>,
     /// Byte range of the flat gradient; empty without a backward pass.
     pub grad: Range<usize>,
+    /// Whether the operations read a shadow of the master weights.
+    pub shadowed: bool,
+}
+
+impl Places {
+    /// Bytes of trainable `r` among the f32 master weights; empty for any other value.
+    pub fn master_of(&self, r: usize) -> Range<usize> {
+        self.within(&self.master, r).unwrap_or(0..0)
+    }
+
+    /// Where the f32 numbers of a trainable or of its gradient lie; `None` for any other buffer.
+    pub fn flat_of(&self, b: Buffer) -> Option<Range<usize>> {
+        match b {
+            Buffer::Value(r) => self.within(&self.master, r),
+            Buffer::Grad(r) => self.within(&self.grad, r),
+            _ => None,
+        }
+    }
+
+    fn within(&self, flat: &Range<usize>, r: usize) -> Option<Range<usize>> {
+        let (_, range) = self.flat.iter().find(|(v, _)| *v == r && !flat.is_empty())?;
+        Some(flat.start + range.start * 4..flat.start + range.end * 4)
+    }
 }
 
 /// The forward and backward buffers a step touches, scratch excluded.
@@ -57,6 +95,7 @@ pub(crate) fn touched(
             let n = &nodes[step.node];
             n.ins.iter().chain([&n.out]).chain(&n.saved).map(read).collect()
         }
+        Action::Shadow | Action::Collect => vec![],
         Action::Seed { output, .. } => {
             let given = output.map(Buffer::Seed);
             given.into_iter().chain([Buffer::Grad(step.node)]).collect()
@@ -74,7 +113,7 @@ pub(crate) fn touched(
 
 fn scratch_bytes(nodes: &[Node], step: &Step) -> usize {
     match step.action {
-        Action::Seed { .. } => 0,
+        Action::Seed { .. } | Action::Shadow | Action::Collect => 0,
         Action::Backward { .. } => nodes[step.node].signature.backward_scratch,
         _ => nodes[step.node].signature.forward_scratch,
     }
@@ -98,7 +137,7 @@ pub(super) fn place(
                 Buffer::Value(r) | Buffer::Again(r) => (r, false),
                 Buffer::Grad(r) => (r, true),
                 Buffer::Seed(i) => (rec.slots[outputs[i].1.0].root, false),
-                Buffer::Scratch(_) => continue,
+                Buffer::Scratch(_) | Buffer::Flat(_) => continue,
             };
             let slot = &rec.slots[r];
             match (&slot.class, b) {
@@ -137,23 +176,49 @@ pub(super) fn place(
     p
 }
 
+/// Elements between the starts of two trainables: 64 bytes of the narrowest type.
+const FLAT_ALIGN: usize = 32;
+
 fn flat(rec: &Recorder, p: &mut Places, backward: bool, trains: &dyn Fn(usize) -> bool) {
     let mut len = 0;
+    let mut dtype = DType::F32;
     for (r, slot) in rec.slots.iter().enumerate().filter(|(r, s)| s.root == *r && trains(*r)) {
         p.flat.push((r, len..len + slot.spec.len()));
-        len += round_up(slot.spec.len() * 4) / 4;
+        len += slot.spec.len().next_multiple_of(FLAT_ALIGN);
+        dtype = slot.spec.dtype;
     }
-    let bytes = len * 4;
-    p.master = 0..bytes;
-    p.grad = if backward { bytes..2 * bytes } else { bytes..bytes };
-    p.total_bytes = p.grad.end;
+    p.shadowed = dtype != DType::F32 && len > 0;
+    let grad = usize::from(backward);
+    let narrow = if p.shadowed { len * dtype.size_bytes() } else { 0 };
+    let mut end = 0;
+    let mut take = |bytes: usize| {
+        let start = end;
+        end = start + round_up(bytes);
+        start..start + bytes
+    };
+    p.master = take(len * 4);
+    p.grad = take(len * 4 * grad);
+    let (shadow, pass_grad) = (take(narrow), take(narrow * grad));
+    p.total_bytes = end;
+    let (read, written, size) = match p.shadowed {
+        true => (shadow.clone(), pass_grad.clone(), dtype.size_bytes()),
+        false => (p.master.clone(), p.grad.clone(), 4),
+    };
     for (r, range) in &p.flat {
-        let at = |base: usize| base + range.start * 4..base + range.end * 4;
-        p.at.insert(Buffer::Value(*r), at(0));
+        let at =
+            |base: &Range<usize>| base.start + range.start * size..base.start + range.end * size;
+        p.at.insert(Buffer::Value(*r), at(&read));
         if backward {
-            p.at.insert(Buffer::Grad(*r), at(bytes));
+            p.at.insert(Buffer::Grad(*r), at(&written));
         }
     }
+    let all = [
+        (Flats::Master, p.master.clone()),
+        (Flats::Grad, p.grad.clone()),
+        (Flats::Shadow, shadow),
+        (Flats::PassGrad, pass_grad),
+    ];
+    p.at.extend(all.into_iter().map(|(flat, range)| (Buffer::Flat(flat), range)));
 }
 
 fn round_up(bytes: usize) -> usize {

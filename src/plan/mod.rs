@@ -10,6 +10,7 @@ mod memory;
 mod operands;
 mod program;
 mod record;
+mod run;
 
 pub use build::{Pass, PlanOptions};
 pub use explain::Summary;
@@ -34,6 +35,10 @@ pub(crate) enum Action {
         /// Overwrite, or add when two outputs are views of one value.
         mode: GradMode,
     },
+    /// Converts the f32 master weights to the element type of the parameters.
+    Shadow,
+    /// Adds the trainables' gradients of this pass to the f32 gradient, or starts it anew.
+    Collect,
     /// The backward pass of a node.
     Backward {
         /// What it reads of forward.
@@ -46,7 +51,7 @@ pub(crate) enum Action {
 /// One line of the program.
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
-    /// Index of the node; for a seed the index of the seeded value.
+    /// Index of the node; for a seed the index of the seeded value; 0 for what concerns all trainables.
     pub node: usize,
     /// What is done.
     pub action: Action,

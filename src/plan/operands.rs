@@ -1,6 +1,9 @@
 //! The operands of every step, resolved to addresses once.
 
-use super::{Action, Plan, Value, memory::Buffer};
+use super::{
+    Action, Plan, Value,
+    memory::{Buffer, Flats},
+};
 use crate::{
     error::{Error, Result},
     op::GradMode,
@@ -53,6 +56,16 @@ pub(super) fn resolve(plan: &Plan, t: usize, weights: &HashMap<usize, usize>) ->
             }
             o.writes.push(place(Buffer::Grad(step.node))?);
             o.keeps_old.push(*mode == GradMode::Accumulate);
+        }
+        Action::Shadow => {
+            o.reads.push(Place::Arena(place(Buffer::Flat(Flats::Master))?));
+            o.writes.push(place(Buffer::Flat(Flats::Shadow))?);
+            o.keeps_old.push(false);
+        }
+        Action::Collect => {
+            o.reads.push(Place::Arena(place(Buffer::Flat(Flats::PassGrad))?));
+            o.writes.push(place(Buffer::Flat(Flats::Grad))?);
+            o.keeps_old.push(true);
         }
         Action::Forward | Action::Again => {
             let n = &plan.nodes[step.node];

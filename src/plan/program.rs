@@ -1,15 +1,15 @@
 //! A plan with memory: runs, step by step, over fixed addresses.
 
 use super::{
-    Action, Plan, Step, Value,
+    Plan, Value,
     memory::Buffer,
     operands::{Operands, Place, resolve},
     record::{Class, Layout},
+    run::run_step,
 };
 use crate::{
-    device::{Arena, Buf, BufMut, Device, Weight},
+    device::{Arena, Buf, Device, Weight},
     error::{Error, Result},
-    op::{Backward, Forward, Grad, GradMode},
     tensor::{DType, Spec},
 };
 use std::collections::HashMap;
@@ -98,12 +98,12 @@ impl Program {
                             return Err(wrong_length(&slot.name, w.len(), &slot.spec));
                         }
                         Some(w) if *trainable => {
-                            let at = self.plan.places.at[&Buffer::Value(r)].clone();
+                            let at = self.plan.places.master_of(r);
                             self.arena.set(&at, bytemuck::cast_slice(&w))?;
                         }
                         Some(w) => {
                             index.insert(r, self.weights.len());
-                            self.weights.push(Weight::new(&self.device, w)?);
+                            self.weights.push(Weight::new(&self.device, w, slot.spec.dtype)?);
                         }
                     }
                 }
@@ -184,14 +184,11 @@ impl Program {
                 problem: "nothing upstream needs a gradient".into(),
             });
         };
-        if at.len() != data.len() * 4 {
-            return Err(wrong_length(
-                output,
-                data.len(),
-                self.plan.rec.spec(self.plan.outputs[i].1),
-            ));
+        let spec = self.plan.rec.spec(self.plan.outputs[i].1);
+        if spec.len() != data.len() {
+            return Err(wrong_length(output, data.len(), spec));
         }
-        self.arena.set(&at.clone(), bytemuck::cast_slice(data))
+        self.arena.set(&at.clone(), &spec.dtype.encode(data))
     }
 
     fn output_index(&self, name: &str) -> Result<usize> {
@@ -234,13 +231,19 @@ impl Program {
         self.read(Buffer::Grad(v.0), name)
     }
 
+    /// The content of a value's, or its gradient's, buffer.
     fn read(&self, b: Buffer, name: &str) -> Result<Vec<f32>> {
-        if let Some(at) = self.plan.places.at.get(&b) {
-            let bytes = self.arena.get(at)?;
-            let value = |b: &[u8]| f32::from_ne_bytes([b[0], b[1], b[2], b[3]]);
-            return Ok(bytes.chunks_exact(4).map(value).collect());
-        }
-        Err(Error::Plan { at: name.into(), problem: "the plan holds no such buffer".into() })
+        let trained = self.plan.places.flat_of(b);
+        let (at, dtype) = match (trained, b) {
+            (Some(at), _) => (Some(at), DType::F32),
+            (None, Buffer::Value(r) | Buffer::Grad(r)) => {
+                (self.plan.places.at.get(&b).cloned(), self.plan.rec.slots[r].spec.dtype)
+            }
+            _ => (None, DType::F32),
+        };
+        let problem = "the plan holds no such buffer".into();
+        let at = at.ok_or(Error::Plan { at: name.into(), problem })?;
+        Ok(dtype.decode(&self.arena.get(&at)?))
     }
 
     /// The trainable parameters and their gradient, in host memory.
@@ -321,84 +324,6 @@ impl Program {
             operands.dies.iter().try_for_each(|r| self.arena.fill(r, 0xFF))?;
         }
         Ok(())
-    }
-}
-
-fn run_step<'a>(
-    plan: &'a Plan,
-    device: &'a Device,
-    step: &'a Step,
-    first: bool,
-    reads: &mut dyn Iterator<Item = Buf<'a>>,
-    writes: &mut dyn Iterator<Item = BufMut<'a>>,
-) -> Result<()> {
-    let none = || BufMut::Host(&mut []);
-    let (modes, keeps) = match &step.action {
-        Action::Seed { output, mode } => {
-            let given = output.and_then(|_| reads.next());
-            let grad = writes.next().unwrap_or_else(none);
-            return seed(device, given, grad, *mode);
-        }
-        Action::Forward | Action::Again => {
-            let n = &plan.nodes[step.node];
-            let ins = reads.take(n.ins.len()).collect();
-            let out = writes.next().unwrap_or_else(none);
-            let saved = writes.take(n.saved.len()).collect();
-            let scratch = writes.next().unwrap_or_else(none);
-            let (specs, out_spec) = (&n.specs[..], &n.signature.out);
-            return n.op.forward(Forward { device, specs, out_spec, ins, out, saved, scratch });
-        }
-        Action::Backward { keeps, modes } => (modes, keeps),
-    };
-    let n = &plan.nodes[step.node];
-    let ins = reads.take(n.ins.len()).collect();
-    let out = reads.next().unwrap_or(Buf::EMPTY);
-    let saved = if keeps.saved { reads.take(n.saved.len()).collect() } else { vec![] };
-    let d_out = reads.next().unwrap_or(Buf::EMPTY);
-    let trained = |v: &Value| {
-        let root = plan.rec.slots[v.0].root;
-        matches!(plan.rec.slots[root].class, Class::Param { trainable: true, .. })
-    };
-    let d_ins = (n.ins.iter().zip(modes))
-        .map(|(v, mode)| match mode {
-            GradMode::Skip => Grad { mode: *mode, buf: none() },
-            GradMode::Overwrite if !first && trained(v) => {
-                Grad { mode: GradMode::Accumulate, buf: writes.next().unwrap_or_else(none) }
-            }
-            _ => Grad { mode: *mode, buf: writes.next().unwrap_or_else(none) },
-        })
-        .collect();
-    let scratch = writes.next().unwrap_or_else(none);
-    let (specs, out_spec) = (&n.specs[..], &n.signature.out);
-    let io = Backward { device, specs, out_spec, ins, out, saved, d_out, d_ins, scratch };
-    n.op.backward(io)
-}
-
-fn seed(
-    device: &Device,
-    given: Option<Buf<'_>>,
-    mut grad: BufMut<'_>,
-    mode: GradMode,
-) -> Result<()> {
-    match (device, given, mode) {
-        (Device::Cpu, given, _) => {
-            for (i, g) in grad.f32().iter_mut().enumerate() {
-                let s = given.map_or(1.0, |s| s.f32()[i]);
-                *g = if mode == GradMode::Accumulate { *g + s } else { s };
-            }
-            Ok(())
-        }
-        (Device::Cuda(cuda), None, GradMode::Overwrite) => {
-            cuda.upload(grad.address(), bytemuck::bytes_of(&1f32))
-        }
-        (Device::Cuda(cuda), Some(Buf::Device(from, bytes)), GradMode::Overwrite) => {
-            cuda.copy(grad.address(), from, bytes)
-        }
-        (other, ..) => Err(Error::NoKernel {
-            op: "seed",
-            key: other.name(),
-            tried: "two outputs that are views of one value".into(),
-        }),
     }
 }
 

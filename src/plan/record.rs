@@ -3,8 +3,9 @@
 use super::{Pass, Plan, PlanOptions};
 use crate::{
     error::{Error, Result},
+    kernels::cast::Cast,
     op::{Op, Signature},
-    tensor::Spec,
+    tensor::{DType, Spec},
 };
 use std::collections::HashMap;
 
@@ -116,6 +117,7 @@ pub struct Recorder {
     segment: Option<usize>,
     segments: usize,
     trains: Option<Policy>,
+    dtype: DType,
 }
 
 impl std::fmt::Debug for Recorder {
@@ -128,6 +130,33 @@ impl Recorder {
     /// An empty recording.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty recording whose parameters and activations are stored as `dtype`; inputs stay what their spec
+    /// says, and models bring them over with [`Recorder::compute`].
+    pub fn in_dtype(dtype: DType) -> Self {
+        Self { dtype, ..Self::default() }
+    }
+
+    /// The element type of parameters and activations.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// `v` in the element type of activations; `v` itself when it has it.
+    ///
+    /// # Errors
+    /// Those of [`Cast`].
+    pub fn compute(&mut self, v: Value) -> Result<Value> {
+        self.cast(v, self.dtype)
+    }
+
+    /// `v` as `to`; `v` itself when it is that already.
+    ///
+    /// # Errors
+    /// Those of [`Cast`].
+    pub fn cast(&mut self, v: Value, to: DType) -> Result<Value> {
+        if self.spec(v).dtype == to { Ok(v) } else { self.apply(Cast { to }, &[v]) }
     }
 
     /// From now on parameters whose full name satisfies `f` are trained.
@@ -165,7 +194,7 @@ impl Recorder {
         }
         let trainable = self.trains.as_ref().is_some_and(|f| f(name));
         let class = Class::Param { layout, trainable };
-        let v = self.slot(Spec::f32(dims), class, name.to_string());
+        let v = self.slot(Spec::new(dims, self.dtype), class, name.to_string());
         self.params.insert(name.to_string(), v);
         v
     }
@@ -249,6 +278,12 @@ impl Recorder {
     /// The current scope, joined with dots.
     pub fn here(&self) -> String {
         self.scopes.join(".")
+    }
+
+    /// Whether there are trainables that operations read in another type than f32.
+    pub(crate) fn shadows_trainables(&self) -> bool {
+        let trainable = |s: &Slot| matches!(s.class, Class::Param { trainable: true, .. });
+        self.slots.iter().any(|s| trainable(s) && s.spec.dtype != DType::F32)
     }
 
     /// Every parameter recorded so far, in order.

@@ -152,7 +152,7 @@ impl<'a> Pipeline<'a> {
         self.denoiser = None; // its memory first
         let config = &self.base.unet;
         let n = if guided { 2 * pictures } else { pictures };
-        let mut rec = Recorder::new();
+        let mut rec = Recorder::in_dtype(self.base.dtype);
         let dims = [n, latent[0], latent[1], config.in_channels];
         let sample = rec.input("sample", Spec::f32(&dims));
         let timestep = rec.input("timestep", Spec::f32(&[n]));

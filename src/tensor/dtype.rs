@@ -1,5 +1,6 @@
 //! Element types.
 
+use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
 /// Element type of a value; data, never a type parameter.
@@ -23,6 +24,38 @@ impl DType {
         match self {
             DType::F32 | DType::I32 => 4,
             DType::Bf16 | DType::F16 => 2,
+        }
+    }
+
+    /// `values` as stored in this type, rounded to the nearest; integers take the bits.
+    pub fn encode(self, values: &[f32]) -> Vec<u8> {
+        match self {
+            DType::F32 | DType::I32 => bytemuck::cast_slice(values).to_vec(),
+            DType::Bf16 => {
+                let rounded: Vec<u16> =
+                    values.iter().map(|v| bf16::from_f32(*v).to_bits()).collect();
+                bytemuck::cast_slice(&rounded).to_vec()
+            }
+            DType::F16 => {
+                let rounded: Vec<u16> =
+                    values.iter().map(|v| f16::from_f32(*v).to_bits()).collect();
+                bytemuck::cast_slice(&rounded).to_vec()
+            }
+        }
+    }
+
+    /// Stored elements as f32; integers keep their bits.
+    pub fn decode(self, bytes: &[u8]) -> Vec<f32> {
+        let short = |b: &[u8]| u16::from_ne_bytes([b[0], b[1]]);
+        let word = |b: &[u8]| f32::from_ne_bytes([b[0], b[1], b[2], b[3]]);
+        match self {
+            DType::F32 | DType::I32 => bytes.chunks_exact(4).map(word).collect(),
+            DType::Bf16 => {
+                bytes.chunks_exact(2).map(|b| bf16::from_bits(short(b)).to_f32()).collect()
+            }
+            DType::F16 => {
+                bytes.chunks_exact(2).map(|b| f16::from_bits(short(b)).to_f32()).collect()
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     lora::{Adapter, Adapters},
     models::unet::UnetConfig,
     plan::{Plan, Recorder, WeightSource},
-    tensor::{Spec, philox},
+    tensor::{DType, Spec, philox},
 };
 use std::time::Instant;
 
@@ -32,6 +32,8 @@ pub struct StepSize {
     pub checkpoint: bool,
     /// The loss.
     pub objective: Objective,
+    /// How weights and activations are stored.
+    pub dtype: DType,
 }
 
 impl Default for StepSize {
@@ -44,6 +46,7 @@ impl Default for StepSize {
             targets: ["to_q", "to_k", "to_v", "to_out.0"].map(String::from).into(),
             checkpoint: false,
             objective: Objective::Mse,
+            dtype: DType::F32,
         }
     }
 }
@@ -65,6 +68,7 @@ pub fn plan_training(config: &UnetConfig, size: &StepSize) -> Result<Plan> {
         objective: size.objective,
         checkpoint: size.checkpoint,
         poison: false,
+        dtype: size.dtype,
     };
     plan_step(config, &Trained::Adapters(adapters), &options, |rec, _| {
         Ok(text_inputs(rec, config, size.batch, size.tokens))
@@ -76,7 +80,7 @@ pub fn plan_training(config: &UnetConfig, size: &StepSize) -> Result<Plan> {
 /// # Errors
 /// Those of the recording.
 pub fn plan_denoising(config: &UnetConfig, size: &StepSize) -> Result<Plan> {
-    let (mut rec, [h, w]) = (Recorder::new(), size.latent);
+    let (mut rec, [h, w]) = (Recorder::in_dtype(size.dtype), size.latent);
     let sample = rec.input("sample", Spec::f32(&[size.batch, h, w, config.in_channels]));
     let timestep = rec.input("timestep", Spec::f32(&[size.batch]));
     let text = text_inputs(&mut rec, config, size.batch, size.tokens);

@@ -176,7 +176,7 @@ pub fn plan_step(
             fix: "set train.mode = \"lora\", or method.loss = \"mse\"".into(),
         });
     }
-    let mut rec = Recorder::new();
+    let mut rec = Recorder::in_dtype(options.dtype);
     trained.apply(&mut rec);
     let (adapters, none) = (trained.adapters(), Adapters::new());
     let text = text(&mut rec, &adapters)?;

@@ -9,7 +9,7 @@ use crate::{
         posterior::Posterior,
     },
     plan::{Pass, Plan, PlanOptions, Program, Recorder, Value},
-    tensor::Spec,
+    tensor::{DType, Spec},
 };
 
 /// What the loss compares.
@@ -43,6 +43,8 @@ pub struct StepOptions {
     pub checkpoint: bool,
     /// Fill dead buffers with NaN (tests).
     pub poison: bool,
+    /// How weights and activations are stored.
+    pub dtype: DType,
 }
 
 /// What the recorded prediction is made from.

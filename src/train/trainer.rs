@@ -117,6 +117,7 @@ impl<'a> Trainer<'a> {
             objective,
             checkpoint: t.checkpoint_gradients,
             poison: false,
+            dtype: base.dtype,
         };
         let trained = trained(config, base)?;
         let plan =

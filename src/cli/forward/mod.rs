@@ -10,7 +10,7 @@ use crate::{
     models::checkpoint::{Checkpoint, Component},
     plan::{Layout, ParamInfo, Pass, PlanOptions, Program, Recorder, WeightSource},
     tensor::{
-        Tensor,
+        DType, Tensor,
         safetensors::{Raw, SafeFile},
         write_safetensors,
     },
@@ -95,7 +95,7 @@ pub enum Gradients {
 /// # Errors
 /// For files that cannot be read or written, and inputs that do not fit the model.
 pub fn run(args: &Args) -> Result<u8> {
-    let device = args.compute.device()?;
+    let place = args.compute.place.open()?;
     let checkpoint = Checkpoint::open(&args.model, args.component.component())?;
     let inputs = SafeFile::open(&args.inputs)?;
     let lora = match &args.lora {
@@ -103,7 +103,7 @@ pub fn run(args: &Args) -> Result<u8> {
         None if args.gradients == Some(Gradients::Lora) => return Err(no_adapter()),
         None => None,
     };
-    let tensors = forward(args, device, &checkpoint, &inputs, lora.as_ref())?;
+    let tensors = forward(args, place, &checkpoint, &inputs, lora.as_ref())?;
     write_safetensors(
         &args.outputs,
         tensors.iter().map(|(n, t)| (n.as_str(), t)),
@@ -119,13 +119,13 @@ fn open_lora(path: &Path, checkpoint: &Checkpoint) -> Result<LoraFile> {
 
 fn forward(
     args: &Args,
-    device: Device,
+    (device, dtype): (Device, DType),
     checkpoint: &Checkpoint,
     inputs: &SafeFile,
     lora: Option<&LoraFile>,
 ) -> Result<Vec<(String, Raw)>> {
     let adapters = lora.map(LoraFile::adapters).unwrap_or_default();
-    let mut rec = Recorder::new();
+    let mut rec = Recorder::in_dtype(dtype);
     match args.gradients {
         Some(Gradients::All) => rec.train_if(|_| true),
         Some(Gradients::Lora) => rec.train_if(is_adapter),

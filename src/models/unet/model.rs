@@ -9,6 +9,7 @@ use crate::{
     kernels::{affine::Affine, concat::Concat, embedding::Sinusoid, resize::Nearest},
     nn::{After, Conv, Net, Resnet, conv, embedding_mlp, group_norm, resnet},
     plan::Value,
+    tensor::DType,
 };
 
 /// Longest period of the sinusoids.
@@ -47,7 +48,7 @@ pub fn unet(net: &mut Net<'_>, config: &UnetConfig, inputs: &UnetInputs) -> Resu
         config,
         time,
         shared: Shared {
-            context: inputs.context,
+            context: net.rec.compute(inputs.context)?,
             groups: config.norm.0,
             linear: config.linear_projection,
         },
@@ -56,6 +57,7 @@ pub fn unet(net: &mut Net<'_>, config: &UnetConfig, inputs: &UnetInputs) -> Resu
         true => net.affine(inputs.sample, 2.0, -1.0)?,
         false => inputs.sample,
     };
+    let x = net.rec.compute(x)?;
     let first = Conv::same(config.down[0].channels, config.conv_in_kernel);
     let mut x = conv(net, "conv_in", x, first)?;
     let mut skips = vec![x];
@@ -72,7 +74,8 @@ pub fn unet(net: &mut Net<'_>, config: &UnetConfig, inputs: &UnetInputs) -> Resu
         x = net.within(&format!("up_blocks.{i}"), |net| walk.up(net, x, block, &mut skips))?;
     }
     let x = group_norm(net, "conv_norm_out", x, config.norm, After::Silu)?;
-    conv(net, "conv_out", x, Conv::same(config.out_channels, config.conv_out_kernel))
+    let y = conv(net, "conv_out", x, Conv::same(config.out_channels, config.conv_out_kernel))?;
+    net.rec.cast(y, DType::F32)
 }
 
 /// What every block needs.
@@ -166,12 +169,14 @@ fn time_embedding(net: &mut Net<'_>, config: &UnetConfig, inputs: &UnetInputs) -
         max_period: MAX_PERIOD,
     };
     let t = net.rec.apply(sinusoid(config.down[0].channels), &[inputs.timestep])?;
+    let t = net.rec.compute(t)?;
     let emb = embedding_mlp(net, "time_embedding", t, config.time_dim)?;
     let Some(extra) = &config.text_time else { return Ok(emb) };
     let (Some(pooled), Some(ids)) = (inputs.text_embeds, inputs.time_ids) else {
         return Err(missing("text_embeds and time_ids"));
     };
     let t = net.rec.apply(sinusoid(extra.id_dim), &[ids])?;
+    let (t, pooled) = (net.rec.compute(t)?, net.rec.compute(pooled)?);
     let n = net.dims(ids)[0];
     let t = net.rec.view(t, &[n, extra.input_dim - net.channels(pooled)])?;
     let both = net.rec.apply(Concat, &[pooled, t])?;

@@ -9,6 +9,7 @@ use crate::{
         resnet,
     },
     plan::Value,
+    tensor::DType,
 };
 
 /// Epsilon of every normalization.
@@ -23,6 +24,7 @@ const EPS: f32 = 1e-6;
 /// diffusers 0.42.1, `AutoencoderKL.encode` without the sampling.
 pub fn encoder(net: &mut Net<'_>, config: &VaeConfig, sample: Value) -> Result<Value> {
     expect_channels(net, sample, config.in_channels)?;
+    let sample = net.rec.compute(sample)?;
     let moments = net.within("encoder", |net| {
         let mut x = conv(net, "conv_in", sample, Conv::same(config.channels[0], 3))?;
         for (i, c) in config.channels.iter().enumerate() {
@@ -39,10 +41,11 @@ pub fn encoder(net: &mut Net<'_>, config: &VaeConfig, sample: Value) -> Result<V
         let x = group_norm(net, "conv_norm_out", x, (config.groups, EPS), After::Silu)?;
         conv(net, "conv_out", x, Conv::same(2 * config.latent_channels, 3))
     })?;
-    match config.quant_conv {
-        true => conv1x1(net, "quant_conv", moments, 2 * config.latent_channels),
-        false => Ok(moments),
-    }
+    let moments = match config.quant_conv {
+        true => conv1x1(net, "quant_conv", moments, 2 * config.latent_channels)?,
+        false => moments,
+    };
+    net.rec.cast(moments, DType::F32)
 }
 
 /// Unscaled latent `[N, h, w, latent]` to picture `[N, H, W, 3]`.
@@ -54,11 +57,12 @@ pub fn encoder(net: &mut Net<'_>, config: &VaeConfig, sample: Value) -> Result<V
 /// diffusers 0.42.1, `AutoencoderKL.decode`.
 pub fn decoder(net: &mut Net<'_>, config: &VaeConfig, latent: Value) -> Result<Value> {
     expect_channels(net, latent, config.latent_channels)?;
+    let latent = net.rec.compute(latent)?;
     let x = match config.post_quant_conv {
         true => conv1x1(net, "post_quant_conv", latent, config.latent_channels)?,
         false => latent,
     };
-    net.within("decoder", |net| {
+    let picture = net.within("decoder", |net| {
         let deepest = config.channels[config.channels.len() - 1];
         let x = conv(net, "conv_in", x, Conv::same(deepest, 3))?;
         let mut x = middle(net, config, x)?;
@@ -78,7 +82,8 @@ pub fn decoder(net: &mut Net<'_>, config: &VaeConfig, latent: Value) -> Result<V
         }
         let x = group_norm(net, "conv_norm_out", x, (config.groups, EPS), After::Silu)?;
         conv(net, "conv_out", x, Conv::same(config.out_channels, 3))
-    })
+    })?;
+    net.rec.cast(picture, DType::F32)
 }
 
 fn residual(config: &VaeConfig, out: usize) -> Resnet {
