@@ -9,6 +9,6 @@ __device__ inline T& shared_memory() {
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   return *reinterpret_cast<T*>(shared_bytes);
 #else
-  return *reinterpret_cast<T*>(emulator::here->shared);
+  return *reinterpret_cast<T*>(emulator::here()->shared);
 #endif
 }

@@ -56,7 +56,7 @@ bool write_all(int file, const char* p, size_t n) {
 }
 
 unsigned launch(Function* f, Launch& l, void** args) {
-  char message[512] = "";
+  char message[2048] = "";
   l.schedule = schedule, l.seed = schedule_seed;
   l.message = message, l.message_bytes = sizeof message;
   if (f->entry(&l, args[0])) return failed(f->name + ": " + message);

@@ -7,8 +7,12 @@
 
 namespace emulator {
 
-// In which order the threads of a block (and the blocks of a grid) run between two barriers.
-enum class Schedule : int { Early = 0 /* ascending */, Late = 1 /* descending */, Random = 2 };
+// In which order threads run, and when asynchronous operations happen.
+enum class Schedule : int {
+  Early = 0,   // threads and blocks ascending; copies and matrix products at once
+  Late = 1,    // descending; as late as legal, their destinations poisoned meanwhile
+  Random = 2,  // shuffled by the seed; any legal moment
+};
 
 struct Launch {
   unsigned grid[3], block[3];
@@ -17,6 +21,8 @@ struct Launch {
   uint64_t seed;         // of Random
   char* message;         // receives what went wrong
   size_t message_bytes;
+  unsigned cluster = 1;  // blocks of a cluster, along x
+  unsigned workers = 0;  // threads of the host; 0: as many as it has cores (1 under Random)
 };
 
 // Runs every block of the grid; 0, or 1 with a message.

@@ -1,0 +1,111 @@
+// What runs together: the blocks of one cluster (one block without clusters), their threads as
+// fibers, their shared memory, and the asynchronous operations in flight.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "emulator/fiber.h"
+#include "emulator/launch.h"
+#include "emulator/ready_queue.h"
+#include "emulator/warp.h"
+
+namespace emulator {
+
+// One cp.async that has not happened.
+struct Copy {
+  unsigned char* to;
+  const void* from;
+  unsigned bytes, group;
+};
+
+struct Fiber {
+  void* stack_pointer = nullptr;  // where it was left
+  char* stack = nullptr;          // null: not started
+  unsigned index = 0;             // in the unit
+  unsigned warp = 0;              // in the unit
+  unsigned rank = 0;              // of its block
+  bool done = false;
+  int line = 0;                   // where it waits
+  const char* where = "its start";
+  const void* spin_address = nullptr;  // what it polls, and what it saw
+  uint64_t spin_value = 0;
+  std::vector<Copy> copies;       // cp.async in flight
+  unsigned copy_group = 0;        // the one being filled
+  void* fake_stack = nullptr;     // AddressSanitizer's
+  sanitizer::Identity identity = nullptr;
+};
+
+// Lanes of a warp on their way to one warp-wide function.
+struct Meeting {
+  const char* op = nullptr;
+  int line = 0;
+  unsigned mask = 0, arrived = 0;
+  Together run = nullptr;
+};
+
+struct Warp {
+  unsigned live = 0;
+  void* args[32];
+  Meeting meetings[32];  // by the lowest lane of the mask
+};
+
+struct Barrier {
+  unsigned arrived = 0;
+  int line = 0;
+  std::vector<Fiber*> waiting;
+};
+
+struct Block {
+  uint3 id = {};
+  unsigned live = 0;  // threads that have not ended
+  unsigned char* shared = nullptr;
+  Barrier barrier;
+};
+
+// One launch, seen by all host threads that run its units.
+struct Shared;
+
+struct Unit {
+  Shared* launch = nullptr;
+  std::vector<Fiber> fibers;
+  std::vector<Warp> warps;
+  std::vector<Block> blocks;
+  unsigned block_threads = 0;
+  unsigned live = 0;
+  ReadyQueue ready;
+  std::vector<Fiber*> spinning;  // poll a flag of another unit
+  std::vector<std::function<void()>> pending;  // asynchronous operations that have not happened
+  Stacks stacks;
+  void* main_stack_pointer = nullptr;  // of the host thread that runs this unit
+  void* main_fake_stack = nullptr;
+  sanitizer::StackRange main_stack;
+  sanitizer::Identity main_identity = nullptr;
+  Fiber* current = nullptr;
+  uint64_t random = 1;
+  unsigned char* shared = nullptr;  // of all blocks
+  size_t shared_pitch = 0, shared_capacity = 0;
+
+  Unit() = default;
+  Unit(const Unit&) = delete;
+  ~Unit();
+};
+
+inline uint32_t next_random(uint64_t& s) {  // xorshift64
+  s ^= s << 13, s ^= s >> 7, s ^= s << 17;
+  return uint32_t(s >> 32);
+}
+
+// ---- what the models use of the scheduler
+
+// The current fiber is queued where something will wake it; runs another one.
+void wait_here(const char* where, int line);
+// Makes a fiber ready: as the next to run, or after all others.
+void wake_soon(Unit& u, Fiber* f);
+void wake(Unit& u, Fiber* f);
+Schedule schedule_of(const Unit& u);
+// Whether an asynchronous operation happens when it is issued.
+bool at_once(Unit& u);
+
+}  // namespace emulator
