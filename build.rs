@@ -24,7 +24,7 @@ const DEVICE_TARGETS: [(&str, &[&str], &str); 3] = [
     ("Ptx", &["-gencode=arch=compute_80,code=compute_80", "--ptx"], "compute_80.ptx"),
 ];
 const NVCC_FLAGS: [&str; 5] = ["-O3", "-std=c++20", "-lineinfo", "-I", "kernels"];
-const HOST_FLAGS: [&str; 14] = [
+const HOST_FLAGS: [&str; 15] = [
     "-std=c++20",
     "-O2",
     "-g1",
@@ -32,6 +32,7 @@ const HOST_FLAGS: [&str; 14] = [
     "-fvisibility=hidden",
     "-fno-gnu-unique",
     "-ffp-contract=off",
+    "-fno-strict-aliasing", // kernels read 16 bytes of any element type, as on the device
     "-ffile-prefix-map==.",
     "-Wall",
     "-Wextra",
