@@ -136,7 +136,7 @@ pub enum Error {
         tried: String,
     },
     /// The plan does not fit into memory.
-    #[error("out of memory: need {need_bytes} bytes, have {have_bytes}; largest: {largest}")]
+    #[error("out of memory: need {need_bytes} bytes, have {have_bytes}; largest: {largest}; {fix}")]
     OutOfMemory {
         /// What the plan needs.
         need_bytes: u64,
@@ -144,6 +144,8 @@ pub enum Error {
         have_bytes: u64,
         /// The largest buffers by scope name.
         largest: String,
+        /// What would fit.
+        fix: String,
     },
     /// Ctrl-C or a termination signal.
     #[error("interrupted: stopped after {done}; {fix}")]

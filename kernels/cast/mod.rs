@@ -32,7 +32,14 @@ impl Op for Cast {
         io.out.f32().copy_from_slice(io.ins[0].f32());
         Ok(())
     }
-    fn backward(&self, io: Backward<'_>) -> Result<()> {
-        Err(crate::kernels::no_kernel("cast", io.device))
+    fn backward(&self, mut io: Backward<'_>) -> Result<()> {
+        if !matches!(io.device, crate::device::Device::Cpu) || self.to != DType::F32 {
+            return Err(crate::kernels::no_kernel("cast", io.device));
+        }
+        let beta = io.d_ins[0].beta();
+        for (d, g) in io.d_ins[0].buf.f32().iter_mut().zip(io.d_out.f32()) {
+            *d = if beta == 0.0 { *g } else { *d + g };
+        }
+        Ok(())
     }
 }

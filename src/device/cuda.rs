@@ -232,6 +232,7 @@ impl Cuda {
             Err(Error::Driver { code: 2, .. }) => {
                 let used: usize = self.live().values().map(|a| a.bytes).sum();
                 return Err(Error::OutOfMemory {
+                    fix: super::cpu::OUT_OF_MEMORY_FIX.into(),
                     need_bytes: bytes as u64,
                     have_bytes: self.total_bytes.saturating_sub(used) as u64,
                     largest: format!("this allocation on {} ({})", self.name, self.chip),

@@ -71,6 +71,17 @@ impl Device {
         })
     }
 
+    /// Memory that can be had now, bytes; `None` where the system does not say.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn free_bytes(&self) -> Result<Option<u64>> {
+        match self {
+            Device::Cpu => Ok(cpu::available_bytes()),
+            Device::Cuda(cuda) => Ok(Some(cuda.mem_info()?.0 as u64)),
+        }
+    }
+
     /// `cpu`, `cuda:0`, `emulated`.
     pub fn name(&self) -> String {
         match self {

@@ -211,7 +211,20 @@ impl Base {
         Ok(TextValues { context, pooled })
     }
 
-    /// A program that encodes `batch` prompts at a time with `adapters` on the text encoders.
+    /// A plan that encodes `batch` prompts at a time with `adapters` on the text encoders.
+    ///
+    /// # Errors
+    /// Those of the recording.
+    pub fn text_plan(&self, adapters: &Adapters, batch: usize) -> Result<Plan> {
+        let mut rec = Recorder::in_dtype(self.dtype);
+        let text = self.record_text(&mut rec, adapters, batch)?;
+        let pooled = text.pooled.map(|p| ("pooled", p));
+        let outputs: Vec<(&str, Value)> =
+            [("context", text.context)].into_iter().chain(pooled).collect();
+        rec.plan(&outputs, Default::default())
+    }
+
+    /// The program of [`Base::text_plan`].
     ///
     /// # Errors
     /// Those of the recording and of `weights`.
@@ -222,12 +235,7 @@ impl Base {
         batch: usize,
         weights: &dyn WeightSource,
     ) -> Result<Program> {
-        let mut rec = Recorder::in_dtype(self.dtype);
-        let text = self.record_text(&mut rec, adapters, batch)?;
-        let pooled = text.pooled.map(|p| ("pooled", p));
-        let outputs: Vec<(&str, Value)> =
-            [("context", text.context)].into_iter().chain(pooled).collect();
-        rec.plan(&outputs, Default::default())?.load(device.clone(), weights)
+        self.text_plan(adapters, batch)?.load(device.clone(), weights)
     }
 
     /// Feeds `prompts` to a program that has the inputs of [`Base::record_text`].

@@ -20,6 +20,8 @@ pub(crate) enum Buffer {
     Grad(usize),
     /// The gradient of output number `i`, given by the caller.
     Seed(usize),
+    /// The number 1, from which the gradient of a loss starts.
+    One,
     /// Scratch of one step.
     Scratch(usize),
     /// All trainables together.
@@ -97,8 +99,7 @@ pub(crate) fn touched(
         }
         Action::Shadow | Action::Collect => vec![],
         Action::Seed { output, .. } => {
-            let given = output.map(Buffer::Seed);
-            given.into_iter().chain([Buffer::Grad(step.node)]).collect()
+            vec![output.map_or(Buffer::One, Buffer::Seed), Buffer::Grad(step.node)]
         }
         Action::Backward { modes, .. } => {
             let n = &nodes[step.node];
@@ -137,6 +138,11 @@ pub(super) fn place(
                 Buffer::Value(r) | Buffer::Again(r) => (r, false),
                 Buffer::Grad(r) => (r, true),
                 Buffer::Seed(i) => (rec.slots[outputs[i].1.0].root, false),
+                Buffer::One => {
+                    p.life.insert(b, (0, end));
+                    size.insert(b, size_of::<f32>());
+                    continue;
+                }
                 Buffer::Scratch(_) | Buffer::Flat(_) => continue,
             };
             let slot = &rec.slots[r];

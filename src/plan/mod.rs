@@ -10,6 +10,7 @@ mod memory;
 mod operands;
 mod program;
 mod record;
+mod replay;
 mod run;
 
 pub use build::{Pass, PlanOptions};

@@ -51,9 +51,8 @@ pub(super) fn resolve(plan: &Plan, t: usize, weights: &HashMap<usize, usize>) ->
     let mut o = Operands::default();
     match &step.action {
         Action::Seed { output, mode } => {
-            if let Some(i) = output {
-                o.reads.push(Place::Arena(place(Buffer::Seed(*i))?));
-            }
+            let from = output.map_or(Buffer::One, Buffer::Seed);
+            o.reads.push(Place::Arena(place(from)?));
             o.writes.push(place(Buffer::Grad(step.node))?);
             o.keeps_old.push(*mode == GradMode::Accumulate);
         }

@@ -5,6 +5,7 @@ use super::{
     memory::Buffer,
     operands::{Operands, Place, resolve},
     record::{Class, Layout},
+    replay::{Replay, Replays},
     run::run_step,
 };
 use crate::{
@@ -46,6 +47,7 @@ pub struct Program {
     operands: Vec<Operands>,
     names: HashMap<String, Value>,
     entries: Vec<(String, Range<usize>)>,
+    replays: Replays,
 }
 
 impl Plan {
@@ -71,6 +73,7 @@ impl Program {
             operands: vec![],
             names: HashMap::new(),
             entries,
+            replays: Replays::default(),
             plan,
         };
         let index = p.take_weights(source)?;
@@ -122,6 +125,9 @@ impl Program {
     }
 
     fn fill_tables(&mut self) -> Result<()> {
+        if let Some(at) = self.plan.places.at.get(&Buffer::One) {
+            self.arena.set(at, bytemuck::bytes_of(&1f32))?;
+        }
         for (r, slot) in self.plan.rec.slots.iter().enumerate() {
             if let (Class::Table(data), Some(at)) =
                 (&slot.class, self.plan.places.at.get(&Buffer::Value(r)))
@@ -266,7 +272,7 @@ impl Program {
     /// # Errors
     /// Those of the operations.
     pub fn forward(&mut self) -> Result<()> {
-        (0..self.plan.forward_steps).try_for_each(|t| self.step(t, true))
+        self.run(0..self.plan.forward_steps, true)
     }
 
     /// Runs the backward pass; `first` overwrites the gradients of trainables, otherwise they add up.
@@ -274,7 +280,43 @@ impl Program {
     /// # Errors
     /// Those of the operations.
     pub fn backward(&mut self, first: bool) -> Result<()> {
-        (self.plan.forward_steps..self.plan.steps.len()).try_for_each(|t| self.step(t, first))
+        self.run(self.plan.forward_steps..self.plan.steps.len(), first)
+    }
+
+    /// Runs both passes; on a GPU as one graph.
+    ///
+    /// # Errors
+    /// Those of the operations.
+    pub fn forward_backward(&mut self, first: bool) -> Result<()> {
+        self.run(0..self.plan.steps.len(), first)
+    }
+
+    /// Runs `steps`. On a GPU they are launched one by one the first time, which loads their kernels, captured as
+    /// a graph the second, and replayed from then on; a poisoned program is always stepped.
+    fn run(&mut self, steps: Range<usize>, first: bool) -> Result<()> {
+        let key = (steps.start, steps.end, first);
+        let cuda = match &self.device {
+            Device::Cuda(cuda) if !self.plan.poison => cuda.clone(),
+            _ => return self.steps(steps, first),
+        };
+        match self.replays.get(&key) {
+            Some(Replay::Captured(graph)) => graph.launch(),
+            Some(Replay::Stepped) => {
+                let graph = cuda.capture(|| self.steps(steps, first))?;
+                graph.launch()?;
+                self.replays.insert(key, Replay::Captured(graph));
+                Ok(())
+            }
+            None => {
+                self.steps(steps, first)?;
+                self.replays.insert(key, Replay::Stepped);
+                Ok(())
+            }
+        }
+    }
+
+    fn steps(&mut self, mut steps: Range<usize>, first: bool) -> Result<()> {
+        steps.try_for_each(|t| self.step(t, first))
     }
 
     /// Runs the steps `0..=step` only.

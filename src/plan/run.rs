@@ -3,7 +3,7 @@
 use super::{Action, Plan, Step, Value, record::Class};
 use crate::{
     device::{Buf, BufMut, Device},
-    error::{Error, Result},
+    error::Result,
     kernels::cast::Cast,
     op::{Backward, Forward, Grad, GradMode, Op as _},
     tensor::Spec,
@@ -20,10 +20,10 @@ pub(super) fn run_step<'a>(
 ) -> Result<()> {
     let none = || BufMut::Host(&mut []);
     let (modes, keeps) = match &step.action {
-        Action::Seed { output, mode } => {
-            let given = output.and_then(|_| reads.next());
+        Action::Seed { mode, .. } => {
+            let given = reads.next().unwrap_or(Buf::EMPTY);
             let grad = writes.next().unwrap_or_else(none);
-            return seed(device, given, grad, *mode);
+            return seed(device, &plan.rec.slots[step.node].spec, given, grad, *mode);
         }
         Action::Shadow => return shadow(plan, device, reads, writes),
         Action::Collect => return collect(plan, device, first, reads, writes),
@@ -110,30 +110,24 @@ fn collect<'a>(
     })
 }
 
-fn seed(
-    device: &Device,
-    given: Option<Buf<'_>>,
-    mut grad: BufMut<'_>,
+/// Puts the given gradient into the seeded value's: a cast to its own type, which overwrites or adds.
+fn seed<'a>(
+    device: &'a Device,
+    spec: &Spec,
+    given: Buf<'a>,
+    grad: BufMut<'a>,
     mode: GradMode,
 ) -> Result<()> {
-    match (device, given, mode) {
-        (Device::Cpu, given, _) => {
-            for (i, g) in grad.f32().iter_mut().enumerate() {
-                let s = given.map_or(1.0, |s| s.f32()[i]);
-                *g = if mode == GradMode::Accumulate { *g + s } else { s };
-            }
-            Ok(())
-        }
-        (Device::Cuda(cuda), None, GradMode::Overwrite) => {
-            cuda.upload(grad.address(), bytemuck::bytes_of(&1f32))
-        }
-        (Device::Cuda(cuda), Some(Buf::Device(from, bytes)), GradMode::Overwrite) => {
-            cuda.copy(grad.address(), from, bytes)
-        }
-        (other, ..) => Err(Error::NoKernel {
-            op: "seed",
-            key: other.name(),
-            tried: "two outputs that are views of one value".into(),
-        }),
-    }
+    let cast = Cast { to: spec.dtype };
+    cast.backward(Backward {
+        device,
+        specs: std::slice::from_ref(spec),
+        out_spec: spec,
+        ins: vec![Buf::EMPTY],
+        out: Buf::EMPTY,
+        saved: vec![],
+        d_out: given,
+        d_ins: vec![Grad { mode, buf: grad }],
+        scratch: BufMut::Host(&mut []),
+    })
 }

@@ -2,6 +2,7 @@
 
 mod events;
 mod feed;
+pub mod fit;
 mod folder;
 mod log;
 mod measure;

@@ -171,8 +171,7 @@ impl Stepper {
         for (name, ids) in &batch.ids {
             p.set_i32(name, ids)?;
         }
-        p.forward()?;
-        p.backward(self.passes == 0)?;
+        p.forward_backward(self.passes == 0)?;
         self.passes += 1;
         p.loss()
     }

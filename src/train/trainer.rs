@@ -2,7 +2,7 @@
 
 use super::{
     Batch, Draws, Group, NoiseSchedule, Objective, Optimizer, Patterns, Prepared, Sample, Start,
-    StepOptions, Stepper, Text, Trained, plan_step, text_inputs, unet_params,
+    StepOptions, Stepper, Text, Trained, fit, plan_step, text_inputs, unet_params,
 };
 use crate::{
     data::{
@@ -120,19 +120,26 @@ impl<'a> Trainer<'a> {
             dtype: base.dtype,
         };
         let trained = trained(config, base)?;
-        let plan =
-            plan_step(&base.unet, &trained, &options, |rec, adapters| {
+        let plan_with = |options: &StepOptions| {
+            plan_step(&base.unet, &trained, options, |rec, adapters| {
                 match text_is_trained(config) {
                     false => Ok(text_inputs(rec, &base.unet, options.batch, base.tokens())),
                     true => recorded_text(rec, base, adapters, options.batch),
                 }
-            })?;
+            })
+        };
+        let plan = plan_with(&options)?;
+        let encoder = base.vae_encoder(1, [t.resolution; 2])?;
+        let mut others = fit::plan_bytes(&encoder);
+        if !text_is_trained(config) {
+            others += fit::plan_bytes(&base.text_plan(&Adapters::new(), 1)?);
+        }
+        fit::check(&device, (&plan, others), &options, t.batch, plan_with)?;
         let mut program = plan.load(device.clone(), &Start::new(base.weights.clone(), t.seed))?;
         let ema = t.ema.then_some(t.ema_decay as f32);
         let group = |name: &str| group(config, name);
         let optimizer = Optimizer::new(&program.trainables()?, group, t.clip_norm as f32, ema);
-        let encoder =
-            base.vae_encoder(1, [t.resolution; 2])?.load(device.clone(), &base.weights)?;
+        let encoder = encoder.load(device.clone(), &base.weights)?;
         Ok(Self {
             config,
             base,

@@ -4,6 +4,10 @@ use crate::error::{Error, Result};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ops::Range;
 
+/// What helps against too little memory when nothing better is known.
+pub const OUT_OF_MEMORY_FIX: &str =
+    "use a smaller batch or resolution, or recompute activations (checkpoint)";
+
 /// Every offset in an arena is a multiple of this, in bytes.
 pub const ALIGN_BYTES: usize = 64;
 
@@ -30,6 +34,7 @@ impl HostArena {
             need_bytes: len as u64,
             have_bytes: have.unwrap_or(0),
             largest: largest.to_string(),
+            fix: OUT_OF_MEMORY_FIX.into(),
         };
         if have.is_some_and(|have| len as u64 > have) {
             return Err(refuse());

@@ -12,7 +12,7 @@ mod share;
 mod tile;
 mod vector;
 
-pub use arena::{ALIGN_BYTES, HostArena, available_bytes};
+pub use arena::{ALIGN_BYTES, HostArena, OUT_OF_MEMORY_FIX, available_bytes};
 pub use matmul::{Mat, MatMut, Threads, matmul};
 pub use outer::{Columns, OUTER_DEPTH, OUTER_ROWS, OUTER_SCRATCH_LEN, outer};
 pub use pack::{Source, Taps, pack};

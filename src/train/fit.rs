@@ -1,0 +1,126 @@
+//! Whether a training run fits into memory, and which settings near it would.
+
+use super::StepOptions;
+use crate::{
+    device::Device,
+    error::{Error, Result},
+    plan::Plan,
+    tensor::DType,
+};
+
+/// What a plan needs on its device: weights and arena, bytes.
+pub fn plan_bytes(plan: &Plan) -> u64 {
+    let s = plan.summary();
+    (s.weight_bytes + s.arena_bytes) as u64
+}
+
+/// What a training step needs: its plan and both moments of the optimizer.
+pub fn step_bytes(plan: &Plan) -> u64 {
+    plan_bytes(plan) + 8 * plan.summary().trainable_parameters as u64
+}
+
+/// Refuses a step that does not fit beside `others` bytes, before anything is allocated.
+///
+/// # Errors
+/// [`Error::OutOfMemory`] that names the nearest settings that fit; those of `plan_with`.
+pub fn check(
+    device: &Device,
+    (plan, others): (&Plan, u64),
+    options: &StepOptions,
+    pictures: usize,
+    plan_with: impl Fn(&StepOptions) -> Result<Plan>,
+) -> Result<()> {
+    let need = step_bytes(plan) + others;
+    let Some(have) = device.free_bytes()?.filter(|have| need > *have) else { return Ok(()) };
+    let fits = |options: &StepOptions| Ok(step_bytes(&plan_with(options)?) + others <= have);
+    let fix = match nearest(options, pictures, matches!(device, Device::Cuda(_)), fits)? {
+        words if words.is_empty() => "no setting of this base fits; use a smaller base".into(),
+        words => format!("this would fit: {}", words.join(", or ")),
+    };
+    Err(Error::OutOfMemory { need_bytes: need, have_bytes: have, largest: plan.largest(5), fix })
+}
+
+/// Every single change that fits; where none does, the shortest list of changes together.
+fn nearest(
+    options: &StepOptions,
+    pictures: usize,
+    narrow: bool,
+    fits: impl Fn(&StepOptions) -> Result<bool>,
+) -> Result<Vec<String>> {
+    let (mut alone, mut together, mut words) = (vec![], options.clone(), vec![]);
+    for (word, change) in changes(options, pictures, narrow) {
+        let mut changed = options.clone();
+        change(&mut changed);
+        if fits(&changed)? {
+            alone.push(word.clone());
+        }
+    }
+    if !alone.is_empty() {
+        return Ok(alone);
+    }
+    for (word, change) in changes(options, pictures, narrow) {
+        change(&mut together);
+        words.push(word);
+        if fits(&together)? {
+            return Ok(vec![words.join(" with ")]);
+        }
+    }
+    Ok(vec![])
+}
+
+type Change = Box<dyn Fn(&mut StepOptions)>;
+
+/// Changes of the settings, the least painful first.
+fn changes(options: &StepOptions, pictures: usize, narrow: bool) -> Vec<(String, Change)> {
+    let mut all: Vec<(String, Change)> = vec![];
+    if narrow && options.dtype == DType::F32 {
+        all.push(("--dtype bf16".into(), Box::new(|o| o.dtype = DType::Bf16)));
+    }
+    if !options.checkpoint {
+        all.push(("train.checkpoint_gradients = true".into(), Box::new(|o| o.checkpoint = true)));
+    }
+    if pictures > 1 {
+        let one = options.batch / pictures;
+        all.push(("train.batch = 1".into(), Box::new(move |o| o.batch = one)));
+    }
+    let [h, w] = options.latent;
+    for (numerator, denominator) in [(3, 4), (1, 2)] {
+        let side = |n: usize| (n * numerator / denominator / 8 * 8).max(8);
+        if side(h) < h {
+            let latent = [side(h), side(w)];
+            let word = format!("train.resolution at {numerator}/{denominator} of it");
+            all.push((word, Box::new(move |o| o.latent = latent)));
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::{NoiseSchedule, Objective, Prediction};
+
+    fn options() -> StepOptions {
+        StepOptions {
+            batch: 8,
+            latent: [128; 2],
+            channels: 4,
+            scale: 1.0,
+            noise: NoiseSchedule::stable_diffusion(Prediction::Epsilon),
+            objective: Objective::Mse,
+            checkpoint: false,
+            poison: false,
+            dtype: DType::F32,
+        }
+    }
+
+    #[test]
+    fn single_changes_come_first_and_then_the_shortest_list() {
+        let by_batch = nearest(&options(), 4, true, |o| Ok(o.batch == 2)).unwrap();
+        assert_eq!(by_batch, ["train.batch = 1"]);
+        let both = |o: &StepOptions| Ok(o.checkpoint && o.dtype == DType::Bf16);
+        let words = nearest(&options(), 4, true, both).unwrap();
+        assert_eq!(words, ["--dtype bf16 with train.checkpoint_gradients = true"]);
+        assert!(nearest(&options(), 4, true, |_| Ok(false)).unwrap().is_empty());
+    }
+}
