@@ -221,7 +221,7 @@ fn a_frozen_prefix_has_no_backward_step() {
         nodes: vec![(true, 0, 1, false), (false, 3, 1, false), (true, 4, 2, false)],
     };
     let p = program(&g, false, false);
-    let text = p.plan().explain();
+    let text = p.plan().explain(&Device::Cpu);
     assert_eq!(text.lines().filter(|l| l.contains(" bwd ")).count(), 2, "{text}");
     assert!(text.contains("d[-o]"), "only the trained operand gets a gradient: {text}");
 }

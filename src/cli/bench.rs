@@ -2,16 +2,18 @@
 
 use super::common::{Compute, note, out};
 use crate::{
+    device::Device,
     error::{Error, Result},
     models::{
         builtin, builtin_names,
         checkpoint::{Component, Model},
         unet::UnetConfig,
     },
-    plan::WeightSource,
+    plan::{Roofline, WeightSource, trace_json},
+    tensor::DType,
     train::{
         RandomWeights, StepSize, peak_memory_bytes, plan_denoising, plan_training, time_denoising,
-        time_training,
+        time_training, trace_training,
     },
 };
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
@@ -57,6 +59,9 @@ struct Step {
     /// Recompute activations in the training step.
     #[arg(long)]
     checkpoint: bool,
+    /// Write how long every operation of one training step took: a trace for Perfetto or chrome://tracing.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<std::path::PathBuf>,
     /// Which of the two steps.
     #[arg(long, value_enum, default_value_t = Part::All)]
     part: Part,
@@ -154,6 +159,12 @@ impl WeightSource for &Shared {
     }
 }
 
+/// The attainable rates of an H200 (random data, large products; device-to-device copies), where a GPU computes.
+fn roofline(device: &Device, dtype: DType) -> Option<Roofline> {
+    let tflops = if dtype == DType::F32 { 60.0 } else { 790.0 };
+    device.name().starts_with("cuda").then_some(Roofline { tflops, gbps: 4300.0 })
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -193,6 +204,12 @@ pub fn run(args: Args) -> Result<u8> {
         result.insert("train_step_ms".into(), json!(ms));
         result.insert("train_tflops".into(), json!(flop / ms / 1e9));
         result.insert("trainable_parameters".into(), json!(plan.trainable_parameters));
+    }
+    if let Some(path) = &step.trace {
+        let steps = trace_training(&config, &size, &device, &shared)?;
+        let text = trace_json(&steps, roofline(&device, size.dtype));
+        std::fs::write(path, text).map_err(Error::file("write", path))?;
+        note(&format!("{} operations in {}", steps.len(), path.display()));
     }
     result.insert("planned_bytes".into(), json!(planned));
     result.insert("peak_bytes".into(), json!(peak_memory_bytes()));

@@ -9,6 +9,7 @@ use crate::{
         TrainConfig,
         config::{Loss, Mode},
     },
+    device::Device,
     error::{Error, Result},
     lora::Adapters,
     models::{
@@ -64,6 +65,9 @@ struct Common {
     /// Element type of weights and activations: f32, bf16 or f16 (adapters and their optimizer stay f32).
     #[arg(long, default_value = "f32")]
     dtype: String,
+    /// Name the kernel variants of this device: cuda[:N] or emulated.
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    device: String,
     /// Only the summary, not every step.
     #[arg(long)]
     summary: bool,
@@ -288,7 +292,8 @@ fn print(plan: &Plan, title: &str, common: &Common) -> Result<()> {
         return Ok(());
     }
     if !common.summary {
-        out(&plan.explain());
+        let device = Device::parse(&common.device)?;
+        out(&plan.explain(&device));
     }
     let mb = |bytes: usize| bytes as f64 / 1e6;
     let mut text = format!("{title} of {}, {}\n", common.model, common.dtype);

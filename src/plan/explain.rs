@@ -1,7 +1,10 @@
 //! A run is a list you can print.
 
 use super::{Action, ParamInfo, Plan, memory::Buffer, record::Class};
-use crate::op::{Cost, GradMode};
+use crate::{
+    device::Device,
+    op::{Cost, GradMode},
+};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -59,7 +62,7 @@ impl Plan {
         }
     }
 
-    fn cost(&self, step: &super::Step) -> Cost {
+    pub(super) fn cost(&self, step: &super::Step) -> Cost {
         let of = |node: usize| &self.nodes[node];
         match &step.action {
             Action::Seed { .. } => Cost::default(),
@@ -79,8 +82,21 @@ impl Plan {
         }
     }
 
+    /// The kernel variants of a step on a GPU; empty where there is no choice.
+    pub(super) fn variant(&self, step: &super::Step, device: &Device) -> String {
+        let (Device::Cuda(cuda), Some(n)) = (device, self.nodes.get(step.node)) else {
+            return String::new();
+        };
+        let backward = match step.action {
+            Action::Forward | Action::Again => false,
+            Action::Backward { .. } => true,
+            _ => return String::new(),
+        };
+        n.op.variant(cuda, &n.specs, &n.signature.out, backward)
+    }
+
     /// The program as a table: step, pass, operation, scope, shapes, GFLOP, share, MB, arena offset, modes.
-    pub fn explain(&self) -> String {
+    pub fn explain(&self, device: &Device) -> String {
         let s = self.summary();
         let total = (s.forward_flop + s.backward_flop).max(1.0);
         let mut text = String::new();
@@ -111,7 +127,7 @@ impl Plan {
             let at = self.places.at.get(&out).map_or(0, |r| r.start);
             let _ = writeln!(
                 text,
-                "{t:>5} {pass:<5} {:<12} {:<44} {} -> {:?}  {:.3} GFLOP {:.1} %  {:.2} MB  @{at}{modes} {}",
+                "{t:>5} {pass:<5} {:<12} {:<44} {} -> {:?}  {:.3} GFLOP {:.1} %  {:.2} MB  @{at}{modes} {} {}",
                 n.op.name(),
                 n.scope,
                 ins.join(" "),
@@ -120,6 +136,7 @@ impl Plan {
                 100.0 * cost.flop / total,
                 cost.bytes / 1e6,
                 n.op.detail(),
+                self.variant(step, device),
             );
         }
         let _ = writeln!(

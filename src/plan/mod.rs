@@ -12,11 +12,13 @@ mod program;
 mod record;
 mod replay;
 mod run;
+mod trace;
 
 pub use build::{Pass, PlanOptions};
 pub use explain::Summary;
 pub use program::{Flat, Program, WeightSource};
 pub use record::{Layout, ParamInfo, Recorder, Value};
+pub use trace::{Roofline, Traced, trace_json};
 
 use crate::op::{GradMode, Keeps};
 use memory::{Buffer, Places};

@@ -340,7 +340,7 @@ impl Program {
         self.read(Buffer::Value(out.0), scope)
     }
 
-    fn step(&mut self, t: usize, first: bool) -> Result<()> {
+    pub(super) fn step(&mut self, t: usize, first: bool) -> Result<()> {
         let (plan, operands) = (&self.plan, &self.operands[t]);
         if plan.poison {
             for (w, old) in operands.writes.iter().zip(&operands.keeps_old) {

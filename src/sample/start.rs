@@ -3,12 +3,16 @@
 use crate::{
     device::Device,
     error::{Error, Result},
+    kernels::latent_mix::{LatentMix, Noise, Segment},
     models::base::Base,
+    plan::{Layout, Program, Recorder, WeightSource},
     tensor::{
+        Spec,
         image::{Picture, resize_plane},
         philox,
     },
 };
+use std::sync::Arc;
 
 /// Philox stream of the start noise (others: training).
 const NOISE_STREAM: u64 = 0x5E1;
@@ -60,7 +64,8 @@ pub fn first_inputs(
     let pictures: Vec<Picture> = compositions.iter().map(|c| c.0.clone()).collect();
     let encoded = super::encode_pictures(base, device, &pictures)?;
     let (factor, c) = (base.vae.factor(), base.vae.latent_channels);
-    let one = |z: Vec<f32>, eps: &[f32], mask: &Picture| {
+    let mut starts = vec![];
+    for ((z, eps), (_, mask)) in encoded.iter().zip(noise).zip(compositions) {
         let [h, w] = [mask.height / factor, mask.width / factor];
         if z.len() != h * w * c || eps.len() != z.len() {
             return Err(Error::Shape {
@@ -70,17 +75,47 @@ pub fn first_inputs(
                 want: format!("[{h}, {w}, {c}], the latent of a composition"),
             });
         }
-        let plane: Vec<f32> = mask.data.iter().map(|v| if *v > 127 { 1.0 } else { 0.0 }).collect();
-        let small = match resize {
-            MaskResize::Bilinear => resize_plane(&plane, [mask.height, mask.width], [h, w]),
-            MaskResize::Nearest => {
-                let at = |i: usize| plane[(i / w * factor) * mask.width + i % w * factor];
-                (0..h * w).map(at).collect()
-            }
-        };
-        let mixed = z.iter().zip(eps).enumerate();
-        Ok(mixed.map(|(i, (z, e))| gamma * (z * small[i / c]) + e).collect())
-    };
-    let all = encoded.into_iter().zip(noise).zip(compositions);
-    all.map(|((z, eps), (_, mask))| one(z, eps, mask)).collect()
+        let mut program = mix(device, [h, w, c], gamma)?;
+        program.set("z", z)?;
+        program.set("mask", &small_mask(mask, factor, resize))?;
+        program.set("noise", eps)?;
+        program.forward()?;
+        starts.push(program.get("out")?);
+    }
+    Ok(starts)
+}
+
+/// `gamma (z . mask) + noise` of one latent.
+fn mix(device: &Device, [h, w, c]: [usize; 3], gamma: f32) -> Result<Program> {
+    let mut rec = Recorder::new();
+    let latent = Spec::f32(&[1, h, w, c]);
+    let z = rec.input("z", latent.clone());
+    let mask = rec.input("mask", Spec::f32(&[1, h, w]));
+    let noise = rec.input("noise", latent);
+    let segments = vec![Segment::at_origin(gamma)];
+    let op = LatentMix { segments, canvas: [h, w], noise: Noise::Given };
+    let out = rec.apply(op, &[z, mask, noise])?;
+    rec.plan_inference(out)?.load(device.clone(), &NoWeights)
+}
+
+/// The mask at latent size, in `[0, 1]`.
+fn small_mask(mask: &Picture, factor: usize, resize: MaskResize) -> Vec<f32> {
+    let [h, w] = [mask.height / factor, mask.width / factor];
+    let plane: Vec<f32> = mask.data.iter().map(|v| if *v > 127 { 1.0 } else { 0.0 }).collect();
+    match resize {
+        MaskResize::Bilinear => resize_plane(&plane, [mask.height, mask.width], [h, w]),
+        MaskResize::Nearest => {
+            let at = |i: usize| plane[(i / w * factor) * mask.width + i % w * factor];
+            (0..h * w).map(at).collect()
+        }
+    }
+}
+
+/// Programs without parameters.
+struct NoWeights;
+
+impl WeightSource for NoWeights {
+    fn get(&self, _: &str, _: &[usize], _: Layout) -> Result<Option<Arc<Vec<f32>>>> {
+        Ok(None)
+    }
 }

@@ -10,7 +10,7 @@ use crate::{
     kernels::adamw::AdamW,
     lora::{Adapter, Adapters},
     models::unet::UnetConfig,
-    plan::{Plan, Recorder, WeightSource},
+    plan::{Plan, Recorder, Traced, WeightSource},
     tensor::{DType, Spec, philox},
 };
 use std::time::Instant;
@@ -160,11 +160,40 @@ pub fn time_training(
     weights: impl WeightSource,
     iterations: usize,
 ) -> Result<f64> {
+    let (mut stepper, batch) = training(config, size, device, weights)?;
+    time(iterations, || {
+        stepper.accumulate(&batch)?;
+        stepper.update(1.0).map(drop)
+    })
+}
+
+/// How long every operation of a LoRA training step takes, after one step to warm up.
+///
+/// # Errors
+/// As [`time_training`].
+pub fn trace_training(
+    config: &UnetConfig,
+    size: &StepSize,
+    device: &Device,
+    weights: impl WeightSource,
+) -> Result<Vec<Traced>> {
+    let (mut stepper, batch) = training(config, size, device, weights)?;
+    stepper.accumulate(&batch)?;
+    stepper.program.trace()
+}
+
+/// A training step on random data.
+fn training(
+    config: &UnetConfig,
+    size: &StepSize,
+    device: &Device,
+    weights: impl WeightSource,
+) -> Result<(Stepper, Batch)> {
     let plan = plan_training(config, size)?;
     let mut program = plan.load(device.clone(), &Start::new(weights, 1))?;
     let group = |_: &str| Group { learning_rate: 1e-4, adamw: AdamW::default() };
     let optimizer = Optimizer::new(&program.trainables()?, group, 1.0, None);
-    let mut stepper = Stepper::new(program, optimizer, size.objective);
+    let stepper = Stepper::new(program, optimizer, size.objective);
     let (n, positions) = (size.batch, size.batch * size.latent[0] * size.latent[1]);
     let len = positions * config.in_channels;
     let batch = Batch {
@@ -177,10 +206,7 @@ pub fn time_training(
         condition: condition(config, size),
         ids: vec![],
     };
-    time(iterations, || {
-        stepper.accumulate(&batch)?;
-        stepper.update(1.0).map(drop)
-    })
+    Ok((stepper, batch))
 }
 
 /// Peak resident memory of this process in bytes; `None` where the system does not say.
