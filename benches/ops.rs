@@ -107,7 +107,7 @@ fn run(name: &str, op: &dyn Op, dims: &[&[usize]]) {
 
 fn main() {
     let conv = |x: [usize; 4], o: usize, k: usize, stride: usize| {
-        let op = Conv2d { stride, pad: [k / 2; 4], bias: false };
+        let op = Conv2d { stride, pad: [k / 2; 4], bias: false, upsample: false };
         let name = format!("conv {k}x{k}/{stride} {}x{}x{}x{} {o}", x[0], x[1], x[2], x[3]);
         run(&name, &op, &[&x, &[o, k, k, x[3]]]);
     };

@@ -17,36 +17,40 @@ use crate::{
 const BLOCK: usize = 256;
 
 impl Shape {
-    fn taps(&self) -> usize {
-        self.kh.saturating_mul(self.kw)
-    }
-
-    fn outputs(&self) -> usize {
-        self.images * self.oh * self.ow
-    }
-
     fn flop(&self) -> f64 {
         2.0 * self.outputs() as f64 * self.o as f64 * (self.taps() * self.c) as f64
     }
 
     /// Rows can be read in order: no list.
     fn pointwise(&self) -> bool {
-        self.taps() == 1 && (self.h, self.w, self.stride) == (self.oh, self.ow, 1) && self.top == 0
+        let same = (self.h, self.w, self.stride) == (self.oh, self.ow, 1);
+        self.taps() == 1 && same && self.top == 0 && !self.upsample
+    }
+
+    /// Copies of an input pixel in the image that the kernel slides over.
+    fn copies(&self) -> usize {
+        self.zoom() * self.zoom()
     }
 
     /// The input pixel under `tap` of output position `p`.
     fn under(&self, p: usize, tap: usize) -> u32 {
         let (row, j) = (p / self.ow, p % self.ow);
         let (image, i) = (row / self.oh, row % self.oh);
-        let y = (i * self.stride + tap / self.kw).checked_sub(self.top).filter(|y| *y < self.h);
-        let x = (j * self.stride + tap % self.kw).checked_sub(self.left).filter(|x| *x < self.w);
+        let along = |at: usize, u: usize, pad: usize, size: usize| {
+            let at = (at * self.stride + u).checked_sub(pad)? / self.zoom();
+            Some(at).filter(|at| *at < size)
+        };
+        let y = along(i, tap / self.kw, self.top, self.h);
+        let x = along(j, tap % self.kw, self.left, self.w);
         pixel(image, self.h, self.w, y, x)
     }
 
-    /// The output position that reads input pixel `p` under `tap`, which fits the pixel's residue.
-    fn above(&self, p: usize, tap: usize) -> u32 {
+    /// The output position that reads input pixel `p` under `meeting`, which fits the pixel's residue.
+    fn above(&self, p: usize, meeting: usize) -> u32 {
+        let (copy, tap) = (meeting / self.taps(), meeting % self.taps());
         let (row, x) = (p / self.w, p % self.w);
         let (image, y) = (row / self.h, row % self.h);
+        let (y, x) = (y * self.zoom() + copy / self.zoom(), x * self.zoom() + copy % self.zoom());
         let along = |at: usize, pad: usize, u: usize, size: usize| {
             (at + pad).checked_sub(u).map(|d| d / self.stride).filter(|i| *i < size)
         };
@@ -55,13 +59,17 @@ impl Shape {
         pixel(image, self.oh, self.ow, i, j)
     }
 
-    /// Kernel positions that meet input pixels of residue `(y, x)` modulo the stride.
+    /// Kernel positions that meet input pixels of residue `(y, x)` modulo the stride, for every copy of
+    /// the pixel: `copy * taps + tap`.
     fn meeting(&self, y: usize, x: usize) -> impl Iterator<Item = usize> {
         let from = |at: usize, pad: usize| (at + pad) % self.stride;
         let (u, v) = (from(y, self.top), from(x, self.left));
-        (u..self.kh)
-            .step_by(self.stride)
-            .flat_map(move |u| (v..self.kw).step_by(self.stride).map(move |v| u * self.kw + v))
+        (0..self.copies()).flat_map(move |copy| {
+            (u..self.kh).step_by(self.stride).flat_map(move |u| {
+                let row = copy * self.taps() + u * self.kw;
+                (v..self.kw).step_by(self.stride).map(move |v| row + v)
+            })
+        })
     }
 }
 
@@ -86,9 +94,10 @@ pub(super) fn forward_scratch(s: &Shape) -> usize {
 }
 
 pub(super) fn backward_scratch(s: &Shape) -> usize {
-    let data = packed_len(s.taps().saturating_mul(s.o), s.c)
-        .saturating_add(s.taps())
-        .saturating_add((s.taps() + 1).saturating_mul(BLOCK * pool_size()));
+    let taps = s.taps().saturating_mul(s.copies());
+    let data = packed_len(taps.saturating_mul(s.o), s.c)
+        .saturating_add(taps)
+        .saturating_add(taps.saturating_add(1).saturating_mul(BLOCK * pool_size()));
     let weight = weight_piece(s).saturating_mul(pool_size());
     data.max(weight).saturating_mul(4)
 }
@@ -158,19 +167,19 @@ fn data_gradient(s: &Shape, dy: &[f32], w: &[f32], dx: &mut Grad<'_>, scratch: &
     if dx.is_empty() {
         return;
     }
-    let taps = s.taps();
+    let meetings = s.taps() * s.copies();
     let residues = || (0..s.stride.pow(2)).map(|r| (r / s.stride, r % s.stride));
-    let (list, rest) = scratch.split_at_mut(taps);
+    let (list, rest) = scratch.split_at_mut(meetings);
     let list: &mut [u32] = bytemuck::cast_slice_mut(list);
     let all = residues().flat_map(|(y, x)| s.meeting(y, x));
-    list.iter_mut().zip(all).for_each(|(l, t)| *l = u32::try_from(t).unwrap_or(0));
-    let (packed, lists) = rest.split_at_mut(packed_len(taps * s.o, s.c));
+    list.iter_mut().zip(all).for_each(|(l, t)| *l = u32::try_from(t % s.taps()).unwrap_or(0));
+    let (packed, lists) = rest.split_at_mut(packed_len(meetings * s.o, s.c));
     let source = |list| Source {
         data: w,
         taps: Taps::Some(list),
         tap_stride: s.c,
         len: s.o,
-        row_stride: taps * s.c,
+        row_stride: s.taps() * s.c,
         n: s.c,
         column_stride: 1,
         scale: 1.0,
@@ -183,7 +192,7 @@ fn data_gradient(s: &Shape, dy: &[f32], w: &[f32], dx: &mut Grad<'_>, scratch: &
     }
     let packed = &*packed;
     let block = block(s.images * s.h * s.w);
-    let piece = (taps + 1) * BLOCK;
+    let piece = (meetings + 1) * BLOCK;
     let chunks = dx.chunks_mut(block * s.c).enumerate();
     share(chunks, pieces(lists, piece, s.flop()), piece, |(i, out), lists| {
         let (first, pixels) = (i * block, out.len() / s.c);

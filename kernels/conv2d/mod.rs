@@ -2,22 +2,26 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 
 use crate::{
-    device::Device,
+    device::{Cuda, Device},
     error::Result,
     kernels::check,
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
-    tensor::Spec,
+    tensor::{DType, Spec},
 };
 
 /// A two-dimensional convolution (cross-correlation, as in every framework) with zero padding.
 ///
 /// `y[n, i, j, o] = b[o] + sum_{u, v, c} x[n, i s + u - top, j s + v - left, c] w[o, u, v, c]`
 ///
+/// With `upsample`, `x` is first enlarged twice by nearest neighbour, without ever being stored so:
+/// `x[n, y, x, c]` above becomes `x[n, y / 2, x / 2, c]` of an image of `2H x 2W`.
+///
 /// # Shapes
 /// `x: [N, H, W, C]`, `w: [O, kh, kw, C]`, `b: [O]` (only with `bias`) gives `[N, H', W', O]` with
-/// `H' = (H + top + bottom - kh) / s + 1`; all f32.
+/// `H' = (H + top + bottom - kh) / s + 1` (`2H` with `upsample`); all of one float type.
 ///
 /// # Gradient
 /// `dx` is a convolution of `dy` with the mirrored weight (one for each residue of the position
@@ -26,11 +30,11 @@ use crate::{
 /// `x` for `dw`.
 ///
 /// # Numerics
-/// f32 accumulation; bitwise repeatable for a given number of threads.
+/// f32 accumulation, one rounding; bitwise repeatable for a given number of threads or a given kernel.
 ///
 /// # Errors
-/// `infer` refuses other ranks, channel counts that differ, stride 0 and a kernel larger than the
-/// padded image.
+/// `infer` refuses other ranks, channel counts that differ, stride 0, a kernel larger than the
+/// padded image, and `upsample` with a stride.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv2d {
     /// Step between output positions, both axes.
@@ -39,6 +43,8 @@ pub struct Conv2d {
     pub pad: [usize; 4],
     /// Whether the third input, a bias, is there.
     pub bias: bool,
+    /// Whether the image is read as if enlarged twice by nearest neighbour; with stride 1 only.
+    pub upsample: bool,
 }
 
 /// Extents of one call.
@@ -59,12 +65,28 @@ struct Shape {
     stride: usize,
     top: usize,
     left: usize,
+    upsample: bool,
+}
+
+impl Shape {
+    fn taps(&self) -> usize {
+        self.kh.saturating_mul(self.kw)
+    }
+
+    fn outputs(&self) -> usize {
+        self.images * self.oh * self.ow
+    }
+
+    /// How many times larger the image is read than it is, along each axis.
+    fn zoom(&self) -> usize {
+        1 + usize::from(self.upsample)
+    }
 }
 
 impl Conv2d {
     /// Stride 1 and the padding that keeps the size for an odd `kernel`.
     pub fn same(kernel: usize, bias: bool) -> Self {
-        Self { stride: 1, pad: [kernel / 2; 4], bias }
+        Self { stride: 1, pad: [kernel / 2; 4], bias, upsample: false }
     }
 
     fn names(self) -> &'static [&'static str] {
@@ -85,6 +107,7 @@ impl Conv2d {
             stride: self.stride,
             top: self.pad[0],
             left: self.pad[2],
+            upsample: self.upsample,
         }
     }
 
@@ -101,8 +124,14 @@ impl Conv2d {
             let want = format!("[O, kh, kw, {c}] for x {:?}; check the weight's layout", x.dims);
             return Err(check::shape(at, "weight", w, want));
         }
+        if self.upsample && self.stride != 1 {
+            let want = format!("stride 1 with upsample, not {}; drop one of them", self.stride);
+            return Err(check::shape(at, "x", x, want));
+        }
+        let zoom = 1 + usize::from(self.upsample);
         let [top, bottom, left, right] = self.pad;
         let extent = |size: usize, before: usize, after: usize, kernel: usize| {
+            let size = size.checked_mul(zoom)?;
             let room = size.checked_add(before)?.checked_add(after)?.checked_sub(kernel)?;
             Some(room.checked_div(self.stride)? + 1)
         };
@@ -133,14 +162,15 @@ impl Op for Conv2d {
     }
 
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
-        check::f32_inputs("conv2d", ins, self.names())?;
+        let dtype = check::float_inputs("conv2d", ins, self.names())?;
         let out = self.output(ins)?;
         let s = self.shape(&ins[0], &ins[1], &out);
-        Ok(Signature {
-            forward_scratch: cpu::forward_scratch(&s),
-            backward_scratch: cpu::backward_scratch(&s),
-            ..Signature::of(out)
-        })
+        let (mut forward_scratch, mut backward_scratch) = (0, cuda::backward_scratch(&s));
+        if dtype == DType::F32 {
+            forward_scratch = cpu::forward_scratch(&s);
+            backward_scratch = backward_scratch.max(cpu::backward_scratch(&s));
+        }
+        Ok(Signature { forward_scratch, backward_scratch, ..Signature::of(out) })
     }
 
     fn keeps(&self, wants: &[bool]) -> Keeps {
@@ -163,27 +193,38 @@ impl Op for Conv2d {
 
     fn detail(&self) -> String {
         let [top, bottom, left, right] = self.pad;
+        let upsample = if self.upsample { " upsample 2" } else { "" };
         match self.pad.iter().all(|p| *p == top) {
-            true => format!("stride {} pad {top}", self.stride),
-            false => format!("stride {} pad {top},{bottom},{left},{right}", self.stride),
+            true => format!("stride {} pad {top}{upsample}", self.stride),
+            false => format!("stride {} pad {top},{bottom},{left},{right}{upsample}", self.stride),
         }
+    }
+
+    fn variant(&self, cuda: &Cuda, specs: &[Spec], out: &Spec, backward: bool) -> String {
+        cuda::describe(cuda, &self.shape(&specs[0], &specs[1], out), &specs[0], backward)
     }
 
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         let s = self.shape(&io.specs[0], &io.specs[1], io.out_spec);
         match io.device {
-            Device::Cpu => cpu::forward(&s, io),
-            other => return Err(super::no_kernel(self.name(), other)),
+            Device::Cpu => {
+                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
+                cpu::forward(&s, io);
+                Ok(())
+            }
+            Device::Cuda(cuda) => cuda::forward(&s, &cuda.clone(), &io),
         }
-        Ok(())
     }
 
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         let s = self.shape(&io.specs[0], &io.specs[1], io.out_spec);
         match io.device {
-            Device::Cpu => cpu::backward(&s, io),
-            other => return Err(super::no_kernel(self.name(), other)),
+            Device::Cpu => {
+                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
+                cpu::backward(&s, io);
+                Ok(())
+            }
+            Device::Cuda(cuda) => cuda::backward(&s, &cuda.clone(), &io),
         }
-        Ok(())
     }
 }

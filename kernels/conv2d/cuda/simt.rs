@@ -1,0 +1,159 @@
+//! Launches of `conv2d.cu`: any size, any float type, CUDA cores.
+
+use super::{
+    super::Shape,
+    ShapeArgs, Specs,
+    sums::{self, Ranges},
+};
+use crate::{
+    device::{Cuda, Touched},
+    error::Result,
+    kernels::variant::by_dtype,
+    op::{Backward, Forward, GradMode},
+};
+
+const FORWARD: [&str; 3] = ["conv2d_forward_f32", "conv2d_forward_bf16", "conv2d_forward_f16"];
+const DATA: [&str; 3] = ["conv2d_data_f32", "conv2d_data_bf16", "conv2d_data_f16"];
+const WEIGHT: [&str; 3] = ["conv2d_weight_f32", "conv2d_weight_bf16", "conv2d_weight_f16"];
+
+/// Blocks that keep an H200 busy: two for each of its 132 multiprocessors.
+const ENOUGH_BLOCKS: usize = 264;
+/// Fewest pixels that are worth a range of their own.
+const LEAST_PIXELS: usize = 256;
+/// Side of the kernel's tile, for the size of the scratch; the launch takes it from the tile record.
+const SIDE: usize = 64;
+/// Ranges are a multiple of this many pixels: the depth of the kernel's slab.
+const STEP: usize = 16;
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Args {
+    src: u64,
+    other: u64,
+    bias: u64,
+    dst: u64,
+    partial: u64,
+    shape: ShapeArgs,
+    accumulate: i32,
+    range: i32,
+    unused: i32,
+}
+
+/// How the weight gradient's pixels are cut, so that its tiles of `side` fill the device.
+fn weight_ranges(s: &Shape, side: usize) -> Ranges {
+    let tiles = s.o.div_ceil(side) * s.taps().saturating_mul(s.c).div_ceil(side);
+    let want = ENOUGH_BLOCKS.div_ceil(tiles.max(1)).min(s.outputs().div_ceil(LEAST_PIXELS));
+    Ranges::new(s.outputs(), want, STEP)
+}
+
+fn weight_floats(s: &Shape, ranges: &Ranges) -> usize {
+    match ranges.count {
+        1 => 0, // written where it belongs
+        n => s.taps().saturating_mul(s.c).saturating_mul(s.o).saturating_mul(n),
+    }
+}
+
+/// Partial sums of the weight gradient, bytes.
+pub(super) fn weight_scratch(s: &Shape) -> usize {
+    weight_floats(s, &weight_ranges(s, SIDE)).saturating_mul(4)
+}
+
+pub(super) fn forward(s: &Shape, cuda: &Cuda, io: &Forward<'_>) -> Result<()> {
+    let specs = Specs::new(io.specs, io.out_spec);
+    let kernel = cuda.kernel::<Args>("conv2d", by_dtype(specs.x.dtype, FORWARD))?;
+    let args = Args {
+        src: io.ins[0].address(),
+        other: io.ins[1].address(),
+        bias: io.ins.get(2).map_or(0, |b| b.address()),
+        dst: io.out.address(),
+        partial: 0,
+        shape: ShapeArgs::new(s)?,
+        accumulate: 0,
+        range: 0,
+        unused: 0,
+    };
+    let mut touches = vec![
+        Touched::new("x", args.src, specs.x),
+        Touched::new("weight", args.other, specs.w),
+        Touched::new("out", args.dst, specs.y),
+    ];
+    touches.extend(io.specs.get(2).map(|b| Touched::new("bias", args.bias, b)));
+    let tile = kernel.tile();
+    let grid = [
+        (s.outputs() as u64).div_ceil(u64::from(tile.block_rows)),
+        (s.o as u64).div_ceil(u64::from(tile.block_cols)),
+        1,
+    ];
+    cuda.launch(&kernel, grid, &args, &touches)
+}
+
+pub(super) fn data(s: &Shape, cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
+    let specs = Specs::new(io.specs, io.out_spec);
+    let kernel = cuda.kernel::<Args>("conv2d", by_dtype(specs.x.dtype, DATA))?;
+    let dx = &io.d_ins[0];
+    let args = Args {
+        src: io.d_out.address(),
+        other: io.ins[1].address(),
+        bias: 0,
+        dst: dx.buf.address(),
+        partial: 0,
+        shape: ShapeArgs::new(s)?,
+        accumulate: i32::from(dx.mode == GradMode::Accumulate),
+        range: 0,
+        unused: 0,
+    };
+    let touches = [
+        Touched::new("dy", args.src, specs.y),
+        Touched::new("weight", args.other, specs.w),
+        Touched::new("dx", args.dst, specs.x),
+    ];
+    let tile = kernel.tile();
+    let classes = s.stride as u64;
+    let pixels = (s.images * s.h.div_ceil(s.stride) * s.w.div_ceil(s.stride)) as u64;
+    let grid = [
+        pixels.div_ceil(u64::from(tile.block_rows)) * classes * classes,
+        (s.c as u64).div_ceil(u64::from(tile.block_cols)),
+        1,
+    ];
+    cuda.launch(&kernel, grid, &args, &touches)
+}
+
+pub(super) fn weight(s: &Shape, cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
+    let specs = Specs::new(io.specs, io.out_spec);
+    let kernel = cuda.kernel::<Args>("conv2d", by_dtype(specs.x.dtype, WEIGHT))?;
+    let tile = kernel.tile();
+    let ranges = weight_ranges(s, tile.block_rows as usize);
+    let partial = match weight_floats(s, &ranges) {
+        0 => None,
+        floats => Some(sums::partials(io, floats)?),
+    };
+    let dw = &io.d_ins[1];
+    let args = Args {
+        src: io.d_out.address(),
+        other: io.ins[0].address(),
+        bias: 0,
+        dst: dw.buf.address(),
+        partial: partial.map_or(0, |p| p.address),
+        shape: ShapeArgs::new(s)?,
+        accumulate: i32::from(dw.mode == GradMode::Accumulate),
+        range: super::int(ranges.pixels)?,
+        unused: 0,
+    };
+    let mut touches = vec![
+        Touched::new("dy", args.src, specs.y),
+        Touched::new("x", args.other, specs.x),
+        Touched::new("dw", args.dst, specs.w),
+    ];
+    touches.extend(partial);
+    let columns = s.taps() * s.c;
+    let grid = [
+        (s.o as u64).div_ceil(u64::from(tile.block_rows)),
+        (columns as u64).div_ceil(u64::from(tile.block_cols)),
+        ranges.count as u64,
+    ];
+    cuda.launch(&kernel, grid, &args, &touches)?;
+    match partial {
+        Some(partial) => sums::reduce(cuda, partial, ranges.count, dw, specs.w),
+        None => Ok(()),
+    }
+}
