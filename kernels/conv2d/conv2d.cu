@@ -1,5 +1,5 @@
-// convolution, any size, f32 bf16 f16, NHWC, CUDA cores.   y[p, o] = b[o] + sum_{tap, c} x[p + tap, c] w[o, tap, c]
-//   x: (N, H, W, C), w: (O, kh, kw, C), y: (N, H', W', O).   dx[q, c] = sum_{tap, o} dy[q - tap, o] w[o, tap, c];
+// convolution, any size, f32 bf16 f16, CUDA cores.   x: (N, H, W, C), w: (O, kh, kw, C), y: (N, H', W', O)
+//   y[p, o] = b[o] + sum_{tap, c} x[p + tap, c] w[o, tap, c],  dx[q, c] = sum_{tap, o} dy[q - tap, o] w[o, tap, c],
 //   dw[o, tap, c] = sum_p dy[p, o] x[p + tap, c], in ranges of p whose f32 sums conv2d_sums.cu adds in order.
 // Work: 2*N*H'*W'*O*kh*kw*C flop each.  Bytes: every operand once from HBM; x again for each tap from L2.
 // SDXL 4 -> 320 at 128x128: 0.38 GFLOP, 11 MB: 0.02 ms at 20 TF of fused multiply-adds -> core-bound.
@@ -7,28 +7,16 @@
 // Measured: see NOTES.md.   Determinism: bitwise; gathers only.   Requires: nothing; all edges masked.
 #include "common/element.cuh"
 #include "common/shared.cuh"
-#include "conv2d/gather.cuh"
+#include "conv2d/args.cuh"
 
 namespace conv2d {
-
-struct Args {
-  const void* src;     // x (N, H, W, C) | dy (N, H', W', O)
-  const void* other;   // w (O, kh, kw, C) | for dw: x
-  const void* bias;    // (O) or null
-  void* dst;           // y | dx | dw
-  float* partial;      // (ranges, O, kh, kw, C) f32 sums of dw, or null: one range, written to dst
-  Shape shape;
-  int accumulate;      // add to the old content of dst
-  int range;           // pixels of one range of dw, a multiple of BlockK
-  int unused;
-};
 
 struct Tile {
   static constexpr int BlockM = 64, BlockN = 64, BlockK = 16;
   static constexpr int BlockRows = BlockM, BlockCols = BlockN, Stages = 2, Threads = 256, BlocksPerSm = 2;
   static constexpr int Each = 4;                 // elements of a slab a thread copies, sums a side it owns
   static constexpr int Pitch = BlockM + Each;    // keeps rows 16-byte aligned and spreads the banks
-  static_assert(BlockM == BlockN && BlockM * BlockK == Threads * Each, "a slab is copied 4 elements a thread");
+  static_assert(BlockM == BlockN && BlockM * BlockK == Threads * Each, "a thread copies 4 of a slab");
   static_assert(BlockM * BlockN == Threads * Each * Each, "4 x 4 sums a thread");
   static constexpr int SharedBytes = 2 * Stages * BlockK * Pitch * int(sizeof(float));
 };

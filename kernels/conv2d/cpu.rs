@@ -45,7 +45,7 @@ impl Shape {
         pixel(image, self.h, self.w, y, x)
     }
 
-    /// The output position that reads input pixel `p` under `meeting`, which fits the pixel's residue.
+    /// The output position that reads input pixel `p` under `meeting`, which fits its residue.
     fn above(&self, p: usize, meeting: usize) -> u32 {
         let (copy, tap) = (meeting / self.taps(), meeting % self.taps());
         let (row, x) = (p / self.w, p % self.w);
@@ -59,8 +59,8 @@ impl Shape {
         pixel(image, self.oh, self.ow, i, j)
     }
 
-    /// Kernel positions that meet input pixels of residue `(y, x)` modulo the stride, for every copy of
-    /// the pixel: `copy * taps + tap`.
+    /// Kernel positions that meet input pixels of residue `(y, x)` modulo the stride, for every
+    /// copy of the pixel: `copy * taps + tap`.
     fn meeting(&self, y: usize, x: usize) -> impl Iterator<Item = usize> {
         let from = |at: usize, pad: usize| (at + pad) % self.stride;
         let (u, v) = (from(y, self.top), from(x, self.left));

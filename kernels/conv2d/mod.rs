@@ -30,7 +30,7 @@ use crate::{
 /// `x` for `dw`.
 ///
 /// # Numerics
-/// f32 accumulation, one rounding; bitwise repeatable for a given number of threads or a given kernel.
+/// f32 accumulation, one rounding; bitwise repeatable for a number of threads or a kernel.
 ///
 /// # Errors
 /// `infer` refuses other ranks, channel counts that differ, stride 0, a kernel larger than the

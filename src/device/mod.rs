@@ -161,6 +161,14 @@ impl BufMut<'_> {
         }
     }
 
+    /// Length in bytes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            BufMut::Host(b) => b.len(),
+            BufMut::Device(_, n) => *n,
+        }
+    }
+
     fn host(&mut self) -> &mut [u8] {
         match self {
             BufMut::Host([]) => bytemuck::cast_slice_mut(&mut [0u64; 0]),

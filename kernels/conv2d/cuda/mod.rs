@@ -1,13 +1,13 @@
 //! Choice and launch of the kernels; one file for each family of variants.
 
-mod simt;
+mod gather;
 mod sums;
 
 use super::Shape;
 use crate::{
-    device::{Cuda, Target},
+    device::Cuda,
     error::{Error, Result},
-    kernels::variant::{Variant, choose},
+    kernels::variant::{Variant, by_dtype, choose},
     op::{Backward, Forward},
     tensor::{DType, Spec},
 };
@@ -16,25 +16,86 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Problem {
     dtype: DType,
-    target: Target,
     shape: Shape,
 }
 
-/// Output pixels.
-pub(super) const FORWARD: &[Variant<Problem>] = &[Variant { name: "simt", applies: |_| true }];
-/// Gradient of the image.
-pub(super) const DATA: &[Variant<Problem>] = &[Variant { name: "simt", applies: |_| true }];
-/// Gradient of the weight.
-pub(super) const WEIGHT: &[Variant<Problem>] = &[Variant { name: "simt", applies: |_| true }];
+impl Problem {
+    fn new(s: &Shape, x: &Spec) -> Self {
+        Self { dtype: x.dtype, shape: *s }
+    }
 
-/// The variant of each pass, by its slot.
-fn pick(cuda: &Cuda, slot: &'static str, p: &Problem) -> Result<&'static str> {
-    let rows = match slot {
-        "conv2d.forward" => FORWARD,
-        "conv2d.data" => DATA,
-        _ => WEIGHT,
-    };
-    Ok(choose(cuda, slot, rows, p)?.name)
+    /// 16-byte copies of a tensor core's operands; of `dy` and the weight's columns only backward.
+    fn tensor_core(&self, backward: bool) -> bool {
+        let whole = |channels: usize| channels % 8 == 0;
+        self.dtype != DType::F32 && whole(self.shape.c) && (!backward || whole(self.shape.o))
+    }
+}
+
+/// Columns of the narrow tile.
+const NARROW: usize = 32;
+
+/// Output pixels.
+const FORWARD: &[Variant<Problem>] = &[
+    Variant { name: "sm80_n32", applies: |p| p.tensor_core(false) && p.shape.o <= NARROW },
+    Variant { name: "sm80_n128", applies: |p| p.tensor_core(false) },
+    Variant { name: "simt", applies: |_| true },
+];
+/// Gradient of the image.
+const DATA: &[Variant<Problem>] = &[
+    Variant { name: "sm80_n32", applies: |p| p.tensor_core(true) && p.shape.c <= NARROW },
+    Variant { name: "sm80_n128", applies: |p| p.tensor_core(true) },
+    Variant { name: "simt", applies: |_| true },
+];
+/// Gradient of the weight.
+const WEIGHT: &[Variant<Problem>] = &[
+    Variant { name: "sm80_n128", applies: |p| p.tensor_core(true) },
+    Variant { name: "simt", applies: |_| true },
+];
+
+/// The passes with variants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pass {
+    Forward,
+    Data,
+    Weight,
+}
+
+impl Pass {
+    fn variant(self, cuda: &Cuda, p: &Problem) -> Result<&'static str> {
+        let (slot, rows) = match self {
+            Pass::Forward => ("conv2d.forward", FORWARD),
+            Pass::Data => ("conv2d.data", DATA),
+            Pass::Weight => ("conv2d.weight", WEIGHT),
+        };
+        Ok(choose(cuda, slot, rows, p)?.name)
+    }
+
+    /// The kernel of a variant that gathers.
+    fn symbol(self, variant: &str, dtype: DType) -> &'static str {
+        let symbols = match (self, variant) {
+            (Pass::Forward, "sm80_n32") => {
+                ["", "conv2d_forward_sm80_n32_bf16", "conv2d_forward_sm80_n32_f16"]
+            }
+            (Pass::Forward, "sm80_n128") => {
+                ["", "conv2d_forward_sm80_n128_bf16", "conv2d_forward_sm80_n128_f16"]
+            }
+            (Pass::Forward, _) => {
+                ["conv2d_forward_f32", "conv2d_forward_bf16", "conv2d_forward_f16"]
+            }
+            (Pass::Data, "sm80_n32") => {
+                ["", "conv2d_data_sm80_n32_bf16", "conv2d_data_sm80_n32_f16"]
+            }
+            (Pass::Data, "sm80_n128") => {
+                ["", "conv2d_data_sm80_n128_bf16", "conv2d_data_sm80_n128_f16"]
+            }
+            (Pass::Data, _) => ["conv2d_data_f32", "conv2d_data_bf16", "conv2d_data_f16"],
+            (Pass::Weight, "sm80_n128") => {
+                ["", "conv2d_weight_sm80_n128_bf16", "conv2d_weight_sm80_n128_f16"]
+            }
+            (Pass::Weight, _) => ["conv2d_weight_f32", "conv2d_weight_bf16", "conv2d_weight_f16"],
+        };
+        by_dtype(dtype, symbols)
+    }
 }
 
 /// The shape as `gather.cuh` has it.
@@ -102,36 +163,29 @@ impl<'a> Specs<'a> {
     }
 }
 
-fn problem(cuda: &Cuda, s: &Shape, x: &Spec) -> Problem {
-    Problem { dtype: x.dtype, target: cuda.target(), shape: *s }
-}
-
 /// Scratch of backward in the most demanding variant, bytes.
 pub(super) fn backward_scratch(s: &Shape) -> usize {
-    simt::weight_scratch(s).max(sums::columns_scratch(s))
+    gather::weight_scratch(s).max(sums::columns_scratch(s))
 }
 
 pub(super) fn forward(s: &Shape, cuda: &Cuda, io: &Forward<'_>) -> Result<()> {
     if io.out_spec.is_empty() {
         return Ok(());
     }
-    let p = problem(cuda, s, &io.specs[0]);
-    match pick(cuda, "conv2d.forward", &p)? {
-        _ => simt::forward(s, cuda, io),
-    }
+    let p = Problem::new(s, &io.specs[0]);
+    let variant = Pass::Forward.variant(cuda, &p)?;
+    gather::forward(Pass::Forward.symbol(variant, p.dtype), s, cuda, io)
 }
 
 pub(super) fn backward(s: &Shape, cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
-    let p = problem(cuda, s, &io.specs[0]);
+    let p = Problem::new(s, &io.specs[0]);
     if io.d_ins[0].wanted() && !io.specs[0].is_empty() {
-        match pick(cuda, "conv2d.data", &p)? {
-            _ => simt::data(s, cuda, io)?,
-        }
+        let variant = Pass::Data.variant(cuda, &p)?;
+        gather::data(Pass::Data.symbol(variant, p.dtype), s, cuda, io)?;
     }
     if io.d_ins[1].wanted() && !io.specs[1].is_empty() {
-        match pick(cuda, "conv2d.weight", &p)? {
-            _ => simt::weight(s, cuda, io)?,
-        }
+        let variant = Pass::Weight.variant(cuda, &p)?;
+        gather::weight(Pass::Weight.symbol(variant, p.dtype), s, cuda, io)?;
     }
     if io.d_ins.get(2).is_some_and(|g| g.wanted()) && !io.specs[2].is_empty() {
         sums::bias(s, cuda, io)?;
@@ -141,10 +195,10 @@ pub(super) fn backward(s: &Shape, cuda: &Cuda, io: &Backward<'_>) -> Result<()> 
 
 /// The chosen variants for the printed plan.
 pub(super) fn describe(cuda: &Cuda, s: &Shape, x: &Spec, backward: bool) -> String {
-    let p = problem(cuda, s, x);
-    let name = |slot| pick(cuda, slot, &p).unwrap_or("none");
+    let p = Problem::new(s, x);
+    let name = |pass: Pass| pass.variant(cuda, &p).unwrap_or("none");
     match backward {
-        false => name("conv2d.forward").into(),
-        true => format!("data {} weight {}", name("conv2d.data"), name("conv2d.weight")),
+        false => name(Pass::Forward).into(),
+        true => format!("data {} weight {}", name(Pass::Data), name(Pass::Weight)),
     }
 }

@@ -11,7 +11,7 @@ use crate::{
 
 const REDUCE: [&str; 3] = ["conv2d_reduce_f32", "conv2d_reduce_bf16", "conv2d_reduce_f16"];
 const COLUMNS: [&str; 3] = ["conv2d_columns_f32", "conv2d_columns_bf16", "conv2d_columns_f16"];
-/// Most ranges of the bias gradient: with 320 channels 10 x 64 blocks, five for each multiprocessor.
+/// Most ranges of the bias gradient: with 320 channels 10 x 64 blocks, five a multiprocessor.
 const MOST_RANGES: usize = 64;
 /// Fewest pixels that are worth a range of their own.
 const LEAST_PIXELS: usize = 64;

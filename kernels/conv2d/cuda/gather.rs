@@ -1,4 +1,5 @@
-//! Launches of `conv2d.cu`: any size, any float type, CUDA cores.
+//! Launches of the kernels that gather with ordinary loads or cp.async: `conv2d.cu` and
+//! `conv2d_sm80.cu`.
 
 use super::{
     super::Shape,
@@ -8,22 +9,17 @@ use super::{
 use crate::{
     device::{Cuda, Touched},
     error::Result,
-    kernels::variant::by_dtype,
     op::{Backward, Forward, GradMode},
 };
-
-const FORWARD: [&str; 3] = ["conv2d_forward_f32", "conv2d_forward_bf16", "conv2d_forward_f16"];
-const DATA: [&str; 3] = ["conv2d_data_f32", "conv2d_data_bf16", "conv2d_data_f16"];
-const WEIGHT: [&str; 3] = ["conv2d_weight_f32", "conv2d_weight_bf16", "conv2d_weight_f16"];
 
 /// Blocks that keep an H200 busy: two for each of its 132 multiprocessors.
 const ENOUGH_BLOCKS: usize = 264;
 /// Fewest pixels that are worth a range of their own.
 const LEAST_PIXELS: usize = 256;
-/// Side of the kernel's tile, for the size of the scratch; the launch takes it from the tile record.
-const SIDE: usize = 64;
-/// Ranges are a multiple of this many pixels: the depth of the kernel's slab.
-const STEP: usize = 16;
+/// Sides of the kernels' tiles, for the size of the scratch; a launch takes its tile record's.
+const SIDES: [usize; 2] = [64, 128];
+/// Ranges are a multiple of this many pixels: the depth of the deepest slab.
+const STEP: usize = 32;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -55,12 +51,18 @@ fn weight_floats(s: &Shape, ranges: &Ranges) -> usize {
 
 /// Partial sums of the weight gradient, bytes.
 pub(super) fn weight_scratch(s: &Shape) -> usize {
-    weight_floats(s, &weight_ranges(s, SIDE)).saturating_mul(4)
+    let floats = |side| weight_floats(s, &weight_ranges(s, side));
+    SIDES.map(floats).into_iter().max().unwrap_or(0).saturating_mul(4)
 }
 
-pub(super) fn forward(s: &Shape, cuda: &Cuda, io: &Forward<'_>) -> Result<()> {
+pub(super) fn forward(
+    symbol: &'static str,
+    s: &Shape,
+    cuda: &Cuda,
+    io: &Forward<'_>,
+) -> Result<()> {
     let specs = Specs::new(io.specs, io.out_spec);
-    let kernel = cuda.kernel::<Args>("conv2d", by_dtype(specs.x.dtype, FORWARD))?;
+    let kernel = cuda.kernel::<Args>("conv2d", symbol)?;
     let args = Args {
         src: io.ins[0].address(),
         other: io.ins[1].address(),
@@ -87,9 +89,9 @@ pub(super) fn forward(s: &Shape, cuda: &Cuda, io: &Forward<'_>) -> Result<()> {
     cuda.launch(&kernel, grid, &args, &touches)
 }
 
-pub(super) fn data(s: &Shape, cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
+pub(super) fn data(symbol: &'static str, s: &Shape, cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
     let specs = Specs::new(io.specs, io.out_spec);
-    let kernel = cuda.kernel::<Args>("conv2d", by_dtype(specs.x.dtype, DATA))?;
+    let kernel = cuda.kernel::<Args>("conv2d", symbol)?;
     let dx = &io.d_ins[0];
     let args = Args {
         src: io.d_out.address(),
@@ -118,9 +120,14 @@ pub(super) fn data(s: &Shape, cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
     cuda.launch(&kernel, grid, &args, &touches)
 }
 
-pub(super) fn weight(s: &Shape, cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
+pub(super) fn weight(
+    symbol: &'static str,
+    s: &Shape,
+    cuda: &Cuda,
+    io: &Backward<'_>,
+) -> Result<()> {
     let specs = Specs::new(io.specs, io.out_spec);
-    let kernel = cuda.kernel::<Args>("conv2d", by_dtype(specs.x.dtype, WEIGHT))?;
+    let kernel = cuda.kernel::<Args>("conv2d", symbol)?;
     let tile = kernel.tile();
     let ranges = weight_ranges(s, tile.block_rows as usize);
     let partial = match weight_floats(s, &ranges) {
