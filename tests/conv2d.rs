@@ -25,6 +25,28 @@ fn agree(cuda: &std::sync::Arc<Cuda>, dtype: DType, part: &str) -> usize {
     cases.len()
 }
 
+/// All cases by these variants; where one does not apply, the best that does.
+fn agree_forced(forced: &[(&str, &str)], dtypes: &[DType]) {
+    let cuda = Cuda::emulated(Schedule::Random(9)).unwrap();
+    for (slot, name) in forced {
+        cuda.force_variant(slot, name);
+    }
+    for dtype in dtypes {
+        agree(&cuda, *dtype, "");
+    }
+}
+
+#[test]
+fn the_generic_kernels_agree_in_16_bits() {
+    agree_forced(&[("conv2d", "simt")], &[DType::Bf16, DType::F16]);
+}
+
+#[test]
+fn the_wide_ampere_kernels_agree() {
+    let wide = "sm80_n128";
+    agree_forced(&[("conv2d.forward", wide), ("conv2d.data", wide)], &[DType::Bf16, DType::F16]);
+}
+
 #[test]
 fn every_shape_agrees_with_the_cpu_in_every_type() {
     let cuda = Cuda::emulated(Schedule::Random(5)).unwrap();
