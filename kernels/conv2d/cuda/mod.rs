@@ -26,7 +26,7 @@ impl Problem {
 
     /// 16-byte copies of a tensor core's operands; of `dy` and the weight's columns only backward.
     fn tensor_core(&self, backward: bool) -> bool {
-        let whole = |channels: usize| channels % 8 == 0;
+        let whole = |channels: usize| channels.is_multiple_of(8);
         self.dtype != DType::F32 && whole(self.shape.c) && (!backward || whole(self.shape.o))
     }
 }
