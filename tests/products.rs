@@ -42,3 +42,11 @@ fn simt_agrees_with_the_cpu() {
     check("simt", Schedule::Early, &TYPES);
     check("simt", Schedule::Random(5), &[DType::F32]);
 }
+
+#[test]
+fn sm80_agrees_with_the_cpu_where_it_applies() {
+    for variant in ["sm80_128", "sm80_64"] {
+        check(variant, Schedule::Late, &TYPES[1..]);
+    }
+    check("sm80_64", Schedule::Random(3), &[DType::Bf16]);
+}

@@ -16,7 +16,7 @@ template <class T>
 struct ProductArgs {
   const T* left;
   const T* right;
-  const T* t;         // adapter: (M, rank); its right operand l lies as `right` does with K = rank
+  const T* t;  // adapter: (M, rank); its right operand l lies as `right` does with K = rank
   const T* l;
   const T* bias;      // (N) or null
   const T* residual;  // (M, N) or null; may be `out`

@@ -31,14 +31,16 @@ struct Operand {
 
 // Slab k0 .. k0 + Depth of rows row0 .. row0 + 64, zero outside. Neighbouring threads read neighbouring elements.
 template <bool KMajor, class T>
-__device__ inline void load_slab(float (&s)[SimtTile::Depth][SimtTile::Pitch], const Operand<T>& x, int row0, int k0) {
+__device__ inline void load_slab(float (&s)[SimtTile::Depth][SimtTile::Pitch], const Operand<T>& x, int row0,
+                                 int k0) {
   using Tile = SimtTile;
 #pragma unroll 4
   for (int i = int(threadIdx.x); i < Tile::Depth * Tile::BlockM; i += Tile::Threads) {
     const int k = KMajor ? i % Tile::Depth : i / Tile::BlockM;
     const int r = KMajor ? i / Tile::Depth : i % Tile::BlockM;
     const bool inside = row0 + r < x.rows && k0 + k < x.depth;
-    const long long at = KMajor ? (long long)(row0 + r) * x.depth + k0 + k : (long long)(k0 + k) * x.rows + row0 + r;
+    const long long at =
+        KMajor ? (long long)(row0 + r) * x.depth + k0 + k : (long long)(k0 + k) * x.rows + row0 + r;
     s[k][r] = inside ? to_f32(x.at[at]) : 0.0f;
   }
 }
@@ -52,8 +54,8 @@ struct SimtSums {
 
 // Adds the slabs first .. last of left x right.
 template <bool LeftK, bool RightK, class T>
-__device__ inline void add_slabs(SimtSums& c, SimtShared& s, const Operand<T>& left, const Operand<T>& right, int row0,
-                                 int col0, int first, int last) {
+__device__ inline void add_slabs(SimtSums& c, SimtShared& s, const Operand<T>& left, const Operand<T>& right,
+                                 int row0, int col0, int first, int last) {
   using Tile = SimtTile;
   const int row = int(threadIdx.x) / 8 * Tile::ThreadM;
   for (int slab = first; slab < last; ++slab) {
@@ -81,7 +83,8 @@ __device__ inline void simt_product(const ProductArgs<T>& a) {
   using Tile = SimtTile;
   constexpr bool LeftK = P != Pass::Weight, RightK = P == Pass::Forward;
   SimtShared& s = shared_memory<SimtShared>();
-  const int row0 = int(blockIdx.x) * Tile::BlockM, col0 = int(blockIdx.y) * Tile::BlockN, split = int(blockIdx.z);
+  const int row0 = int(blockIdx.x) * Tile::BlockM, col0 = int(blockIdx.y) * Tile::BlockN,
+            split = int(blockIdx.z);
   const Range own = range_of((a.k + Tile::Depth - 1) / Tile::Depth, split, a.splits);
   SimtSums c = {};
   add_slabs<LeftK, RightK, T>(c, s, {a.left, a.m, a.k}, {a.right, a.n, a.k}, row0, col0, own.first, own.last);
@@ -96,10 +99,8 @@ __device__ inline void simt_product(const ProductArgs<T>& a) {
     for (int j = 0; j < Tile::ThreadN; ++j) {
       const int col = col0 + column_of(j);
       if (row + i >= a.m || col >= a.n) continue;
-      if (a.splits > 1)
-        a.parts[((long long)split * a.m + row + i) * a.n + col] = c.v[i][j];
-      else
-        finish(a, row + i, col, c.v[i][j]);
+      if (a.splits > 1) a.parts[((long long)split * a.m + row + i) * a.n + col] = c.v[i][j];
+      else finish(a, row + i, col, c.v[i][j]);
     }
 }
 

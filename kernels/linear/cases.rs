@@ -5,13 +5,15 @@ use crate::kernels::case::Case;
 
 /// Calls that every variant must get right.
 pub fn cases() -> Vec<Case> {
-    let shapes: [(&[usize], usize); 8] = [
+    let shapes: [(&[usize], usize); 10] = [
         (&[1], 1),
         (&[3, 5], 2),
         (&[2, 3, 17], 19),
         (&[13, 48], 65),
         (&[2, 9, 130], 50),
         (&[300, 280], 24),
+        (&[2, 37, 72], 136),
+        (&[70, 8], 8),
         (&[0, 4], 3),
         (&[2, 0], 3),
     ];

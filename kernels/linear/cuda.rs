@@ -1,8 +1,8 @@
 //! The products of one layer: forward, then the wanted gradients.
 
 use super::{
-    product::{self, Operands, Pass, Problem},
-    rows,
+    product::{Operands, Pass, Problem},
+    rows, sums,
 };
 use crate::{
     device::Cuda,
@@ -10,11 +10,6 @@ use crate::{
     op::{Backward, Forward, GradMode},
     tensor::Spec,
 };
-
-/// Operands without adapter, bias or old content.
-pub(crate) fn operands(left: u64, right: u64, out: u64) -> Operands {
-    Operands { left, right, t: 0, l: 0, bias: 0, out, alpha: 1.0, accumulate: false }
-}
 
 /// `y = x w^T`, `dx = dy w` and `dw = dy^T x` of a layer.
 pub(crate) fn problems(x: &Spec, out: &Spec) -> [Problem; 3] {
@@ -29,13 +24,13 @@ pub(super) fn forward_scratch(x: &Spec, out: &Spec) -> usize {
 
 pub(super) fn backward_scratch(x: &Spec, out: &Spec, bias: bool) -> usize {
     let [_, input, weight] = problems(x, out);
-    let sums = if bias { product::column_scratch_bytes(rows(x), out.last()) } else { 0 };
+    let sums = if bias { sums::column_scratch_bytes(rows(x), out.last()) } else { 0 };
     input.scratch_bytes().max(weight.scratch_bytes()).max(sums)
 }
 
 pub(super) fn forward(cuda: &Cuda, io: &Forward<'_>) -> Result<()> {
     let bias = io.ins.get(2).map_or(0, |b| b.address());
-    let o = operands(io.ins[0].address(), io.ins[1].address(), io.out.address());
+    let o = Operands::new(io.ins[0].address(), io.ins[1].address(), io.out.address());
     problems(&io.specs[0], io.out_spec)[0].run(cuda, &Operands { bias, ..o }, io.scratch.address())
 }
 
@@ -43,7 +38,7 @@ pub(super) fn backward(cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
     let [_, input, weight] = problems(&io.specs[0], io.out_spec);
     let (dy, scratch) = (io.d_out.address(), io.scratch.address());
     if let Some((dx, accumulate)) = target(io, 0) {
-        let o = operands(dy, io.ins[1].address(), dx);
+        let o = Operands::new(dy, io.ins[1].address(), dx);
         input.run(cuda, &Operands { accumulate, ..o }, scratch)?;
     }
     weight_and_bias(cuda, io, &weight)
@@ -53,13 +48,13 @@ pub(super) fn backward(cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
 pub(crate) fn weight_and_bias(cuda: &Cuda, io: &Backward<'_>, weight: &Problem) -> Result<()> {
     let (dy, scratch) = (io.d_out.address(), io.scratch.address());
     if let Some((dw, accumulate)) = target(io, 1) {
-        let o = operands(dy, io.ins[0].address(), dw);
+        let o = Operands::new(dy, io.ins[0].address(), dw);
         weight.run(cuda, &Operands { accumulate, ..o }, scratch)?;
     }
     let has_bias = io.specs.len() % 2 == 1; // x, weight (, bias) (, a, up)
     if let Some(db) = target(io, 2).filter(|_| has_bias) {
         let x = (dy, rows(io.out_spec), io.out_spec.last());
-        product::column_sums(cuda, io.out_spec.dtype, x, db, scratch)?;
+        sums::column_sums(cuda, io.out_spec.dtype, x, db, scratch)?;
     }
     Ok(())
 }

@@ -6,12 +6,21 @@
 // Measured: see NOTES.md.   Determinism: bitwise; ranges are added in order by linear_reduce.   Requires: nothing, ragged edges masked.
 #include "gemm/simt.cuh"
 
-EXPORT(linear_forward_simt_f32, gemm::SimtTile, gemm::ProductArgs<float>, (gemm::simt_product<float, gemm::Pass::Forward>))
-EXPORT(linear_forward_simt_bf16, gemm::SimtTile, gemm::ProductArgs<bf16>, (gemm::simt_product<bf16, gemm::Pass::Forward>))
-EXPORT(linear_forward_simt_f16, gemm::SimtTile, gemm::ProductArgs<f16>, (gemm::simt_product<f16, gemm::Pass::Forward>))
-EXPORT(linear_input_simt_f32, gemm::SimtTile, gemm::ProductArgs<float>, (gemm::simt_product<float, gemm::Pass::Input>))
-EXPORT(linear_input_simt_bf16, gemm::SimtTile, gemm::ProductArgs<bf16>, (gemm::simt_product<bf16, gemm::Pass::Input>))
-EXPORT(linear_input_simt_f16, gemm::SimtTile, gemm::ProductArgs<f16>, (gemm::simt_product<f16, gemm::Pass::Input>))
-EXPORT(linear_weight_simt_f32, gemm::SimtTile, gemm::ProductArgs<float>, (gemm::simt_product<float, gemm::Pass::Weight>))
-EXPORT(linear_weight_simt_bf16, gemm::SimtTile, gemm::ProductArgs<bf16>, (gemm::simt_product<bf16, gemm::Pass::Weight>))
-EXPORT(linear_weight_simt_f16, gemm::SimtTile, gemm::ProductArgs<f16>, (gemm::simt_product<f16, gemm::Pass::Weight>))
+EXPORT(linear_forward_simt_f32, gemm::SimtTile, gemm::ProductArgs<float>,
+       (gemm::simt_product<float, gemm::Pass::Forward>))
+EXPORT(linear_forward_simt_bf16, gemm::SimtTile, gemm::ProductArgs<bf16>,
+       (gemm::simt_product<bf16, gemm::Pass::Forward>))
+EXPORT(linear_forward_simt_f16, gemm::SimtTile, gemm::ProductArgs<f16>,
+       (gemm::simt_product<f16, gemm::Pass::Forward>))
+EXPORT(linear_input_simt_f32, gemm::SimtTile, gemm::ProductArgs<float>,
+       (gemm::simt_product<float, gemm::Pass::Input>))
+EXPORT(linear_input_simt_bf16, gemm::SimtTile, gemm::ProductArgs<bf16>,
+       (gemm::simt_product<bf16, gemm::Pass::Input>))
+EXPORT(linear_input_simt_f16, gemm::SimtTile, gemm::ProductArgs<f16>,
+       (gemm::simt_product<f16, gemm::Pass::Input>))
+EXPORT(linear_weight_simt_f32, gemm::SimtTile, gemm::ProductArgs<float>,
+       (gemm::simt_product<float, gemm::Pass::Weight>))
+EXPORT(linear_weight_simt_bf16, gemm::SimtTile, gemm::ProductArgs<bf16>,
+       (gemm::simt_product<bf16, gemm::Pass::Weight>))
+EXPORT(linear_weight_simt_f16, gemm::SimtTile, gemm::ProductArgs<f16>,
+       (gemm::simt_product<f16, gemm::Pass::Weight>))

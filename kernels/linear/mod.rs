@@ -4,6 +4,8 @@ pub mod cases;
 pub(crate) mod cpu;
 pub(crate) mod cuda;
 pub(crate) mod product;
+pub(crate) mod sums;
+mod tiles;
 
 use crate::{
     device::{Cuda, Device},

@@ -5,8 +5,9 @@ use crate::{
     device::Cuda,
     error::Result,
     kernels::linear::{
-        cuda::{operands, target, weight_and_bias},
-        product::{self, Operands, Pass, Problem},
+        cuda::{target, weight_and_bias},
+        product::{Operands, Pass, Problem},
+        sums,
     },
     op::{Backward, Forward},
     tensor::DType,
@@ -58,7 +59,7 @@ pub(super) fn forward_scratch(s: Shape, dtype: DType) -> usize {
 pub(super) fn backward_scratch(s: Shape, dtype: DType) -> usize {
     let p = Products::new(s, dtype);
     let parts = [&p.up, &p.input, &p.weight, &p.d_a, &p.d_up].map(Problem::scratch_bytes);
-    let sums = product::column_scratch_bytes(s.rows, s.n);
+    let sums = sums::column_scratch_bytes(s.rows, s.n);
     let most = parts.into_iter().max().unwrap_or(0).max(sums);
     most.saturating_add(g_bytes(s, dtype))
 }
@@ -79,10 +80,10 @@ pub(super) fn forward(s: Shape, scale: f32, cuda: &Cuda, io: &Forward<'_>) -> Re
     let p = Products::new(s, io.out_spec.dtype);
     let (x, scratch) = (io.ins[0].address(), io.scratch.address());
     let h = io.saved[0].address();
-    let down = operands(x, io.ins[s.a].address(), h);
+    let down = Operands::new(x, io.ins[s.a].address(), h);
     p.down.run(cuda, &Operands { alpha: scale, ..down }, scratch)?;
     let bias = if s.a == 3 { io.ins[2].address() } else { 0 };
-    let base = operands(x, io.ins[1].address(), io.out.address());
+    let base = Operands::new(x, io.ins[1].address(), io.out.address());
     let l = io.ins[s.a + 1].address();
     p.forward.run(cuda, &Operands { t: h, l, bias, ..base }, scratch)
 }
@@ -94,20 +95,20 @@ pub(super) fn backward(s: Shape, scale: f32, cuda: &Cuda, io: &Backward<'_>) -> 
     let parts = g + g_bytes(s, dtype) as u64;
     let (dx, da, dup) = (target(io, 0), target(io, s.a), target(io, s.a + 1));
     if dx.is_some() || da.is_some() {
-        let o = operands(dy, io.ins[s.a + 1].address(), g);
+        let o = Operands::new(dy, io.ins[s.a + 1].address(), g);
         p.up.run(cuda, &Operands { alpha: scale, ..o }, parts)?;
     }
     if let Some((dx, accumulate)) = dx {
-        let o = operands(dy, io.ins[1].address(), dx);
+        let o = Operands::new(dy, io.ins[1].address(), dx);
         let l = io.ins[s.a].address();
         p.input.run(cuda, &Operands { t: g, l, accumulate, ..o }, parts)?;
     }
     if let Some((da, accumulate)) = da {
-        let o = operands(g, io.ins[0].address(), da);
+        let o = Operands::new(g, io.ins[0].address(), da);
         p.d_a.run(cuda, &Operands { accumulate, ..o }, parts)?;
     }
     if let Some((dup, accumulate)) = dup {
-        let o = operands(dy, io.saved[0].address(), dup);
+        let o = Operands::new(dy, io.saved[0].address(), dup);
         p.d_up.run(cuda, &Operands { accumulate, ..o }, parts)?;
     }
     weight_and_bias(cuda, io, &p.weight)
