@@ -52,7 +52,7 @@ fn main() {
     let cache = cache_folder(&out);
     fs::create_dir_all(&cache).unwrap_or_else(|e| fail(&format!("{}: {e}", cache.display())));
 
-    let sources = kernel_sources();
+    let sources = kernel_files(&["cu"]);
     let mut jobs = match find_nvcc() {
         Some(nvcc) => device_jobs(&sources, &nvcc, &cache),
         None => {
@@ -68,6 +68,7 @@ fn main() {
         run(&scheduler); // the host objects link it
         jobs.extend(host_jobs(&sources, &scheduler.result, &cache));
         jobs.push(driver);
+        jobs.push(scheduler);
     }
     run_all(&jobs);
     write_table(&out.join("kernels.rs"), &jobs);
@@ -88,22 +89,22 @@ fn cache_folder(out: &Path) -> PathBuf {
     }
 }
 
-/// Every `.cu` below `kernels/`, sorted.
-fn kernel_sources() -> Vec<PathBuf> {
-    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+/// Every file below `kernels/` with one of these extensions, sorted.
+fn kernel_files(extensions: &[&str]) -> Vec<PathBuf> {
+    fn walk(folder: &Path, extensions: &[&str], found: &mut Vec<PathBuf>) {
         let entries = fs::read_dir(folder).map(|d| d.flatten().map(|e| e.path()).collect());
         let mut entries: Vec<PathBuf> = entries.unwrap_or_default();
         entries.sort();
         for path in entries {
             if path.is_dir() {
-                walk(&path, found);
-            } else if path.extension().is_some_and(|e| e == "cu") {
+                walk(&path, extensions, found);
+            } else if path.extension().is_some_and(|e| extensions.iter().any(|x| e == *x)) {
                 found.push(path);
             }
         }
     }
     let mut found = vec![];
-    walk(Path::new("kernels"), &mut found);
+    walk(Path::new("kernels"), extensions, &mut found);
     found
 }
 
@@ -263,27 +264,46 @@ fn run(job: &Job) {
 
 fn write_table(path: &Path, jobs: &[Job]) {
     let mut rows = String::new();
-    let mut driver = "None".to_string();
+    let (mut driver, mut scheduler) = ("None".to_string(), "None".to_string());
     for job in jobs {
         let bytes = format!("include_bytes!({:?})", job.result);
         let source = job.source.to_string_lossy();
         let source = source.strip_prefix("kernels/").unwrap_or(&source);
-        if job.target == "Driver" {
-            driver = format!("Some({bytes})");
-        } else {
-            let target = job.target;
-            rows += &format!(
-                "    Object {{ source: {source:?}, target: Target::{target}, image: {bytes} }},\n"
-            );
+        match job.target {
+            "Driver" => driver = format!("Some({bytes})"),
+            "Scheduler" => scheduler = format!("Some({bytes})"),
+            target => {
+                rows += &format!(
+                    "    Object {{ source: {source:?}, target: Target::{target}, image: {bytes} }},\n"
+                );
+            }
         }
     }
+    // Everything but the folder to include from, which is another one at run time.
+    let flags = &HOST_FLAGS[..HOST_FLAGS.len() - 2];
+    let headers = header_rows();
     let text = format!(
         "/// Every compiled kernel file of this build.\npub static OBJECTS: &[Object] = &[\n{rows}];\n\n\
          /// The emulated driver, a shared library; with the feature `emulate` only.\n\
-         pub static EMULATED_DRIVER: Option<&[u8]> = {driver};\n"
+         pub static EMULATED_DRIVER: Option<&[u8]> = {driver};\n\n\
+         /// The object that runs grids on the host, linked into every kernel for the emulated device.\n\
+         pub static EMULATED_SCHEDULER: Option<&[u8]> = {scheduler};\n\n\
+         /// Flags of the host's C++ compiler.\npub static HOST_FLAGS: &[&str] = &{flags:?};\n\n\
+         /// Every header that a kernel can include, by its path below `kernels/`.\n\
+         pub static HEADERS: &[(&str, &str)] = &[\n{headers}];\n"
     );
     if fs::read_to_string(path).is_ok_and(|old| old == text) {
         return;
     }
     fs::write(path, text).unwrap_or_else(|e| fail(&format!("{}: {e}", path.display())));
+}
+
+/// The headers of `kernels/` as rows of the table.
+fn header_rows() -> String {
+    let root = env::current_dir().unwrap_or_default();
+    let row = |path: &PathBuf| {
+        let name = path.strip_prefix("kernels").unwrap_or(path).to_string_lossy();
+        format!("    ({name:?}, include_str!({:?})),\n", root.join(path))
+    };
+    kernel_files(&["cuh", "h"]).iter().map(row).collect()
 }

@@ -3,10 +3,11 @@
 #![cfg(feature = "emulate")]
 
 use selvedge::{
-    device::{Cuda, Schedule, TensorMapSpec},
-    tensor::DType,
+    device::{Cuda, Schedule, Swap, TensorMapSpec, Touched, compile},
+    error::Error,
+    tensor::{DType, Spec},
 };
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 fn emulated() -> Arc<Cuda> {
     Cuda::emulated(Schedule::Early).unwrap()
@@ -48,5 +49,99 @@ fn a_tensor_map_the_hardware_cannot_use_is_named() {
         change(&mut map);
         let error = cuda.tensor_map(&map).unwrap_err().to_string();
         assert!(error.starts_with("plan: tensor map of x") && error.contains(expected), "{error}");
+    }
+}
+
+/// A kernel of the name and arguments of `noise.cu` that writes 7 everywhere.
+const SEVENS: &str = r#"
+#include "common/export.cuh"
+struct Args { const unsigned* state; float* out; unsigned long long len; };
+__device__ inline void sevens(const Args& a) {
+  const unsigned long long first = blockIdx.x * 1024ull + threadIdx.x * 4ull;
+  for (int i = 0; i < 4; ++i)
+    if (first + i < a.len) a.out[blockIdx.y * a.len + first + i] = 7.0f;
+}
+EXPORT(noise_normal, FlatTile<4>, Args, sevens)
+"#;
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct NoiseArgs {
+    state: u64,
+    out: u64,
+    len: u64,
+}
+
+fn noise(cuda: &Arc<Cuda>) -> Vec<f32> {
+    let (state, out) = (cuda.alloc(16).unwrap(), cuda.alloc(40).unwrap());
+    cuda.upload(state.address(), &[1; 16]).unwrap();
+    let kernel = cuda.kernel::<NoiseArgs>("noise", "noise_normal").unwrap();
+    let args = NoiseArgs { state: state.address(), out: out.address(), len: 10 };
+    let touches = [Touched::new("out", args.out, &Spec::f32(&[10]))];
+    cuda.launch(&kernel, [1, 1, 1], &args, &touches).unwrap();
+    let mut got = vec![0.0; 10];
+    cuda.download(out.address(), bytemuck::cast_slice_mut(&mut got)).unwrap();
+    got
+}
+
+fn source(folder: &tempfile::TempDir, text: &str) -> PathBuf {
+    let path = folder.path().join("sevens.cu");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn a_source_compiled_at_run_time_replaces_the_kernel_of_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let cuda = emulated();
+    assert!(noise(&cuda).iter().all(|x| *x != 7.0));
+    let swap = Swap { kernel_sources: vec![source(&folder, SEVENS)], ..Swap::default() };
+    assert_eq!(cuda.swap(&swap).unwrap(), ["noise_normal"]);
+    assert_eq!(noise(&cuda), [7.0; 10]);
+    assert!(noise(&emulated()).iter().all(|x| *x != 7.0), "other devices keep their kernels");
+}
+
+#[test]
+fn a_folder_of_objects_replaces_kernels_and_an_empty_one_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let object = compile::host(&source(&folder, SEVENS)).unwrap();
+    let swap = Swap { kernel_dir: Some(folder.path().into()), ..Swap::default() };
+    let cuda = emulated();
+    let error = cuda.swap(&swap).unwrap_err().to_string();
+    assert!(error.contains("NAME.host.so") && error.contains("tools/kernel.sh"), "{error}");
+    std::fs::write(folder.path().join("sevens.host.so"), object).unwrap();
+    assert_eq!(cuda.swap(&swap).unwrap(), ["noise_normal"]);
+    assert_eq!(noise(&cuda), [7.0; 10]);
+    std::fs::write(folder.path().join("sevens.host.so"), b"no object").unwrap();
+    assert!(matches!(cuda.swap(&swap), Err(Error::Format { .. })));
+}
+
+#[test]
+fn what_cannot_be_swapped_is_said_clearly() {
+    let folder = tempfile::tempdir().unwrap();
+    let cuda = emulated();
+    let word = Swap { variants: vec!["attention".into()], ..Swap::default() };
+    let error = cuda.swap(&word).unwrap_err().to_string();
+    assert!(error.contains("--variant: found attention, expected OPERATION=VARIANT"), "{error}");
+    let broken = source(&folder, "#include \"common/export.cuh\"\nint x = ;");
+    let swap = Swap { kernel_sources: vec![broken], ..Swap::default() };
+    let error = cuda.swap(&swap).unwrap_err().to_string();
+    assert!(error.contains("--kernel-source") && error.contains("sevens.cu:2"), "{error}");
+    let swap = Swap { kernel_sources: vec!["/nowhere/x.cu".into()], ..Swap::default() };
+    assert!(matches!(cuda.swap(&swap), Err(Error::File { .. })));
+}
+
+#[test]
+fn the_run_time_compiler_makes_a_cubin_or_is_reported_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    match compile::device(&source(&folder, SEVENS), "sm_90a") {
+        Ok(cubin) => {
+            let kernels = selvedge::device::cubin::read("sevens", &cubin).unwrap();
+            assert_eq!(kernels[0].name, "noise_normal");
+            assert_eq!(kernels[0].local_bytes, Some(0));
+            let error = compile::device(&source(&folder, "int x = ;"), "sm_90a").unwrap_err();
+            assert!(error.to_string().contains("sevens.cu(1)"), "{error}");
+        }
+        Err(error) => assert!(error.to_string().contains("libnvrtc.so.13"), "{error}"),
     }
 }

@@ -1,6 +1,6 @@
 //! `selvedge kernels`: what is compiled in, and whether it is right on a device.
 
-use super::common::{note, out};
+use super::common::{Kernels, note, out};
 use crate::{
     device::{Cuda, Device, cubin, cubin_table::OBJECTS, cubin_table::Target},
     error::{Error, Result},
@@ -39,6 +39,9 @@ enum Action {
         /// One JSON object a line.
         #[arg(long)]
         json: bool,
+        /// Kernels to check instead of the built-in ones.
+        #[command(flatten)]
+        kernels: Kernels,
     },
 }
 
@@ -49,7 +52,7 @@ enum Action {
 pub fn run(args: Args) -> Result<u8> {
     match args.command {
         Action::List { json } => list(json),
-        Action::Check { device, op, json } => check(&device, &op, json),
+        Action::Check { device, op, json, kernels } => check(&open(&device, &kernels)?, &op, json),
     }
 }
 
@@ -107,8 +110,8 @@ fn row(text: &mut String, (kernel, target, threads, shared, args, registers, loc
     );
 }
 
-fn open(word: &str) -> Result<Arc<Cuda>> {
-    match Device::parse(word)? {
+fn open(word: &str, kernels: &Kernels) -> Result<Arc<Cuda>> {
+    match kernels.open(word)? {
         Device::Cuda(cuda) => Ok(cuda),
         Device::Cpu => Err(Error::Config {
             key: "--device".into(),
@@ -119,8 +122,7 @@ fn open(word: &str) -> Result<Arc<Cuda>> {
     }
 }
 
-fn check(device: &str, filter: &str, json: bool) -> Result<u8> {
-    let cuda = open(device)?;
+fn check(cuda: &Arc<Cuda>, filter: &str, json: bool) -> Result<u8> {
     note(&format!("{} ({}, {})", cuda.name(), cuda.chip(), cuda.target().name()));
     let (mut compared, mut failed, mut without) = (0, 0, 0);
     for case in crate::kernels::cases().iter().filter(|c| c.name.contains(filter)) {

@@ -6,12 +6,13 @@ use super::{
     driver::{Attribute, Driver, Handle},
     graph::Captured,
     launch::Kernels,
+    temporary::TemporaryLibrary,
 };
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::ffi::c_int;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The library of a real driver.
@@ -37,6 +38,7 @@ pub struct Cuda {
     context: Handle,
     pub(super) stream: Handle,
     pub(super) target: Target,
+    pub(super) capability: (u32, u32),
     pub(super) shared_bytes: u32,
     total_bytes: usize,
     multiprocessors: u32,
@@ -162,6 +164,7 @@ impl Cuda {
             context,
             stream,
             target,
+            capability: (major, minor),
             shared_bytes,
             total_bytes,
             multiprocessors,
@@ -372,27 +375,5 @@ impl Drop for Cuda {
         }
         self.driver.stream_destroy(self.stream);
         self.driver.release(self.device);
-    }
-}
-
-/// A library file that exists only while it is opened: the loader maps it and needs no name afterwards.
-struct TemporaryLibrary {
-    path: PathBuf,
-}
-
-impl TemporaryLibrary {
-    fn write(image: &[u8]) -> Result<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("selvedge-emulator-{}-{count}.so", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::write(&path, image).map_err(Error::file("write", &path))?;
-        Ok(Self { path })
-    }
-}
-
-impl Drop for TemporaryLibrary {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
     }
 }

@@ -2,10 +2,10 @@
 //! kernel declares, the block is its tile's, and every buffer lies in a live allocation.
 
 use super::{
-    cubin::{self, KernelInfo, Tile},
-    cubin_table::{OBJECTS, Object, Target},
+    cubin::{self, Tile},
     cuda::Cuda,
     driver::{Geometry, Handle},
+    objects::{Objects, Swapped},
 };
 use crate::{
     error::{Error, Result},
@@ -25,13 +25,20 @@ const FREE_SHARED_BYTES: u32 = 48 << 10;
 /// Objects loaded and kernels found so far.
 #[derive(Debug, Default)]
 pub(super) struct Kernels {
-    modules: HashMap<&'static str, Handle>,
+    objects: Objects,
+    modules: HashMap<String, Handle>,
     found: HashMap<&'static str, (Handle, Tile)>,
 }
 
 impl Kernels {
     pub fn modules(&self) -> impl Iterator<Item = Handle> {
         self.modules.values().copied()
+    }
+
+    /// Takes the kernels of `object` from now on.
+    pub fn swap(&mut self, object: Swapped) {
+        self.objects.swap(object);
+        self.found.clear();
     }
 }
 
@@ -127,18 +134,18 @@ impl Cuda {
         op: &'static str,
         symbol: &'static str,
     ) -> Result<(Handle, Tile)> {
-        let (object, info) = find(self.target, symbol).ok_or_else(|| Error::NoKernel {
-            op,
-            key: format!("{} ({})", self.name(), self.target.name()),
-            tried: tried(self.target, symbol),
+        let no_kernel = |key, tried| Error::NoKernel { op, key, tried };
+        let object = kernels.objects.find(self.target, symbol).map_err(|tried| {
+            no_kernel(format!("{} ({})", self.name(), self.target.name()), tried.into_owned())
         })?;
+        let info = object.info;
         cubin::check(object.source, &info)?;
         if info.tile.shared_bytes > self.shared_bytes {
-            return Err(Error::NoKernel {
-                op,
-                key: format!("{} with {} bytes of shared memory", self.chip(), self.shared_bytes),
-                tried: format!("{symbol}, which needs {}", info.tile.shared_bytes),
-            });
+            let have = self.shared_bytes;
+            return Err(no_kernel(
+                format!("{} with {have} bytes of shared memory", self.chip()),
+                format!("{symbol}, which needs {}", info.tile.shared_bytes),
+            ));
         }
         self.make_current()?;
         let module = match kernels.modules.get(object.source) {
@@ -147,7 +154,7 @@ impl Cuda {
                 let mut image = object.image.to_vec();
                 image.push(0); // PTX is text and ends in NUL; an ELF image does not mind
                 let module = self.driver.module_load(&image)?;
-                kernels.modules.insert(object.source, module);
+                kernels.modules.insert(object.source.into(), module);
                 module
             }
         };
@@ -196,26 +203,4 @@ impl Cuda {
         };
         self.driver.launch(kernel.function, geometry, self.stream, bytemuck::bytes_of(args))
     }
-}
-
-/// The object for `target` that exports `symbol`, and what it says about it. PTX has no symbol table: its
-/// tile is that of the same source compiled for sm_80.
-fn find(target: Target, symbol: &str) -> Option<(&'static Object, KernelInfo)> {
-    let readable = if target == Target::Ptx { Target::Sm80 } else { target };
-    OBJECTS.iter().filter(|o| o.target == readable).find_map(|o| {
-        let info = cubin::read(o.source, o.image).ok()?.into_iter().find(|k| k.name == symbol)?;
-        let same = OBJECTS.iter().find(|p| p.target == target && p.source == o.source)?;
-        Some((same, info))
-    })
-}
-
-fn tried(target: Target, symbol: &str) -> String {
-    let n = OBJECTS.iter().filter(|o| o.target == target).count();
-    if n == 0 {
-        return format!(
-            "{symbol}: this build embeds no {} objects; run tools/nvcc.sh and build again",
-            target.name()
-        );
-    }
-    format!("{symbol} in {n} embedded objects")
 }

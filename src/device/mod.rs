@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code)]
 
+pub mod compile;
 pub mod cpu;
 pub mod cubin;
 pub mod cubin_table;
@@ -13,7 +14,10 @@ mod driver;
 mod graph;
 mod launch;
 mod memory;
+mod objects;
 mod pinned;
+mod swap;
+mod temporary;
 mod tensor_map;
 
 pub use cuda::{Cuda, DRIVER_LIBRARY, Memory, Schedule};
@@ -21,6 +25,7 @@ pub use graph::{Event, Graph};
 pub use launch::{Kernel, Occupancy, Touched};
 pub use memory::{Arena, Weight};
 pub use pinned::Pinned;
+pub use swap::Swap;
 pub use tensor_map::{TensorMap, TensorMapSpec};
 
 use crate::error::{Error, Result};

@@ -1,0 +1,105 @@
+//! Which object a kernel comes from: one that a researcher put in its place, or an embedded one.
+
+use super::{
+    cubin::{self, KernelInfo},
+    cubin_table::{OBJECTS, Object, Target},
+};
+use crate::error::Result;
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+/// A compiled file that takes the place of embedded kernels.
+#[derive(Debug)]
+pub(super) struct Swapped {
+    /// Where it came from, for messages and as the module's key.
+    pub source: String,
+    image: Vec<u8>,
+    kernels: Vec<KernelInfo>,
+}
+
+impl Swapped {
+    /// Reads and checks an object.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Format`] for no object, a spill, or another tile record.
+    pub fn new(source: String, image: Vec<u8>) -> Result<Self> {
+        let kernels = cubin::read(&source, &image)?;
+        for k in &kernels {
+            cubin::check(&source, k)?;
+        }
+        Ok(Self { source, image, kernels })
+    }
+
+    /// Names of its kernels.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.kernels.iter().map(|k| k.name.as_str())
+    }
+}
+
+/// A kernel and the object that has it.
+pub(super) struct Found<'a> {
+    pub source: &'a str,
+    pub image: &'a [u8],
+    pub info: KernelInfo,
+}
+
+/// All kernels a device can load: later swapped objects win over earlier ones and over the embedded.
+#[derive(Debug, Default)]
+pub(super) struct Objects {
+    swapped: Vec<Swapped>,
+    embedded: Option<HashMap<String, (&'static Object, KernelInfo)>>,
+}
+
+impl Objects {
+    pub fn swap(&mut self, object: Swapped) {
+        self.swapped.push(object);
+    }
+
+    /// The object that exports `symbol`, or what was looked at.
+    pub fn find(
+        &mut self,
+        target: Target,
+        symbol: &str,
+    ) -> std::result::Result<Found<'_>, Cow<'static, str>> {
+        for object in self.swapped.iter().rev() {
+            if let Some(info) = object.kernels.iter().find(|k| k.name == symbol) {
+                let (source, image) = (&*object.source, &*object.image);
+                return Ok(Found { source, image, info: info.clone() });
+            }
+        }
+        let embedded = self.embedded.get_or_insert_with(|| index(target));
+        match embedded.get(symbol) {
+            Some((object, info)) => {
+                Ok(Found { source: object.source, image: object.image, info: info.clone() })
+            }
+            None => Err(tried(target, symbol)),
+        }
+    }
+}
+
+/// Every embedded kernel for `target`. PTX has no symbol table: its tiles are those of the same source
+/// compiled for sm_80.
+fn index(target: Target) -> HashMap<String, (&'static Object, KernelInfo)> {
+    let readable = if target == Target::Ptx { Target::Sm80 } else { target };
+    let mut all = HashMap::new();
+    for object in OBJECTS.iter().filter(|o| o.target == readable) {
+        let same = OBJECTS.iter().find(|p| p.target == target && p.source == object.source);
+        let (Some(same), Ok(kernels)) = (same, cubin::read(object.source, object.image)) else {
+            continue; // a damaged object is refused by `kernels list` and by its own test
+        };
+        all.extend(kernels.into_iter().map(|k| (k.name.clone(), (same, k))));
+    }
+    all
+}
+
+fn tried(target: Target, symbol: &str) -> Cow<'static, str> {
+    let n = OBJECTS.iter().filter(|o| o.target == target).count();
+    if n == 0 {
+        return format!(
+            "{symbol}: this build embeds no {} objects; run tools/nvcc.sh and build again",
+            target.name()
+        )
+        .into();
+    }
+    format!("{symbol} in {n} embedded objects").into()
+}
