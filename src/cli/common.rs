@@ -1,12 +1,12 @@
 //! What all commands share: flags of everything that computes, output that survives a closed pipe.
 
 use crate::{
-    device::{Cuda, Device},
+    device::{Cuda, Device, Swap},
     error::{Error, Result},
     tensor::DType,
 };
 use clap::Args;
-use std::io::Write as _;
+use std::{io::Write as _, path::PathBuf};
 
 /// Flags of every command that computes.
 #[derive(Clone, Debug, Args)]
@@ -31,6 +31,64 @@ pub struct Place {
     /// Element type of weights and activations: f32, bf16 or f16; bf16 on a GPU when left out, else f32.
     #[arg(long, value_name = "TYPE")]
     pub dtype: Option<String>,
+    /// Kernels to use instead of the built-in ones.
+    #[command(flatten)]
+    pub kernels: Kernels,
+}
+
+/// Flags that put other kernels in the place of the built-in ones, for one run.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Kernels {
+    /// Take this variant of an operation wherever it applies, attention.forward=NAME (repeatable).
+    #[arg(long = "variant", value_name = "OP=NAME")]
+    pub variants: Vec<String>,
+    /// Take the kernels of the objects in DIR (NAME.sm_90a.cubin, made by tools/kernel.sh).
+    #[arg(long, value_name = "DIR")]
+    pub kernel_dir: Option<PathBuf>,
+    /// Compile FILE.cu now and take its kernels (repeatable).
+    #[arg(long = "kernel-source", value_name = "FILE")]
+    pub kernel_sources: Vec<PathBuf>,
+}
+
+impl Kernels {
+    /// Replaces the kernels of a device as asked, and names those that came from files.
+    ///
+    /// # Errors
+    /// For a device without kernels; for kernels that cannot be read, compiled or used.
+    pub fn put_into(&self, device: &Device) -> Result<()> {
+        let Device::Cuda(cuda) = device else {
+            if self.swap().is_empty() {
+                return Ok(());
+            }
+            return Err(Error::Config {
+                key: "--variant, --kernel-dir, --kernel-source".into(),
+                found: "the CPU".into(),
+                expected: "a device with kernels: cuda[:N] or emulated".into(),
+                fix: "leave them out, or choose another --device".into(),
+            });
+        };
+        let names = self.apply(cuda)?;
+        if !names.is_empty() {
+            note(&format!("kernels from files: {}", names.join(", ")));
+        }
+        Ok(())
+    }
+
+    /// Replaces kernels of an open device; the names of those that came from files.
+    ///
+    /// # Errors
+    /// For kernels that cannot be read, compiled or used.
+    pub fn apply(&self, cuda: &Cuda) -> Result<Vec<String>> {
+        cuda.swap(&self.swap())
+    }
+
+    fn swap(&self) -> Swap {
+        Swap {
+            variants: self.variants.clone(),
+            kernel_dir: self.kernel_dir.clone(),
+            kernel_sources: self.kernel_sources.clone(),
+        }
+    }
 }
 
 impl Place {
@@ -44,6 +102,7 @@ impl Place {
             "auto" => Cuda::open(0).map_or(Device::Cpu, Device::Cuda),
             word => Device::parse(word)?,
         };
+        self.kernels.put_into(&device)?;
         let natural = if device.name().starts_with("cuda") { DType::Bf16 } else { DType::F32 };
         let dtype = asked.unwrap_or(natural);
         if dtype != DType::F32 && matches!(device, Device::Cpu) {

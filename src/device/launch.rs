@@ -27,17 +27,26 @@ const FREE_SHARED_BYTES: u32 = 48 << 10;
 pub(super) struct Kernels {
     objects: Objects,
     modules: HashMap<String, Handle>,
+    unused: Vec<Handle>,
     found: HashMap<&'static str, (Handle, Tile)>,
 }
 
 impl Kernels {
     pub fn modules(&self) -> impl Iterator<Item = Handle> {
-        self.modules.values().copied()
+        self.modules.values().chain(&self.unused).copied()
     }
 
     /// Takes the kernels of `object` from now on.
     pub fn swap(&mut self, object: Swapped) {
+        // A module of the same name may hold another version; it stays loaded for graphs that use it.
+        self.unused.extend(self.modules.remove(&object.source));
         self.objects.swap(object);
+        self.found.clear();
+    }
+
+    /// Takes only embedded kernels from now on.
+    pub fn swap_back(&mut self) {
+        self.objects.swap_back();
         self.found.clear();
     }
 }

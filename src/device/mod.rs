@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code)]
 
+mod blas;
 pub mod compile;
 pub mod cpu;
 pub mod cubin;
@@ -20,6 +21,7 @@ mod swap;
 mod temporary;
 mod tensor_map;
 
+pub use blas::{Blas, Factor, MatrixProduct};
 pub use cuda::{Cuda, DRIVER_LIBRARY, Memory, Schedule};
 pub use graph::{Event, Graph};
 pub use launch::{Kernel, Occupancy, Touched};

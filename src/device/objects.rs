@@ -55,6 +55,11 @@ impl Objects {
         self.swapped.push(object);
     }
 
+    /// Only embedded kernels again.
+    pub fn swap_back(&mut self) {
+        self.swapped.clear();
+    }
+
     /// The object that exports `symbol`, or what was looked at.
     pub fn find(
         &mut self,

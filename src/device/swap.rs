@@ -57,6 +57,11 @@ impl Cuda {
         Ok(names)
     }
 
+    /// Takes only the built-in kernels from now on; chosen variants stay.
+    pub fn swap_back(&self) {
+        self.kernels.lock().unwrap_or_else(PoisonError::into_inner).swap_back();
+    }
+
     fn replace(&self, source: String, image: Vec<u8>, names: &mut Vec<String>) -> Result<()> {
         let object = Swapped::new(source, image)?;
         names.extend(object.names().map(String::from));

@@ -1,0 +1,410 @@
+//! `selvedge kernels bench`: time of kernels, against the chip's limits, a library, or one another.
+
+mod bed;
+mod roofline;
+mod stats;
+mod yardstick;
+
+use super::super::common::{Kernels, note, out};
+use crate::{
+    device::{Blas, Cuda, Device},
+    error::{Error, Result},
+    kernels::case::Case,
+    op::Cost,
+    tensor::DType,
+};
+use bed::{Bed, Pass, in_turns};
+use clap::ValueEnum;
+use roofline::{Chip, Point};
+use stats::{Comparison, median};
+use std::{path::PathBuf, sync::Arc};
+
+/// Runs of a graph before those that count: clocks and caches settle.
+const WARM_UP: usize = 3;
+/// The emulator's cases are kept below this.
+const EMULATED_FLOP: f64 = 2e7;
+
+/// Measures kernels.
+///
+/// Example: selvedge kernels bench --device cuda --op linear --dtype bf16 --svg roofline.svg
+#[derive(Clone, Debug, clap::Args)]
+pub struct Bench {
+    /// Where: cuda[:N] or emulated (its times are its own, not a GPU's; small cases only).
+    #[arg(long, default_value = "cuda", value_name = "DEVICE")]
+    device: String,
+    /// Only cases whose name contains this.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    op: String,
+    /// Element types (repeatable): f32, bf16, f16.
+    #[arg(long, value_name = "TYPE", default_values = ["bf16"])]
+    dtype: Vec<String>,
+    /// Which passes.
+    #[arg(long, value_enum, default_value_t = Which::Both)]
+    pass: Which,
+    /// Measured runs of each; the median counts.
+    #[arg(long, default_value_t = 30, value_name = "N")]
+    iterations: usize,
+    /// Measure two variants in turns, such as attention.forward=sm90,sm80.
+    #[arg(long, value_name = "OP=A,B")]
+    compare: Option<String>,
+    /// Measure the built-in kernels and those of --kernel-dir or --kernel-source in turns.
+    #[arg(long)]
+    against_built_in: bool,
+    /// The small cases of the tests instead of the models' shapes.
+    #[arg(long)]
+    small: bool,
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+    /// Write a roofline plot.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Kernels to measure instead of the built-in ones.
+    #[command(flatten)]
+    kernels: Kernels,
+}
+
+/// Passes to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Which {
+    /// Forward only.
+    Forward,
+    /// Backward only, all gradients together.
+    Backward,
+    /// Forward, and backward with all gradients.
+    Both,
+    /// Forward, and backward with each gradient alone too.
+    Each,
+}
+
+impl Which {
+    fn passes(self, grads: &[bool]) -> Vec<Pass> {
+        let mut passes = vec![];
+        if self != Which::Backward {
+            passes.push(Pass::Forward);
+        }
+        let wanted: Vec<usize> = (0..grads.len()).filter(|i| grads[*i]).collect();
+        if self != Which::Forward && !wanted.is_empty() {
+            passes.push(Pass::Backward(grads.to_vec()));
+        }
+        if self == Which::Each && wanted.len() > 1 {
+            let only = |i: &usize| Pass::Backward((0..grads.len()).map(|j| j == *i).collect());
+            passes.extend(wanted.iter().map(only));
+        }
+        passes
+    }
+}
+
+/// What is measured against what.
+enum Rivals {
+    /// One kernel.
+    None,
+    /// Two variants of a slot.
+    Variants { slot: String, names: [String; 2] },
+    /// Built in, then from files.
+    Files,
+}
+
+/// Everything that the cases share.
+struct Session<'a> {
+    args: &'a Bench,
+    cuda: Arc<Cuda>,
+    emulated: bool,
+    chip: Option<Chip>,
+    blas: Option<Blas>,
+    rivals: Rivals,
+}
+
+/// One line of the result.
+struct Row {
+    case: String,
+    dtype: DType,
+    pass: String,
+    variant: String,
+    cold: bool,
+    cold_ms: f64,
+    warm_ms: f64,
+    cost: Cost,
+    blas_ms: Option<f64>,
+    verdict: Option<(Comparison, String)>,
+    problem: Option<String>,
+}
+
+/// Runs the command; exit code 1 when a kernel left a result unwritten.
+///
+/// # Errors
+/// A device that cannot be opened, a driver error, flags that do not fit together.
+pub fn run(args: &Bench) -> Result<u8> {
+    let dtypes = args.dtype.iter().map(|d| dtype(d)).collect::<Result<Vec<_>>>()?;
+    let session = open(args)?;
+    let cases = session.cases();
+    if cases.is_empty() {
+        return Err(Error::Config {
+            key: "--op".into(),
+            found: args.op.clone(),
+            expected: "part of the name of a case".into(),
+            fix: "leave --op out, or try --small".into(),
+        });
+    }
+    if !args.json {
+        out(&header());
+    }
+    let (mut points, mut wrong) = (vec![], 0);
+    for case in &cases {
+        for dtype in &dtypes {
+            for row in session.measure(case, *dtype)? {
+                wrong += usize::from(row.problem.is_some());
+                let name = format!("{} {} {}", row.case, row.dtype, row.pass);
+                points.push(Point { name, dtype: row.dtype, cost: row.cost, ms: row.cold_ms });
+                out(&if args.json { session.json(&row) } else { session.line(&row) });
+            }
+        }
+    }
+    if let Some(path) = &args.svg {
+        let title = format!("{} ({})", session.cuda.name(), session.cuda.chip());
+        let text = roofline::svg(&title, session.chip, &points);
+        std::fs::write(path, text).map_err(Error::file("write", path))?;
+    }
+    if points.is_empty() {
+        note("no kernel for these cases and element types on this device");
+    }
+    Ok(u8::from(wrong > 0 || points.is_empty()))
+}
+
+fn dtype(word: &str) -> Result<DType> {
+    match word {
+        "f32" => Ok(DType::F32),
+        "bf16" => Ok(DType::Bf16),
+        "f16" => Ok(DType::F16),
+        other => Err(Error::Config {
+            key: "--dtype".into(),
+            found: other.into(),
+            expected: "f32, bf16 or f16".into(),
+            fix: "choose one of these".into(),
+        }),
+    }
+}
+
+fn open(args: &Bench) -> Result<Session<'_>> {
+    let rivals = rivals(args)?;
+    // Files that are compared with the built-in kernels come in later.
+    let word = &args.device;
+    let device =
+        if args.against_built_in { Device::parse(word) } else { args.kernels.open(word) }?;
+    let cuda = super::on_gpu(device, word)?;
+    let emulated = cuda.name() == "emulated";
+    let chip = if emulated { Some(Chip::h200()) } else { Chip::of(cuda.chip()) };
+    let blas = if emulated { None } else { cuda.blas()? };
+    note(&format!("{} ({}, {})", cuda.name(), cuda.chip(), cuda.target().name()));
+    if emulated {
+        note("times are the emulator's on this processor; only `floor`, of an H200, is a GPU's");
+    } else {
+        let found = if blas.is_some() { "compared with linear" } else { "not installed" };
+        note(&format!("cuBLAS: {found}; cuDNN: not compared"));
+    }
+    Ok(Session { args, cuda, emulated, chip, blas, rivals })
+}
+
+fn rivals(args: &Bench) -> Result<Rivals> {
+    let files = args.kernels.kernel_dir.is_some() || !args.kernels.kernel_sources.is_empty();
+    let wrong = |key: &str, found: &str, expected: &str| {
+        let fix = "see `selvedge kernels bench --help`".into();
+        Err(Error::Config {
+            key: key.into(),
+            found: found.into(),
+            expected: expected.into(),
+            fix,
+        })
+    };
+    if args.against_built_in {
+        return match (files, &args.compare) {
+            (true, None) => Ok(Rivals::Files),
+            _ => wrong(
+                "--against-built-in",
+                "no kernels from files, or --compare too",
+                "--kernel-dir or --kernel-source",
+            ),
+        };
+    }
+    let Some(word) = &args.compare else { return Ok(Rivals::None) };
+    let parts = word.split_once('=').and_then(|(slot, names)| Some((slot, names.split_once(',')?)));
+    match parts {
+        Some((slot, (a, b))) if !slot.is_empty() && !a.is_empty() && !b.is_empty() => {
+            Ok(Rivals::Variants { slot: slot.into(), names: [a.into(), b.into()] })
+        }
+        _ => wrong("--compare", word, "OP=A,B, such as attention.forward=sm90,sm80"),
+    }
+}
+
+impl Session<'_> {
+    fn cases(&self) -> Vec<Case> {
+        let small = self.args.small || self.emulated;
+        let all = if small { crate::kernels::cases() } else { crate::kernels::bench_cases() };
+        let fits = |c: &Case| {
+            let flop = || Some(c.op.cost(&c.ins, &c.op.infer(&c.ins).ok()?.out).flop);
+            !self.emulated || flop().is_some_and(|f| f <= EMULATED_FLOP)
+        };
+        all.into_iter().filter(|c| c.name.contains(&self.args.op) && fits(c)).collect()
+    }
+
+    /// The rows of one case; none where it does not exist in `dtype` or has no kernel here.
+    fn measure(&self, case: &Case, dtype: DType) -> Result<Vec<Row>> {
+        let empty = case.ins.iter().any(|s| s.is_empty());
+        let bed = match Bed::new(case, dtype, &self.cuda, self.emulated) {
+            Err(Error::DType { .. } | Error::NoKernel { .. }) => return Ok(vec![]),
+            bed => bed?,
+        };
+        if empty || bed.signature.out.is_empty() {
+            return Ok(vec![]);
+        }
+        let mut rows = vec![];
+        for pass in self.args.pass.passes(&case.grads) {
+            match self.row(&bed, &pass, dtype) {
+                Err(Error::NoKernel { .. }) => {}
+                row => rows.push(row?),
+            }
+        }
+        Ok(rows)
+    }
+
+    fn row(&self, bed: &Bed<'_>, pass: &Pass, dtype: DType) -> Result<Row> {
+        let (case, out) = (bed.case, &bed.signature.out);
+        let cost = match pass {
+            Pass::Forward => case.op.cost(&bed.specs, out),
+            Pass::Backward(wants) => case.op.backward_cost(&bed.specs, out, wants),
+        };
+        let verdict = self.duel(bed, pass)?;
+        let call = |copy| bed.run(copy, pass);
+        let launches = bed.launches(self.emulated, &call)?;
+        let (cold, warm) =
+            (bed.graph(launches, true, &call)?, bed.graph(launches, false, &call)?);
+        let times = in_turns(&[&cold, &warm], self.warm_up(), self.iterations())?;
+        let problem = bed.unwritten(pass)?;
+        let backward = *pass != Pass::Forward;
+        Ok(Row {
+            case: case.name.clone(),
+            dtype,
+            pass: pass.name(&case.grads),
+            variant: case.op.variant(&self.cuda, &bed.specs, out, backward),
+            cold: bed.cold,
+            cold_ms: median(&times[0]),
+            warm_ms: median(&times[1]),
+            cost,
+            blas_ms: self.blas_ms(bed, pass, dtype)?,
+            verdict,
+            problem,
+        })
+    }
+
+    fn warm_up(&self) -> usize {
+        if self.emulated { 1 } else { WARM_UP }
+    }
+
+    fn iterations(&self) -> usize {
+        let n = self.args.iterations.max(1);
+        if self.emulated { n.min(5) } else { n }
+    }
+
+    /// Times of the same product by cuBLAS, with operands that are not in the cache.
+    fn blas_ms(&self, bed: &Bed<'_>, pass: &Pass, dtype: DType) -> Result<Option<f64>> {
+        let Some(blas) = &self.blas else { return Ok(None) };
+        if yardstick::products(bed, pass, 0, dtype).is_empty() {
+            return Ok(None);
+        }
+        let call = |copy| {
+            let products = yardstick::products(bed, pass, copy, dtype);
+            products.iter().try_for_each(|p| blas.multiply(p))
+        };
+        let launches = bed.launches(self.emulated, &call)?;
+        let graph = bed.graph(launches, true, &call)?;
+        let times = in_turns(&[&graph], self.warm_up(), self.iterations())?;
+        Ok(Some(median(&times[0])))
+    }
+
+    /// Measures two rivals in turns.
+    fn duel(&self, bed: &Bed<'_>, pass: &Pass) -> Result<Option<(Comparison, String)>> {
+        let call = |copy| bed.run(copy, pass);
+        let launches = || bed.launches(self.emulated, &call);
+        let names: [&str; 2] = match &self.rivals {
+            Rivals::None => return Ok(None),
+            Rivals::Variants { names: [a, b], .. } => [a, b],
+            Rivals::Files => ["built-in", "files"],
+        };
+        let mut graphs = vec![];
+        for (i, name) in names.iter().enumerate() {
+            match &self.rivals {
+                Rivals::Variants { slot, .. } => self.cuda.force_variant(slot, name),
+                Rivals::Files if i == 0 => self.cuda.swap_back(),
+                _ => drop(self.args.kernels.apply(&self.cuda)?),
+            }
+            if let Rivals::Variants { slot, .. } = &self.rivals {
+                let backward = *pass != Pass::Forward;
+                let out = &bed.signature.out;
+                let chosen = bed.case.op.variant(&self.cuda, &bed.specs, out, backward);
+                if !chosen.contains(name) {
+                    let told = format!("{slot}={name} does not apply here ({chosen})");
+                    let none = Comparison { ratio: f64::NAN, low: f64::NAN, high: f64::NAN };
+                    return Ok(Some((none, told)));
+                }
+            }
+            graphs.push(bed.graph(launches()?, true, &call)?);
+        }
+        let both: Vec<_> = graphs.iter().collect();
+        let times = in_turns(&both, self.warm_up(), self.iterations())?;
+        let comparison = Comparison::of(&times[0], &times[1]);
+        Ok(Some((comparison, comparison.verdict(names[0], names[1]))))
+    }
+}
+
+fn header() -> String {
+    format!(
+        "{:<52} {:<5} {:<10} {:>10} {:>10} {:>9} {:>8} {:>10} {:>6} {:>10}  variant\n",
+        "case", "type", "pass", "cold ms", "warm ms", "TFLOP/s", "GB/s", "floor ms", "%", "cuBLAS"
+    )
+}
+
+impl Session<'_> {
+    fn line(&self, row: &Row) -> String {
+        let number = |n: Option<f64>, digits: usize| n.map_or("-".into(), |n| format!("{n:.digits$}"));
+        let floor = self.chip.map(|c| c.floor_ms(row.cost, row.dtype));
+        let share = floor.filter(|_| !self.emulated).map(|f| f / row.cold_ms * 100.0);
+        let mut line = format!(
+            "{:<52} {:<5} {:<10} {:>10.4} {:>10.4} {:>9.3} {:>8.1} {:>10} {:>6} {:>10}  {}{}\n",
+            row.case,
+            row.dtype.to_string(),
+            row.pass,
+            row.cold_ms,
+            row.warm_ms,
+            row.cost.flop / row.cold_ms * 1e-9,
+            row.cost.bytes / row.cold_ms * 1e-6,
+            number(floor, 4),
+            number(share, 0),
+            number(row.blas_ms, 4),
+            row.variant,
+            if row.cold || self.emulated { "" } else { " (too small: partly in the cache)" },
+        );
+        if let Some((_, verdict)) = &row.verdict {
+            line += &format!("      {verdict}\n");
+        }
+        if let Some(problem) = &row.problem {
+            line += &format!("      WRONG: {problem}\n");
+        }
+        line
+    }
+
+    fn json(&self, row: &Row) -> String {
+        let floor = self.chip.map(|c| c.floor_ms(row.cost, row.dtype));
+        let compared = row.verdict.as_ref().map(|(c, verdict)| {
+            serde_json::json!({"ratio": c.ratio, "low": c.low, "high": c.high, "verdict": verdict})
+        });
+        let line = serde_json::json!({
+            "case": row.case, "dtype": row.dtype.to_string(), "pass": row.pass,
+            "variant": row.variant, "device": self.cuda.name(), "chip": self.cuda.chip(),
+            "emulated": self.emulated, "cold": row.cold, "cold_ms": row.cold_ms,
+            "warm_ms": row.warm_ms, "flop": row.cost.flop, "bytes": row.cost.bytes,
+            "floor_ms": floor, "cublas_ms": row.blas_ms, "compared": compared,
+            "problem": row.problem,
+        });
+        format!("{line}\n")
+    }
+}
