@@ -57,3 +57,8 @@ pub fn cases() -> Vec<case::Case> {
     all.extend(resize::cases::cases());
     all
 }
+
+/// Every folder's measured shapes, those of the models.
+pub fn bench_cases() -> Vec<case::Case> {
+    cases()
+}

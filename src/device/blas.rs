@@ -98,7 +98,7 @@ impl Cuda {
     /// What cuBLAS answers when it cannot use the device.
     pub fn blas(self: &Arc<Self>) -> Result<Option<Blas>> {
         // SAFETY: NVIDIA's library has no initialiser that depends on our state.
-        let library = LIBRARIES.iter().find_map(|n| unsafe { libloading::Library::new(n) }.ok());
+        let library = LIBRARIES.iter().find_map(|n| unsafe { libloading::Library::new(*n) }.ok());
         let Some(library) = library else { return Ok(None) };
         // SAFETY: the types are those of the documented functions of these names.
         let functions = unsafe {
@@ -119,14 +119,8 @@ impl Cuda {
         // SAFETY: writes one handle, in the context made current above.
         answered("cublasCreate", unsafe { create(&mut handle) })?;
         let (cuda, at) = (self.clone(), workspace.address());
-        let blas = Blas {
-            cuda,
-            handle,
-            destroy,
-            product,
-            _workspace: workspace,
-            _library: library,
-        };
+        let blas =
+            Blas { cuda, handle, destroy, product, _workspace: workspace, _library: library };
         // SAFETY: a live handle and the device's own stream.
         answered("cublasSetStream", unsafe { set_stream(handle, self.stream) })?;
         // SAFETY: device memory that lives as long as the handle.

@@ -16,6 +16,7 @@ mod graph;
 mod launch;
 mod memory;
 mod objects;
+pub mod occupancy;
 mod pinned;
 mod swap;
 mod temporary;

@@ -3,7 +3,7 @@
 use crate::{
     device::{Buf, BufMut, Cuda, Device, Event, Graph, Memory},
     error::Result,
-    kernels::{case::Case, compare::stored},
+    kernels::case::Case,
     op::{Backward, Forward, Grad, GradMode, Signature},
     tensor::{DType, Spec, philox},
 };
@@ -138,10 +138,10 @@ impl<'a> Bed<'a> {
             .zip(&self.layout.ins)
             .map(|((bytes, spec), range)| match spec.dtype {
                 DType::I32 => (range.clone(), bytes),
-                dtype => (range.clone(), stored(dtype, bytemuck::cast_slice(&bytes))),
+                dtype => (range.clone(), dtype.encode(bytemuck::cast_slice(&bytes))),
             })
             .collect();
-        content.push((self.layout.d_out.clone(), stored(dtype, &d_out)));
+        content.push((self.layout.d_out.clone(), dtype.encode(&d_out)));
         for (range, bytes) in &content {
             cuda.upload(self.at(0, range), bytes)?;
             for i in 1..self.copies {
@@ -225,7 +225,9 @@ impl<'a> Bed<'a> {
     pub fn unwritten(&self, pass: &Pass) -> Result<Option<String>> {
         let mut results = vec![];
         match pass {
-            Pass::Forward => results.push(("out".to_string(), &self.layout.out, &self.signature.out)),
+            Pass::Forward => {
+                results.push(("out".to_string(), &self.layout.out, &self.signature.out))
+            }
             Pass::Backward(wants) => {
                 for i in (0..wants.len()).filter(|i| wants[*i]) {
                     let what = format!("gradient {i}");

@@ -5,9 +5,9 @@ mod roofline;
 mod stats;
 mod yardstick;
 
-use super::super::common::{Kernels, note, out};
+use super::super::common::{Kernels, dtype, note, out};
 use crate::{
-    device::{Blas, Cuda, Device},
+    device::{Blas, Cuda},
     error::{Error, Result},
     kernels::case::Case,
     op::Cost,
@@ -171,27 +171,12 @@ pub fn run(args: &Bench) -> Result<u8> {
     Ok(u8::from(wrong > 0 || points.is_empty()))
 }
 
-fn dtype(word: &str) -> Result<DType> {
-    match word {
-        "f32" => Ok(DType::F32),
-        "bf16" => Ok(DType::Bf16),
-        "f16" => Ok(DType::F16),
-        other => Err(Error::Config {
-            key: "--dtype".into(),
-            found: other.into(),
-            expected: "f32, bf16 or f16".into(),
-            fix: "choose one of these".into(),
-        }),
-    }
-}
-
 fn open(args: &Bench) -> Result<Session<'_>> {
     let rivals = rivals(args)?;
     // Files that are compared with the built-in kernels come in later.
-    let word = &args.device;
-    let device =
-        if args.against_built_in { Device::parse(word) } else { args.kernels.open(word) }?;
-    let cuda = super::on_gpu(device, word)?;
+    let none = Kernels::default();
+    let at_once = if args.against_built_in { &none } else { &args.kernels };
+    let cuda = super::open(&args.device, at_once)?;
     let emulated = cuda.name() == "emulated";
     let chip = if emulated { Some(Chip::h200()) } else { Chip::of(cuda.chip()) };
     let blas = if emulated { None } else { cuda.blas()? };
@@ -209,12 +194,7 @@ fn rivals(args: &Bench) -> Result<Rivals> {
     let files = args.kernels.kernel_dir.is_some() || !args.kernels.kernel_sources.is_empty();
     let wrong = |key: &str, found: &str, expected: &str| {
         let fix = "see `selvedge kernels bench --help`".into();
-        Err(Error::Config {
-            key: key.into(),
-            found: found.into(),
-            expected: expected.into(),
-            fix,
-        })
+        Err(Error::Config { key: key.into(), found: found.into(), expected: expected.into(), fix })
     };
     if args.against_built_in {
         return match (files, &args.compare) {
@@ -276,8 +256,7 @@ impl Session<'_> {
         let verdict = self.duel(bed, pass)?;
         let call = |copy| bed.run(copy, pass);
         let launches = bed.launches(self.emulated, &call)?;
-        let (cold, warm) =
-            (bed.graph(launches, true, &call)?, bed.graph(launches, false, &call)?);
+        let (cold, warm) = (bed.graph(launches, true, &call)?, bed.graph(launches, false, &call)?);
         let times = in_turns(&[&cold, &warm], self.warm_up(), self.iterations())?;
         let problem = bed.unwritten(pass)?;
         let backward = *pass != Pass::Forward;
@@ -365,7 +344,8 @@ fn header() -> String {
 
 impl Session<'_> {
     fn line(&self, row: &Row) -> String {
-        let number = |n: Option<f64>, digits: usize| n.map_or("-".into(), |n| format!("{n:.digits$}"));
+        let number =
+            |n: Option<f64>, digits: usize| n.map_or("-".into(), |n| format!("{n:.digits$}"));
         let floor = self.chip.map(|c| c.floor_ms(row.cost, row.dtype));
         let share = floor.filter(|_| !self.emulated).map(|f| f / row.cold_ms * 100.0);
         let mut line = format!(

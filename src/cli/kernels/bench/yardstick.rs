@@ -16,7 +16,8 @@ pub fn products(bed: &Bed<'_>, pass: &Pass, copy: usize, dtype: DType) -> Vec<Ma
     let rows = x.len() / k.max(1);
     let plain = |which| Factor { address: bed.operand(copy, which), transposed: false };
     let transposed = |which| Factor { address: bed.operand(copy, which), transposed: true };
-    let product = |extents, a, b, c| MatrixProduct { dtype, extents, a, b, c: bed.operand(copy, c) };
+    let product =
+        |extents, a, b, c| MatrixProduct { dtype, extents, a, b, c: bed.operand(copy, c) };
     match pass {
         Pass::Forward => vec![product(
             [rows, n, k],
