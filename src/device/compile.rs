@@ -221,7 +221,7 @@ pub fn device(source: &Path, architecture: &str) -> Result<Vec<u8>> {
         format!("--gpu-architecture={architecture}"),
         "--std=c++20".into(),
         "-lineinfo".into(),
-        "--default-device".into(), // constexpr functions have no execution space of their own
+        "-default-device".into(), // constexpr functions have no execution space of their own
         format!("-I{}", include.display()),
         format!("-I{}", folder.0.join("standard").display()),
     ];
