@@ -7,7 +7,7 @@ namespace emulator {
 
 uint32_t shared_address(const void* p) {
   Thread* t = here();
-  const size_t bytes = t->unit->launch->launch->shared_bytes;
+  const size_t bytes = launch_of(*t->unit).shared_bytes;
   const std::ptrdiff_t offset = static_cast<const unsigned char*>(p) - t->shared;
   if (offset < 0 || size_t(offset) > bytes)
     failf("the pointer is not into this block's %zu bytes of shared memory", bytes);
@@ -16,7 +16,7 @@ uint32_t shared_address(const void* p) {
 
 unsigned char* shared_pointer(uint32_t address, size_t bytes, const char* what) {
   Unit& u = *here()->unit;
-  const size_t size = u.launch->launch->shared_bytes, offset = address & 0xFFFFFF;
+  const size_t size = launch_of(u).shared_bytes, offset = address & 0xFFFFFF;
   const unsigned rank = address >> 24;
   if (rank >= u.blocks.size()) failf("%s: no block %u in this cluster", what, rank);
   if (u.blocks[rank].live == 0) failf("%s: block %u of this cluster has ended", what, rank);
@@ -29,14 +29,11 @@ void check_aligned(const void* p, size_t align, const char* what) {
   if (uintptr_t(p) % align) failf("%s: address %p is not a multiple of %zu", what, p, align);
 }
 
-void check_shared(const void* p, size_t bytes, size_t align, const char* what) {
-  Thread* t = here();
-  const size_t size = t->unit->launch->launch->shared_bytes;
-  const std::ptrdiff_t offset = static_cast<const unsigned char*>(p) - t->shared;
-  if (offset < 0 || size_t(offset) + bytes > size)
-    failf("%s: offset %td + %zu is outside the block's %zu bytes of shared memory", what, offset,
-          bytes, size);
-  check_aligned(p, align, what);
+unsigned char* own_shared(uint32_t address, size_t bytes, const char* what) {
+  if (address >> 24 != here()->rank) failf("%s: the address is of another block", what);
+  unsigned char* p = shared_pointer(address, bytes, what);
+  check_aligned(p, bytes, what);
+  return p;
 }
 
 namespace {
@@ -46,10 +43,9 @@ void copy_now(unsigned char* to, const void* from, unsigned bytes) {
 }
 }  // namespace
 
-void cp_async(void* shared, const void* global, unsigned bytes, unsigned valid) {
-  check_shared(shared, bytes, bytes, "cp.async");
+void cp_async(uint32_t shared, const void* global, unsigned bytes, unsigned valid) {
+  unsigned char* to = own_shared(shared, bytes, "cp.async");
   if (valid) check_aligned(global, bytes, "cp.async");
-  auto* to = static_cast<unsigned char*>(shared);
   sanitizer::write(to, bytes);  // this thread owns the bytes from now until its wait
   if (valid) sanitizer::read(global, valid);
   sanitizer::Quiet quiet;
@@ -58,20 +54,21 @@ void cp_async(void* shared, const void* global, unsigned bytes, unsigned valid) 
   if (valid != bytes) __builtin_memset(to, 0, bytes), bytes = valid ? valid : bytes;
   if (at_once(*t->unit)) return copy_now(to, from, bytes);
   __builtin_memset(to, 0xFF, bytes);  // in flight: the old content is gone
-  t->fiber->copies.push_back({to, from, bytes, t->fiber->copy_group});
+  InFlight& mine = in_flight(t->fiber);
+  mine.copies.push_back({to, from, bytes, mine.copy_group});
 }
 
-void cp_async_commit() { here()->fiber->copy_group++; }
+void cp_async_commit() { in_flight(here()->fiber).copy_group++; }
 
 void cp_async_wait(unsigned groups_left) {
   sanitizer::Quiet quiet;
-  Fiber* f = here()->fiber;
+  InFlight& mine = in_flight(here()->fiber);
   size_t kept = 0;
-  for (const Copy& c : f->copies) {
-    if (c.group + groups_left < f->copy_group) copy_now(c.to, c.from, c.bytes);
-    else f->copies[kept++] = c;
+  for (const auto& c : mine.copies) {
+    if (c.group + groups_left < mine.copy_group) copy_now(c.to, c.from, c.bytes);
+    else mine.copies[kept++] = c;
   }
-  f->copies.resize(kept);
+  mine.copies.resize(kept);
 }
 
 }  // namespace emulator

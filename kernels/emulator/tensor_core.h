@@ -116,21 +116,22 @@ Together storer(unsigned count, bool transposed) {
 
 }  // namespace
 
-void ldmatrix(uint32_t* r, unsigned count, bool transposed, const void* row, int line) {
-  auto* p = static_cast<unsigned char*>(const_cast<void*>(row));
+void ldmatrix(uint32_t* r, unsigned count, bool transposed, uint32_t row, int line) {
+  unsigned char* p = nullptr;
   if (here()->lane < 8 * count) {  // the addresses of other lanes are not used
-    check_shared(p, 16, 16, "ldmatrix");
+    p = own_shared(row, 16, "ldmatrix");
     sanitizer::read(p, 16);
   }
   MatrixRows x{r, p};
   meet("ldmatrix", line, 0xFFFFFFFFu, &x, loader(count, transposed), Meets::Whole);
 }
 
-void stmatrix(const uint32_t* r, unsigned count, bool transposed, void* row, int line) {
-  auto* p = static_cast<unsigned char*>(row);
+void stmatrix(const uint32_t* r, unsigned count, bool transposed, uint32_t row, int line) {
+  unsigned char* p = nullptr;
   if (here()->lane < 8 * count) {
-    check_shared(p, 16, 16, "stmatrix");
+    p = own_shared(row, 16, "stmatrix");
     sanitizer::write(p, 16);
+    in_flight(here()->fiber).unfenced.push_back(p);
   }
   MatrixRows x{const_cast<uint32_t*>(r), p};
   meet("stmatrix", line, 0xFFFFFFFFu, &x, storer(count, transposed), Meets::Whole);

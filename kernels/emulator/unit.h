@@ -7,18 +7,12 @@
 #include <vector>
 
 #include "emulator/fiber.h"
+#include "emulator/in_flight.h"
 #include "emulator/launch.h"
 #include "emulator/ready_queue.h"
 #include "emulator/warp.h"
 
 namespace emulator {
-
-// One cp.async that has not happened.
-struct Copy {
-  unsigned char* to;
-  const void* from;
-  unsigned bytes, group;
-};
 
 struct Fiber {
   void* stack_pointer = nullptr;  // where it was left
@@ -31,8 +25,9 @@ struct Fiber {
   const char* where = "its start";
   const void* spin_address = nullptr;  // what it polls, and what it saw
   uint64_t spin_value = 0;
-  std::vector<Copy> copies;       // cp.async in flight
-  unsigned copy_group = 0;        // the one being filled
+  bool has_in_flight = false;     // since its start
+  std::unique_ptr<InFlight> in_flight;
+  unsigned cluster_phase = 0;     // of the cluster barrier, when it arrived last
   void* fake_stack = nullptr;     // AddressSanitizer's
   sanitizer::Identity identity = nullptr;
 };
@@ -57,11 +52,28 @@ struct Barrier {
   std::vector<Fiber*> waiting;
 };
 
+// bar.sync and bar.arrive with a number and a count of threads.
+struct NamedBarrier {
+  unsigned arrived = 0, threads = 0;
+  std::vector<Fiber*> waiting;
+};
+
+struct ClusterBarrier {
+  unsigned arrived = 0, phase = 0;
+  std::vector<Fiber*> waiting;
+};
+
 struct Block {
   uint3 id = {};
   unsigned live = 0;  // threads that have not ended
   unsigned char* shared = nullptr;
   Barrier barrier;
+  NamedBarrier named[16];
+};
+
+struct MbarrierWait {
+  uint32_t address;
+  Fiber* fiber;
 };
 
 // One launch, seen by all host threads that run its units.
@@ -77,6 +89,12 @@ struct Unit {
   ReadyQueue ready;
   std::vector<Fiber*> spinning;  // poll a flag of another unit
   std::vector<std::function<void()>> pending;  // asynchronous operations that have not happened
+  std::vector<MbarrierWait> mbarrier_waits;
+  ClusterBarrier cluster;
+  std::deque<Warpgroup> warpgroups;
+  char proxy = 0;  // what fence.proxy.async has published, to ThreadSanitizer
+  sanitizer::Identity engines[16] = {};  // copies are not ordered among themselves
+  unsigned next_engine = 0;
   Stacks stacks;
   void* main_stack_pointer = nullptr;  // of the host thread that runs this unit
   void* main_fake_stack = nullptr;
@@ -101,11 +119,13 @@ inline uint32_t next_random(uint64_t& s) {  // xorshift64
 
 // The current fiber is queued where something will wake it; runs another one.
 void wait_here(const char* where, int line);
+InFlight& in_flight(Fiber* f);
 // Makes a fiber ready: as the next to run, or after all others.
 void wake_soon(Unit& u, Fiber* f);
 void wake(Unit& u, Fiber* f);
 Schedule schedule_of(const Unit& u);
 // Whether an asynchronous operation happens when it is issued.
 bool at_once(Unit& u);
+const Launch& launch_of(const Unit& u);
 
 }  // namespace emulator
