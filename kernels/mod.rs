@@ -12,6 +12,7 @@ pub mod compare;
 pub mod concat;
 pub mod conv2d;
 pub mod diffuse;
+pub(crate) mod elementwise;
 pub mod ema;
 pub mod embedding;
 pub mod geglu;
@@ -41,6 +42,7 @@ pub fn cases() -> Vec<case::Case> {
     all.extend(add::cases::cases());
     all.extend(attention::cases::cases());
     all.extend(affine::cases::cases());
+    all.extend(cast::cases::cases());
     all.extend(concat::cases::cases());
     all.extend(conv2d::cases::cases());
     all.extend(diffuse::cases::cases());

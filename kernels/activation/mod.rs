@@ -2,6 +2,7 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 
 pub(crate) use cpu::{gelu, gelu_slope};
 
@@ -29,7 +30,7 @@ pub enum Kind {
 /// `y = f(x)`.
 ///
 /// # Shapes
-/// `x: any f32`, `y` the same.
+/// `x`: any, `y` the same; f32, bf16 or f16.
 /// # Gradient
 /// `dx = f'(x) dy`; keeps `x`.
 /// # Numerics
@@ -47,7 +48,7 @@ impl Op for Activation {
         "activation"
     }
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
-        check::f32_inputs(self.name(), ins, &["x"])?;
+        check::float_inputs(self.name(), ins, &["x"])?;
         Ok(Signature::of(ins[0].clone()))
     }
     fn keeps(&self, _: &[bool]) -> Keeps {
@@ -61,15 +62,21 @@ impl Op for Activation {
     }
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
-            Device::Cpu => cpu::forward(self.kind, io),
-            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+            Device::Cpu => {
+                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
+                cpu::forward(self.kind, io);
+            }
+            Device::Cuda(cuda) => return cuda::forward(self.kind, cuda, &io),
         }
         Ok(())
     }
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
-            Device::Cpu => cpu::backward(self.kind, io),
-            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+            Device::Cpu => {
+                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
+                cpu::backward(self.kind, io);
+            }
+            Device::Cuda(cuda) => return cuda::backward(self.kind, cuda, &io),
         }
         Ok(())
     }

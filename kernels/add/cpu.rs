@@ -71,16 +71,16 @@ pub(super) fn add_channels_backward(mut io: Backward<'_>) {
     if let Some(mut g) = io.d_ins.pop().filter(Grad::wanted) {
         let add = g.mode == GradMode::Accumulate;
         let de = g.buf.f32();
-        if !add {
-            de.fill(0.0);
-        }
         let pictures = de.len().checked_div(c).unwrap_or(0);
         let picture = dy.len().checked_div(pictures).unwrap_or(0);
-        if picture > 0 {
-            for (de, dy) in de.chunks_exact_mut(c).zip(dy.chunks_exact(picture)) {
-                for row in dy.chunks_exact(c) {
-                    de.iter_mut().zip(row).for_each(|(d, v)| *d += v);
-                }
+        let mut sums = vec![0f64; c]; // thousands of rows: f32 would lose digits
+        for (n, de) in de.chunks_exact_mut(c.max(1)).enumerate() {
+            sums.fill(0.0);
+            for row in dy[n * picture..(n + 1) * picture].chunks_exact(c) {
+                sums.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v));
+            }
+            for (d, s) in de.iter_mut().zip(&sums) {
+                *d = *s as f32 + if add { *d } else { 0.0 };
             }
         }
     }

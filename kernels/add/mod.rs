@@ -2,6 +2,7 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 
 use crate::{
     device::Device,
@@ -14,7 +15,7 @@ use crate::{
 /// `y = a + b`.
 ///
 /// # Shapes
-/// `a, b, y` the same.
+/// `a, b, y` the same; f32, bf16 or f16.
 /// # Gradient
 /// `da = dy`, `db = dy`; keeps nothing.
 /// # Errors
@@ -25,7 +26,7 @@ pub struct Add;
 /// `y[n, .., c] = x[n, .., c] + e[n, c]`: the time embedding of a residual block.
 ///
 /// # Shapes
-/// `x: [N, .., C]`, `e: [N, C]`.
+/// `x: [N, .., C]`, `e: [N, C]`; f32, bf16 or f16.
 /// # Gradient
 /// `dx = dy`, `de` = sum of `dy` over the middle axes; keeps nothing.
 /// # Errors
@@ -40,7 +41,7 @@ impl Op for Add {
         "add"
     }
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
-        check::f32_inputs(self.name(), ins, &["a", "b"])?;
+        check::float_inputs(self.name(), ins, &["a", "b"])?;
         check::dims(self.name(), "b", &ins[1], &ins[0].dims, "(as a)")?;
         Ok(Signature::of(ins[0].clone()))
     }
@@ -52,15 +53,21 @@ impl Op for Add {
     }
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
-            Device::Cpu => cpu::add(io),
-            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+            Device::Cpu => {
+                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
+                cpu::add(io);
+            }
+            Device::Cuda(cuda) => return cuda::add(cuda, &io),
         }
         Ok(())
     }
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
-            Device::Cpu => cpu::add_backward(io),
-            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+            Device::Cpu => {
+                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
+                cpu::add_backward(io);
+            }
+            Device::Cuda(cuda) => return cuda::add_backward(cuda, &io),
         }
         Ok(())
     }
@@ -71,10 +78,11 @@ impl Op for AddChannels {
         "add_channels"
     }
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
-        check::f32_inputs(self.name(), ins, &["x", "e"])?;
+        check::float_inputs(self.name(), ins, &["x", "e"])?;
         let want = [ins[0].dims.first().copied().unwrap_or(1), ins[0].last()];
         check::dims(self.name(), "e", &ins[1], &want, "(first and last axis of x)")?;
-        Ok(Signature::of(ins[0].clone()))
+        let backward_scratch = cuda::scratch_bytes(&ins[0], &ins[1]);
+        Ok(Signature { backward_scratch, ..Signature::of(ins[0].clone()) })
     }
     fn keeps(&self, _: &[bool]) -> Keeps {
         Keeps::default()
@@ -84,15 +92,21 @@ impl Op for AddChannels {
     }
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
-            Device::Cpu => cpu::add_channels(io),
-            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+            Device::Cpu => {
+                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
+                cpu::add_channels(io);
+            }
+            Device::Cuda(cuda) => return cuda::add_channels(cuda, &io),
         }
         Ok(())
     }
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
-            Device::Cpu => cpu::add_channels_backward(io),
-            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+            Device::Cpu => {
+                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
+                cpu::add_channels_backward(io);
+            }
+            Device::Cuda(cuda) => return cuda::add_channels_backward(cuda, &io),
         }
         Ok(())
     }

@@ -2,10 +2,12 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 
 use crate::{
     device::Device,
-    error::{Error, Result},
+    error::Result,
+    kernels::check,
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::Spec,
 };
@@ -15,16 +17,16 @@ use crate::{
 /// `y = scale x + shift`: the strength of a further adapter, a residual divisor, a centred input.
 ///
 /// # Shapes
-/// Any `x`; `y` has the same.
+/// Any `x`, f32, bf16 or f16; `y` has the same.
 ///
 /// # Gradient
 /// `dx = scale dy`; reads nothing of forward.
 ///
 /// # Numerics
-/// f32, one multiply-add an element: bitwise the same on every run.
+/// One multiply-add an element in f32: bitwise the same on every run.
 ///
 /// # Errors
-/// [`Error::Shape`] unless there is exactly one input.
+/// [`crate::error::Error::Plan`] unless there is exactly one input.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Affine {
     /// The factor.
@@ -39,15 +41,8 @@ impl Op for Affine {
     }
 
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
-        match ins {
-            [x] => Ok(Signature::of(x.clone())),
-            _ => Err(Error::Shape {
-                at: self.name().into(),
-                what: "inputs",
-                got: vec![ins.len()],
-                want: "one".into(),
-            }),
-        }
+        check::float_inputs(self.name(), ins, &["x"])?;
+        Ok(Signature::of(ins[0].clone()))
     }
 
     fn keeps(&self, _wants: &[bool]) -> Keeps {
@@ -65,16 +60,22 @@ impl Op for Affine {
 
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
-            Device::Cpu => cpu::forward(self, io),
-            other => return Err(super::no_kernel(self.name(), other)),
+            Device::Cpu => {
+                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
+                cpu::forward(self, io);
+            }
+            Device::Cuda(cuda) => return cuda::forward(self, cuda, &io),
         }
         Ok(())
     }
 
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
-            Device::Cpu => cpu::backward(self, io),
-            other => return Err(super::no_kernel(self.name(), other)),
+            Device::Cpu => {
+                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
+                cpu::backward(self, io);
+            }
+            Device::Cuda(cuda) => return cuda::backward(self, cuda, &io),
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 
 use crate::{
     device::Device,
@@ -14,7 +15,7 @@ use crate::{
 /// `y[.., :A] = a`, `y[.., A:] = b`: skip connections, the two text encoders.
 ///
 /// # Shapes
-/// `a: [.., A]`, `b: [.., B]`, `y: [.., A + B]`.
+/// `a: [.., A]`, `b: [.., B]`, `y: [.., A + B]`; f32, bf16 or f16.
 /// # Gradient
 /// The two slices of `dy`; keeps nothing.
 /// # Errors
@@ -27,7 +28,7 @@ impl Op for Concat {
         "concat"
     }
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
-        check::f32_inputs(self.name(), ins, &["a", "b"])?;
+        check::float_inputs(self.name(), ins, &["a", "b"])?;
         let mut dims = ins[0].dims.clone();
         let lead = |s: &Spec| s.dims[..s.dims.len().saturating_sub(1)].to_vec();
         if dims.is_empty()
@@ -53,15 +54,21 @@ impl Op for Concat {
     }
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
-            Device::Cpu => cpu::forward(io),
-            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+            Device::Cpu => {
+                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
+                cpu::forward(io);
+            }
+            Device::Cuda(cuda) => return cuda::forward(cuda, &io),
         }
         Ok(())
     }
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
-            Device::Cpu => cpu::backward(io),
-            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+            Device::Cpu => {
+                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
+                cpu::backward(io);
+            }
+            Device::Cuda(cuda) => return cuda::backward(cuda, &io),
         }
         Ok(())
     }

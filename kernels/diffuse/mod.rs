@@ -2,10 +2,12 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 
 use crate::{
     device::Device,
     error::{Error, Result},
+    kernels::check,
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::{DType, Spec},
 };
@@ -58,6 +60,9 @@ impl Op for Diffuse {
             let got = vec![ins.len()];
             return Err(Error::Shape { at: "diffuse".into(), what: "inputs", got, want });
         };
+        for (spec, name) in [(z, "z"), (eps, "eps"), (table, "abar")] {
+            check::f32_inputs(self.name(), std::slice::from_ref(spec), &[name])?;
+        }
         if z.dims.is_empty() {
             return bad("z", z, "[N, ..]".into());
         }
@@ -97,7 +102,7 @@ impl Op for Diffuse {
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::forward(self.mix, io),
-            other => return Err(super::no_kernel(self.name(), other)),
+            Device::Cuda(cuda) => return cuda::forward(self.mix, cuda, &io),
         }
         Ok(())
     }
@@ -105,7 +110,7 @@ impl Op for Diffuse {
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::backward(self.mix, io),
-            other => return Err(super::no_kernel(self.name(), other)),
+            Device::Cuda(cuda) => return cuda::backward(self.mix, cuda, &io),
         }
         Ok(())
     }

@@ -2,6 +2,8 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
+mod sinusoid;
 
 use crate::{
     device::Device,
@@ -14,11 +16,11 @@ use crate::{
 /// `y[n, l] = table[ids[n, l]] + positions[l]`.
 ///
 /// # Shapes
-/// `ids: [N, L] i32`, `table: [V, C]`, `positions: [P, C]` with `P >= L`, `y: [N, L, C]`.
+/// `ids: [N, L] i32`, `table: [V, C]`, `positions: [P, C]` with `P >= L`, `y: [N, L, C]`; f32, bf16 or f16.
 /// # Gradient
-/// Rows of the tables; keeps `ids`.
+/// Rows of the tables; keeps `ids`. On a GPU the first token with an id sums all with it, in order.
 /// # Errors
-/// `P < L`; an id outside the table ([`Error::Data`], when run).
+/// `P < L`; an id outside the table ([`Error::Data`] when run on the CPU; a row of NaN on a GPU).
 #[derive(Clone, Copy, Debug)]
 pub struct Embedding;
 
@@ -26,7 +28,7 @@ pub struct Embedding;
 /// `f_i = max_period^(-i / (half - shift))`.
 ///
 /// # Shapes
-/// `x: [..]`, `y: [.., dim]`; an odd `dim` is padded with a 0.
+/// `x: [..]`, `y: [.., dim]` f32; an odd `dim` is padded with a 0.
 /// # Gradient
 /// `dx = sum_i f_i (cos(x f_i) dsin_i - sin(x f_i) dcos_i)`; keeps `x`.
 /// # Source
@@ -46,11 +48,11 @@ pub struct Sinusoid {
 /// `y[n] = x[n, rows[n]]`: the end-of-text state.
 ///
 /// # Shapes
-/// `x: [N, L, C]`, `rows: [N] i32`, `y: [N, C]`.
+/// `x: [N, L, C]`, `rows: [N] i32`, `y: [N, C]`; f32, bf16 or f16.
 /// # Gradient
 /// `dx` is 0 but for the picked rows; keeps `rows`.
 /// # Errors
-/// A row outside `0..L` ([`Error::Data`], when run).
+/// A row outside `0..L` ([`Error::Data`] when run on the CPU; a row of NaN on a GPU).
 #[derive(Clone, Copy, Debug)]
 pub struct GatherRows;
 
@@ -80,7 +82,7 @@ impl Op for Embedding {
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
         count(self.name(), ins, &["ids", "table", "positions"])?;
         i32_input(self.name(), "ids", &ins[0])?;
-        check::f32_inputs(self.name(), &ins[1..], &["table", "positions"])?;
+        let dtype = check::float_inputs(self.name(), &ins[1..], &["table", "positions"])?;
         let ([n, l], [_, c]) = (&ins[0].dims[..], &ins[1].dims[..]) else {
             let want = "[N, L], with a table [V, C]".into();
             return Err(check::shape(self.name(), "ids", &ins[0], want));
@@ -89,7 +91,7 @@ impl Op for Embedding {
             let want = format!("[at least {l}, {c}]; the text is longer than the encoder allows");
             return Err(check::shape(self.name(), "positions", &ins[2], want));
         }
-        Ok(Signature::of(Spec::f32(&[*n, *l, *c])))
+        Ok(Signature::of(Spec::new(&[*n, *l, *c], dtype)))
     }
     fn keeps(&self, _: &[bool]) -> Keeps {
         Keeps { ins: vec![0], ..Keeps::default() }
@@ -99,14 +101,20 @@ impl Op for Embedding {
     }
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
-            Device::Cpu => cpu::embed(io),
-            other => Err(crate::kernels::no_kernel(self.name(), other)),
+            Device::Cpu => {
+                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
+                cpu::embed(io)
+            }
+            Device::Cuda(cuda) => cuda::embed(cuda, &io),
         }
     }
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
-            Device::Cpu => cpu::embed_backward(io),
-            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+            Device::Cpu => {
+                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
+                cpu::embed_backward(io);
+            }
+            Device::Cuda(cuda) => return cuda::embed_backward(cuda, &io),
         }
         Ok(())
     }
@@ -133,14 +141,14 @@ impl Op for Sinusoid {
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::sinusoid(self, io),
-            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+            Device::Cuda(cuda) => return sinusoid::forward(self, cuda, &io),
         }
         Ok(())
     }
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::sinusoid_backward(self, io),
-            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+            Device::Cuda(cuda) => return sinusoid::backward(self, cuda, &io),
         }
         Ok(())
     }
@@ -153,12 +161,12 @@ impl Op for GatherRows {
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
         count(self.name(), ins, &["x", "rows"])?;
         i32_input(self.name(), "rows", &ins[1])?;
-        check::f32_inputs(self.name(), &ins[..1], &["x"])?;
+        check::float_inputs(self.name(), &ins[..1], &["x"])?;
         let [n, _, c] = ins[0].dims[..] else {
             return Err(check::shape(self.name(), "x", &ins[0], "[N, L, C]".into()));
         };
         check::dims(self.name(), "rows", &ins[1], &[n], "(first axis of x)")?;
-        Ok(Signature::of(Spec::f32(&[n, c])))
+        Ok(Signature::of(ins[0].with(&[n, c])))
     }
     fn keeps(&self, _: &[bool]) -> Keeps {
         Keeps { ins: vec![1], ..Keeps::default() }
@@ -168,14 +176,20 @@ impl Op for GatherRows {
     }
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
-            Device::Cpu => cpu::gather(io),
-            other => Err(crate::kernels::no_kernel(self.name(), other)),
+            Device::Cpu => {
+                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
+                cpu::gather(io)
+            }
+            Device::Cuda(cuda) => cuda::gather(cuda, &io),
         }
     }
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
-            Device::Cpu => cpu::gather_backward(io),
-            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+            Device::Cpu => {
+                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
+                cpu::gather_backward(io);
+            }
+            Device::Cuda(cuda) => return cuda::gather_backward(cuda, &io),
         }
         Ok(())
     }

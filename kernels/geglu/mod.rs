@@ -2,6 +2,7 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 
 use crate::{
     device::Device,
@@ -14,7 +15,7 @@ use crate::{
 /// `y = a gelu(g)` with `[a, g] = x` split in halves along the last axis; erf GELU.
 ///
 /// # Shapes
-/// `x: [.., 2D]`, `y: [.., D]`.
+/// `x: [.., 2D]`, `y: [.., D]`, f32, bf16 or f16.
 /// # Gradient
 /// `da = gelu(g) dy`, `dg = a gelu'(g) dy`; keeps `x`.
 /// # Errors
@@ -29,7 +30,7 @@ impl Op for Geglu {
         "geglu"
     }
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
-        check::f32_inputs(self.name(), ins, &["x"])?;
+        check::float_inputs(self.name(), ins, &["x"])?;
         let mut dims = ins[0].dims.clone();
         match dims.last_mut() {
             Some(d) if *d % 2 == 0 => *d /= 2,
@@ -45,15 +46,21 @@ impl Op for Geglu {
     }
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
-            Device::Cpu => cpu::forward(io),
-            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+            Device::Cpu => {
+                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
+                cpu::forward(io);
+            }
+            Device::Cuda(cuda) => return cuda::forward(cuda, &io),
         }
         Ok(())
     }
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
-            Device::Cpu => cpu::backward(io),
-            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+            Device::Cpu => {
+                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
+                cpu::backward(io);
+            }
+            Device::Cuda(cuda) => return cuda::backward(cuda, &io),
         }
         Ok(())
     }

@@ -1,9 +1,13 @@
 //! Direct consistency optimization.
 
-use super::{map_dims, same, write};
+use super::{
+    cuda::{dco as cuda, scratch_bytes},
+    map_dims, same, write,
+};
 use crate::{
     device::Device,
     error::{Error, Result},
+    kernels::check,
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::Spec,
 };
@@ -48,7 +52,12 @@ impl Op for Dco {
         same("reference", reference, &pred.dims)?;
         same("target", target, &pred.dims)?;
         same("weight", weight, map)?;
-        Ok(Signature { saved: vec![pred.with(&[1])], ..Signature::of(pred.with(&[1])) })
+        check::f32_inputs("loss", ins, &["prediction", "reference", "target", "weight"])?;
+        Ok(Signature {
+            saved: vec![pred.with(&[1])],
+            forward_scratch: scratch_bytes(pred.len(), 1),
+            ..Signature::of(pred.with(&[1]))
+        })
     }
 
     fn keeps(&self, wants: &[bool]) -> Keeps {
@@ -68,7 +77,7 @@ impl Op for Dco {
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => forward(self.beta, io),
-            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+            Device::Cuda(cuda) => return cuda::forward(self.beta, cuda, &io),
         }
         Ok(())
     }
@@ -76,7 +85,7 @@ impl Op for Dco {
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => backward(io),
-            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+            Device::Cuda(cuda) => return cuda::backward(self.beta, cuda, &io),
         }
         Ok(())
     }

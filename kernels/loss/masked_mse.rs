@@ -1,9 +1,13 @@
 //! Weighted mean squared error, one coefficient a sample.
 
-use super::{map_dims, same, write};
+use super::{
+    cuda::{masked_mse as cuda, scratch_bytes},
+    map_dims, same, write,
+};
 use crate::{
     device::Device,
     error::{Error, Result},
+    kernels::check,
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::Spec,
 };
@@ -46,7 +50,14 @@ impl Op for MaskedMse {
         same("target", target, &pred.dims)?;
         same("weight", weight, map)?;
         same("coefficient", coefficient, &map[..1])?;
-        Ok(Signature { saved: vec![pred.clone()], ..Signature::of(pred.with(&[1])) })
+        check::f32_inputs("loss", ins, &["prediction", "target", "weight", "coefficient"])?;
+        let scratch = scratch_bytes(extents(pred).0, map[0]);
+        Ok(Signature {
+            out: pred.with(&[1]),
+            saved: vec![pred.clone()],
+            forward_scratch: scratch,
+            backward_scratch: scratch,
+        })
     }
 
     fn keeps(&self, wants: &[bool]) -> Keeps {
@@ -71,7 +82,7 @@ impl Op for MaskedMse {
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => forward(io),
-            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+            Device::Cuda(cuda) => return cuda::forward(cuda, &io),
         }
         Ok(())
     }
@@ -79,14 +90,14 @@ impl Op for MaskedMse {
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => backward(io),
-            other => return Err(crate::kernels::no_kernel(self.name(), other)),
+            Device::Cuda(cuda) => return cuda::backward(cuda, &io),
         }
         Ok(())
     }
 }
 
 /// Elements of one sample and channels of one position.
-fn extents(pred: &Spec) -> (usize, usize) {
+pub(super) fn extents(pred: &Spec) -> (usize, usize) {
     (pred.len() / pred.dims.first().copied().unwrap_or(1).max(1), pred.last())
 }
 

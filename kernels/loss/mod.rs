@@ -1,6 +1,7 @@
 //! The training losses: weighted squared error, and the preference loss of DCO.
 
 pub mod cases;
+mod cuda;
 mod dco;
 mod masked_mse;
 

@@ -2,10 +2,12 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 
 use crate::{
     device::Device,
     error::{Error, Result},
+    kernels::check,
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::Spec,
 };
@@ -45,6 +47,7 @@ impl Op for Posterior {
             let want = "two inputs: moments, eps".into();
             return Err(Error::Shape { at: at(), what: "inputs", got: vec![ins.len()], want });
         };
+        check::f32_inputs("posterior", ins, &["moments", "eps"])?;
         let mut want = eps.dims.clone();
         if let Some(c) = want.last_mut() {
             *c *= 2;
@@ -80,7 +83,7 @@ impl Op for Posterior {
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::forward(self.scale, io),
-            other => return Err(super::no_kernel(self.name(), other)),
+            Device::Cuda(cuda) => return cuda::forward(self.scale, cuda, &io),
         }
         Ok(())
     }
@@ -88,7 +91,7 @@ impl Op for Posterior {
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::backward(self.scale, io),
-            other => return Err(super::no_kernel(self.name(), other)),
+            Device::Cuda(cuda) => return cuda::backward(self.scale, cuda, &io),
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 
 use crate::{
     device::Device,
@@ -14,7 +15,7 @@ use crate::{
 /// Nearest neighbour: `y[i, j] = x[floor(i H / h), floor(j W / w)]`.
 ///
 /// # Shapes
-/// `x: [N, H, W, C]`, `y: [N, h, w, C]`.
+/// `x: [N, H, W, C]`, `y: [N, h, w, C]`; f32, bf16 or f16.
 /// # Gradient
 /// Sums over the copies; keeps nothing.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +29,7 @@ pub struct Nearest {
 /// Bilinear without antialias, pixel centres at `i + 1/2` (torch's `align_corners=False`).
 ///
 /// # Shapes
-/// `x: [N, H, W, C]`, `y: [N, h, w, C]`.
+/// `x: [N, H, W, C]`, `y: [N, h, w, C]`; f32, bf16 or f16.
 /// # Gradient
 /// The transposed interpolation; keeps nothing.
 /// # Source
@@ -42,21 +43,21 @@ pub struct Bilinear {
 }
 
 fn signature(at: &'static str, ins: &[Spec], h: usize, w: usize) -> Result<Signature> {
-    check::f32_inputs(at, ins, &["x"])?;
+    check::float_inputs(at, ins, &["x"])?;
     match ins[0].dims[..] {
-        [n, a, b, c] if a > 0 && b > 0 => Ok(Signature::of(Spec::f32(&[n, h, w, c]))),
+        [n, a, b, c] if a > 0 && b > 0 => Ok(Signature::of(ins[0].with(&[n, h, w, c]))),
         _ => Err(check::shape(at, "x", &ins[0], "[N, H, W, C] with H, W > 0".into())),
     }
 }
 
 macro_rules! resize_op {
-    ($type:ident, $name:literal, $forward:path, $backward:path) => {
+    ($type:ident, $symbols:path, $forward:path, $backward:path) => {
         impl Op for $type {
             fn name(&self) -> &'static str {
-                $name
+                $symbols.name
             }
             fn infer(&self, ins: &[Spec]) -> Result<Signature> {
-                signature($name, ins, self.h, self.w)
+                signature($symbols.name, ins, self.h, self.w)
             }
             fn keeps(&self, _: &[bool]) -> Keeps {
                 Keeps::default()
@@ -66,15 +67,21 @@ macro_rules! resize_op {
             }
             fn forward(&self, io: Forward<'_>) -> Result<()> {
                 match io.device {
-                    Device::Cpu => $forward(io),
-                    other => return Err(crate::kernels::no_kernel($name, other)),
+                    Device::Cpu => {
+                        check::cpu_dtype(self.name(), io.out_spec.dtype)?;
+                        $forward(io);
+                    }
+                    Device::Cuda(cuda) => return cuda::forward(&$symbols, cuda, &io),
                 }
                 Ok(())
             }
             fn backward(&self, io: Backward<'_>) -> Result<()> {
                 match io.device {
-                    Device::Cpu => $backward(io),
-                    other => return Err(crate::kernels::no_kernel($name, other)),
+                    Device::Cpu => {
+                        check::cpu_dtype(self.name(), io.out_spec.dtype)?;
+                        $backward(io);
+                    }
+                    Device::Cuda(cuda) => return cuda::backward(&$symbols, cuda, &io),
                 }
                 Ok(())
             }
@@ -82,5 +89,5 @@ macro_rules! resize_op {
     };
 }
 
-resize_op!(Nearest, "resize_nearest", cpu::nearest, cpu::nearest_backward);
-resize_op!(Bilinear, "resize_bilinear", cpu::bilinear, cpu::bilinear_backward);
+resize_op!(Nearest, cuda::NEAREST, cpu::nearest, cpu::nearest_backward);
+resize_op!(Bilinear, cuda::BILINEAR, cpu::bilinear, cpu::bilinear_backward);

@@ -124,6 +124,11 @@ impl<'a> Buf<'a> {
         bytemuck::cast_slice(self.host())
     }
 
+    /// Host bytes, whatever the element type.
+    pub fn bytes(self) -> &'a [u8] {
+        self.host()
+    }
+
     /// Device address.
     pub fn address(self) -> u64 {
         match self {
@@ -159,6 +164,11 @@ impl BufMut<'_> {
     /// Host elements as i32.
     pub fn i32(&mut self) -> &mut [i32] {
         bytemuck::cast_slice_mut(self.host())
+    }
+
+    /// Host bytes, whatever the element type.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        self.host()
     }
 
     /// Device address.

@@ -1,0 +1,23 @@
+//! Conversions to 16-bit types on the emulated device against the CPU.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![cfg(feature = "emulate")]
+
+use selvedge::{
+    device::{Cuda, Schedule},
+    kernels::{
+        cast::cases::narrowing_cases,
+        compare::{Outcome, compare},
+    },
+    tensor::DType,
+};
+
+#[test]
+fn narrowing_rounds_to_nearest_even_as_on_the_cpu() {
+    let cuda = Cuda::emulated(Schedule::Early).unwrap();
+    for case in narrowing_cases() {
+        for from in [DType::F32, DType::Bf16, DType::F16] {
+            let outcome = compare(&case, from, &cuda).unwrap();
+            assert_eq!(outcome, Outcome::Agrees { worst: 0.0 }, "{} from {from}", case.name);
+        }
+    }
+}
