@@ -133,11 +133,8 @@ pub(super) fn add_channels_backward(cuda: &Cuda, io: &Backward<'_>) -> Result<()
     }
     let (x, e) = (&io.specs[0], &io.specs[1]);
     let ((rows, parts), cols) = (parts(x, e), e.last());
-    let partial = Touched {
-        what: "partial sums",
-        address: io.scratch.address(),
-        bytes: scratch_bytes(x, e),
-    };
+    let partial =
+        Touched { what: "partial sums", address: io.scratch.address(), bytes: scratch_bytes(x, e) };
     if parts > 0 {
         let dy = Touched::new("dy", io.d_out.address(), x);
         let kernel = cuda.kernel::<SumArgs>("add", by_dtype(x.dtype, SUMS))?;
