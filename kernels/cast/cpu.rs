@@ -33,10 +33,10 @@ fn write(bytes: &mut [u8], dtype: DType, values: &[f32]) {
 pub(super) fn forward(mut io: Forward<'_>) {
     let (from, to) = (io.specs[0].dtype, io.out_spec.dtype);
     if from == to {
-        io.out.bytes().copy_from_slice(io.ins[0].bytes());
+        io.out.raw().copy_from_slice(io.ins[0].raw());
         return;
     }
-    write(io.out.bytes(), to, &read(io.ins[0].bytes(), from));
+    write(io.out.raw(), to, &read(io.ins[0].raw(), from));
 }
 
 pub(super) fn backward(mut io: Backward<'_>) {
@@ -45,9 +45,9 @@ pub(super) fn backward(mut io: Backward<'_>) {
     if !grad.wanted() {
         return;
     }
-    let mut values = read(io.d_out.bytes(), from);
+    let mut values = read(io.d_out.raw(), from);
     if grad.mode == GradMode::Accumulate {
-        values.iter_mut().zip(read(grad.buf.bytes(), to)).for_each(|(v, old)| *v += old);
+        values.iter_mut().zip(read(grad.buf.raw(), to)).for_each(|(v, old)| *v += old);
     }
-    write(grad.buf.bytes(), to, &values);
+    write(grad.buf.raw(), to, &values);
 }

@@ -125,7 +125,7 @@ impl<'a> Buf<'a> {
     }
 
     /// Host bytes, whatever the element type.
-    pub fn bytes(self) -> &'a [u8] {
+    pub fn raw(self) -> &'a [u8] {
         self.host()
     }
 
@@ -167,7 +167,7 @@ impl BufMut<'_> {
     }
 
     /// Host bytes, whatever the element type.
-    pub fn bytes(&mut self) -> &mut [u8] {
+    pub fn raw(&mut self) -> &mut [u8] {
         self.host()
     }
 
