@@ -8,6 +8,7 @@ pub mod attention;
 pub mod case;
 pub mod cast;
 pub mod check;
+mod columns;
 pub mod compare;
 pub mod concat;
 pub mod conv2d;
@@ -26,6 +27,7 @@ pub mod loss;
 pub mod noise;
 pub mod posterior;
 pub mod resize;
+pub mod scheduler;
 pub mod variant;
 
 use crate::{device::Device, error::Error};

@@ -1,6 +1,9 @@
 //! AdamW over one flat buffer of trainables.
 
 mod cpu;
+mod device;
+
+pub use device::{Buffers, Constants, DeviceAdamW, DeviceStep, Part};
 
 use crate::{
     device::Device,

@@ -1,5 +1,9 @@
 //! Euclidean norm of the flat gradient, and clipping to a maximum.
 
+mod cuda;
+
+pub use cuda::{SQUARES_BYTES, Squares, squares_on};
+
 use rayon::prelude::*;
 
 const CHUNK: usize = 1 << 14;

@@ -3,9 +3,10 @@
 mod backward;
 pub mod cases;
 mod cpu;
+pub mod cuda;
 
 use crate::{
-    device::Device,
+    device::{Cuda, Device},
     error::Result,
     kernels::check,
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
@@ -18,8 +19,8 @@ use crate::{
 /// `C / groups` channels of a group; `y = z` or, with `silu`, `y = z sigmoid(z)`.
 ///
 /// # Shapes
-/// `x: [N, .., C]`, `gamma, beta: [C]` gives `[N, .., C]`; all f32. Saves mean and rstd,
-/// `[N, groups]` each.
+/// `x: [N, .., C]`, `gamma, beta: [C]` gives `[N, .., C]`, of one float type. Saves mean and
+/// rstd, `[N, groups]` f32 each.
 ///
 /// # Gradient
 /// `dz = dy s (1 + z (1 - s))` with `s = sigmoid(z)` recomputed. With `h = (x - mean) rstd` and means
@@ -27,8 +28,8 @@ use crate::{
 /// `dgamma = sum dz h`, `dbeta = sum dz`. Keeps `x`, the statistics, `gamma`, and `beta` with `silu`.
 ///
 /// # Numerics
-/// Means and squared distances by blocks of rows, merged in f64 (Chan et al. 1979) in fixed order:
-/// bitwise repeatable for any number of threads.
+/// Statistics in f32 for every storage type: means and squared distances by blocks of rows, merged in f64
+/// (Chan et al. 1979) in an order that the shape fixes: bitwise repeatable on the CPU and on every chip.
 ///
 /// # Errors
 /// `infer` refuses `x` without channels, channels that the groups do not divide, and a `gamma` or
@@ -53,7 +54,7 @@ impl Op for GroupNorm {
 
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
         let at = self.name();
-        check::f32_inputs(at, ins, &["x", "gamma", "beta"])?;
+        check::float_inputs(at, ins, &["x", "gamma", "beta"])?;
         let x = &ins[0];
         let c = x.last();
         if x.dims.len() < 2 || x.is_empty() || self.groups == 0 || !c.is_multiple_of(self.groups) {
@@ -62,13 +63,13 @@ impl Op for GroupNorm {
         }
         check::dims(at, "gamma", &ins[1], &[c], "as the channels of x")?;
         check::dims(at, "beta", &ins[2], &[c], "as the channels of x")?;
-        let stats = x.with(&[x.dims[0], self.groups]);
-        let shape = cpu::Shape::of(x, self.groups);
+        let stats = Spec::f32(&[x.dims[0], self.groups]);
+        let (shape, device) = (cpu::Shape::of(x, self.groups), cuda::scratch(x, self.groups));
         Ok(Signature {
             out: x.clone(),
             saved: vec![stats.clone(), stats],
-            forward_scratch: shape.scratch(2),
-            backward_scratch: shape.scratch(backward::TABLES),
+            forward_scratch: shape.scratch(2).max(device),
+            backward_scratch: shape.scratch(backward::TABLES).max(device),
         })
     }
 
@@ -96,19 +97,30 @@ impl Op for GroupNorm {
         format!("groups {} eps {:e}{silu}", self.groups, self.eps)
     }
 
+    fn variant(&self, cuda: &Cuda, ins: &[Spec], _: &Spec, backward: bool) -> String {
+        let name = ins.first().map(|x| cuda::choose(cuda, x, backward));
+        name.and_then(Result::ok).unwrap_or_default().into()
+    }
+
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
-            Device::Cpu => cpu::forward(*self, io),
-            _ => return Err(crate::kernels::no_kernel(self.name(), io.device)),
+            Device::Cpu => {
+                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
+                cpu::forward(*self, io);
+                Ok(())
+            }
+            Device::Cuda(cuda) => cuda::forward(*self, cuda, &io),
         }
-        Ok(())
     }
 
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
-            Device::Cpu => backward::backward(*self, io),
-            _ => return Err(crate::kernels::no_kernel(self.name(), io.device)),
+            Device::Cpu => {
+                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
+                backward::backward(*self, io);
+                Ok(())
+            }
+            Device::Cuda(cuda) => cuda::backward(*self, cuda, &io),
         }
-        Ok(())
     }
 }

@@ -2,9 +2,10 @@
 
 pub mod cases;
 mod cpu;
+pub mod cuda;
 
 use crate::{
-    device::Device,
+    device::{Cuda, Device},
     error::Result,
     kernels::check,
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
@@ -16,15 +17,16 @@ use crate::{
 /// `y = (x - mean) rstd gamma + beta`, `rstd = 1 / sqrt(var + eps)`, the biased variance of the row.
 ///
 /// # Shapes
-/// `x: [.., C]`, `gamma, beta: [C]` gives `[.., C]`; all f32. Saves mean and rstd, `[rows]` each.
+/// `x: [.., C]`, `gamma, beta: [C]` gives `[.., C]`, of one float type. Saves mean and rstd, `[rows]`
+/// f32 each.
 ///
 /// # Gradient
 /// With `h = (x - mean) rstd` and `g = dy gamma`: `dx = rstd (g - mean(g) - h mean(g h))`,
 /// `dgamma = sum dy h`, `dbeta = sum dy`. Keeps `x`, the saved statistics, and `gamma` for `dx`.
 ///
 /// # Numerics
-/// Two passes over a row (mean, then squared distances); sums over rows by blocks in fixed order, so
-/// bitwise repeatable for any number of threads.
+/// f32 for every storage type; two passes over a row (mean, then squared distances); sums over rows by
+/// blocks in an order that the shape fixes, so bitwise repeatable on the CPU and on every chip.
 ///
 /// # Errors
 /// `infer` refuses a scalar `x`, an empty last axis, and a `gamma` or `beta` of another length.
@@ -44,7 +46,7 @@ impl Op for LayerNorm {
 
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
         let at = self.name();
-        check::f32_inputs(at, ins, &["x", "gamma", "beta"])?;
+        check::float_inputs(at, ins, &["x", "gamma", "beta"])?;
         let x = &ins[0];
         if x.dims.is_empty() || x.last() == 0 {
             return Err(check::shape(at, "x", x, "[.., C] with C > 0".into()));
@@ -52,8 +54,8 @@ impl Op for LayerNorm {
         check::dims(at, "gamma", &ins[1], &[x.last()], "as the last axis of x")?;
         check::dims(at, "beta", &ins[2], &[x.last()], "as the last axis of x")?;
         let (rows, c) = x.rows_cols();
-        let saved = vec![x.with(&[rows]), x.with(&[rows])];
-        let backward_scratch = cpu::backward_scratch(rows, c);
+        let saved = vec![Spec::f32(&[rows]), Spec::f32(&[rows])];
+        let backward_scratch = cpu::backward_scratch(rows, c).max(cuda::backward_scratch(x));
         Ok(Signature { saved, backward_scratch, ..Signature::of(x.clone()) })
     }
 
@@ -81,19 +83,30 @@ impl Op for LayerNorm {
         format!("eps {:e}", self.eps)
     }
 
+    fn variant(&self, cuda: &Cuda, ins: &[Spec], _: &Spec, backward: bool) -> String {
+        let name = ins.first().map(|x| cuda::choose(cuda, x, backward));
+        name.and_then(Result::ok).unwrap_or_default().into()
+    }
+
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
-            Device::Cpu => cpu::forward(self.eps, io),
-            _ => return Err(crate::kernels::no_kernel(self.name(), io.device)),
+            Device::Cpu => {
+                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
+                cpu::forward(self.eps, io);
+                Ok(())
+            }
+            Device::Cuda(cuda) => cuda::forward(*self, cuda, &io),
         }
-        Ok(())
     }
 
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
-            Device::Cpu => cpu::backward(io),
-            _ => return Err(crate::kernels::no_kernel(self.name(), io.device)),
+            Device::Cpu => {
+                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
+                cpu::backward(io);
+                Ok(())
+            }
+            Device::Cuda(cuda) => cuda::backward(*self, cuda, &io),
         }
-        Ok(())
     }
 }

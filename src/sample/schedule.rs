@@ -5,6 +5,7 @@
 
 use crate::{
     error::{Error, Result},
+    kernels::scheduler::{self, Output, Row, Rule},
     models::noise::{NoiseSchedule, Prediction},
 };
 
@@ -77,7 +78,7 @@ pub struct Schedule {
     /// `abar` before and after each step (DDIM).
     abar: Vec<(f64, f64)>,
     /// The previous estimate of the clean latent (DPM-Solver++).
-    previous: Option<Vec<f32>>,
+    previous: Vec<f32>,
 }
 
 impl Schedule {
@@ -112,7 +113,7 @@ impl Schedule {
         let pairs = timesteps.iter().map(|t| (abar(*t), abar(t.saturating_sub(back))));
         let abar = pairs.collect();
         let prediction = noise.prediction;
-        Ok(Self { sampler, spacing, prediction, timesteps, sigmas, abar, previous: None })
+        Ok(Self { sampler, spacing, prediction, timesteps, sigmas, abar, previous: vec![] })
     }
 
     /// The training timestep of each model call.
@@ -144,68 +145,43 @@ impl Schedule {
         }
     }
 
-    /// Moves `state` over step `i` with the model's output for it.
+    /// The update rule and what the model predicts, as the kernels call them.
+    pub fn rule(&self) -> (Rule, Output) {
+        let rule = match self.sampler {
+            Sampler::Euler => Rule::Euler,
+            Sampler::Ddim => Rule::Ddim,
+            Sampler::DpmPp => Rule::DpmPp,
+        };
+        let predicts = match self.prediction {
+            Prediction::Epsilon => Output::Noise,
+            Prediction::Velocity => Output::Velocity,
+        };
+        (rule, predicts)
+    }
+
+    /// The coefficients of every step and a last row for the end.
+    pub fn rows(&self) -> Vec<Row> {
+        let end = Row { input: 1.0, ..Row::default() };
+        (0..self.timesteps.len()).map(|i| self.row(i)).chain([end]).collect()
+    }
+
+    fn row(&self, i: usize) -> Row {
+        let (sigma, next) = (self.sigmas[i], self.sigmas[i + 1]);
+        let row = match self.sampler {
+            Sampler::Euler => Row::euler(sigma, next),
+            Sampler::Ddim => Row::ddim(self.abar[i].0, self.abar[i].1),
+            Sampler::DpmPp => {
+                let last = i + 1 == self.timesteps.len(); // the final sigma is 0: first order there
+                Row::dpm((i > 0 && !last).then(|| self.sigmas[i - 1]), sigma, next)
+            }
+        };
+        Row { timestep: self.timesteps[i] as f32, ..row }
+    }
+
+    /// Moves `state` over step `i` with the model's output for it; steps are taken in order.
     pub fn step(&mut self, i: usize, state: &mut [f32], output: &[f32]) {
-        match self.sampler {
-            Sampler::Euler => self.euler(i, state, output),
-            Sampler::Ddim => self.ddim(i, state, output),
-            Sampler::DpmPp => self.dpm(i, state, output),
-        }
-    }
-
-    fn euler(&self, i: usize, state: &mut [f32], output: &[f32]) {
-        let (s, next) = (self.sigmas[i], self.sigmas[i + 1]);
-        let (s32, step) = (s as f32, (next - s) as f32);
-        let (from_output, from_state) =
-            ((-s / (s * s + 1.0).sqrt()) as f32, (1.0 / (s * s + 1.0)) as f32);
-        for (x, o) in state.iter_mut().zip(output) {
-            let slope = match self.prediction {
-                Prediction::Epsilon => *o,
-                Prediction::Velocity => (*x - (o * from_output + *x * from_state)) / s32,
-            };
-            *x += slope * step;
-        }
-    }
-
-    fn ddim(&self, i: usize, state: &mut [f32], output: &[f32]) {
-        let (a, before) = self.abar[i];
-        let (ra, rb) = (a.sqrt() as f32, (1.0 - a).sqrt() as f32);
-        let (pa, pb) = (before.sqrt() as f32, (1.0 - before).sqrt() as f32);
-        for (x, o) in state.iter_mut().zip(output) {
-            let (clean, eps) = match self.prediction {
-                Prediction::Epsilon => ((*x - rb * o) / ra, *o),
-                Prediction::Velocity => (ra * *x - rb * o, ra * o + rb * *x),
-            };
-            *x = pa * clean + pb * eps;
-        }
-    }
-
-    fn dpm(&mut self, i: usize, state: &mut [f32], output: &[f32]) {
-        let coordinates = |sigma: f64| {
-            let alpha = 1.0 / (sigma * sigma + 1.0).sqrt();
-            (alpha, sigma * alpha)
-        };
-        let (alpha, sigma) = coordinates(self.sigmas[i]);
-        let (a, s) = (alpha as f32, sigma as f32);
-        let clean: Vec<f32> = match self.prediction {
-            Prediction::Epsilon => state.iter().zip(output).map(|(x, o)| (x - s * o) / a).collect(),
-            Prediction::Velocity => state.iter().zip(output).map(|(x, o)| a * x - s * o).collect(),
-        };
-        let (alpha_t, sigma_t) = coordinates(self.sigmas[i + 1]);
-        let lambda = |(a, s): (f64, f64)| a.ln() - s.ln();
-        let h = lambda((alpha_t, sigma_t)) - lambda((alpha, sigma));
-        let keep = (sigma_t / sigma) as f32;
-        let gain = -(alpha_t * ((-h).exp() - 1.0)) as f32;
-        let last = i + 1 == self.timesteps.len(); // the final sigma is 0: first order there
-        let slope = self.previous.as_ref().filter(|_| !last).map(|previous| {
-            let h0 = lambda((alpha, sigma)) - lambda(coordinates(self.sigmas[i - 1]));
-            ((0.5 * h / h0) as f32, previous)
-        });
-        for (k, x) in state.iter_mut().enumerate() {
-            let change = slope.as_ref().map_or(0.0, |(r, p)| r * (clean[k] - p[k]));
-            *x = keep * *x + gain * (clean[k] + change);
-        }
-        self.previous = Some(clean);
+        self.previous.resize(state.len(), 0.0);
+        scheduler::step(self.rule(), &self.row(i), state, &mut self.previous, output);
     }
 }
 
