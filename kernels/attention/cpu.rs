@@ -56,11 +56,9 @@ impl Shape {
         b / blocks * self.lq + (b % blocks * self.rows).min(self.lq)
     }
 
-    /// Where the saved `lse` of query `i` of a sample and head stands.
+    /// Where the saved `lse` of query `i` of a sample and head stands in `[N, Lq, H]`.
     pub fn lse_at(self, sample: usize, head: usize, i: usize) -> usize {
-        let b = i / self.rows;
-        let here = self.rows.min(self.lq - b * self.rows);
-        (sample * self.lq + b * self.rows) * self.h + head * here + (i - b * self.rows)
+        (sample * self.lq + i) * self.h + head
     }
 
     /// `len` rows from `from` of one head of `[N, L, H, D]`.
@@ -157,11 +155,10 @@ impl Job<'_> {
             let o = MatMut::strided(out, rows, s.d, stride);
             matmul(o, Mat::strided(scores, rows, cols, row), v, 1.0, beta, Threads::One);
         }
-        let lse = &mut lse[head * rows..(head + 1) * rows];
         for (r, o) in out.chunks_mut(stride).enumerate().take(rows) {
             let factor = 1.0 / sum[r];
             o[..s.d].iter_mut().for_each(|o| *o *= factor);
-            lse[r] = top[r] + sum[r].ln();
+            lse[r * s.h + head] = top[r] + sum[r].ln();
         }
     }
 }

@@ -4,13 +4,16 @@ mod backward;
 mod block;
 pub mod cases;
 mod cpu;
+mod cuda;
+
+pub use cuda::{BACKWARD, FORWARD, Problem};
 
 use crate::{
-    device::Device,
+    device::{Cuda, Device},
     error::Result,
     kernels::check,
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
-    tensor::Spec,
+    tensor::{DType, Spec},
 };
 
 /// Softmax attention of every head, without ever holding the whole score matrix.
@@ -19,15 +22,16 @@ use crate::{
 /// `lse[i] = log sum_j exp(scale q[i] . k[j])`; with `causal`, only `j <= i` take part.
 ///
 /// # Shapes
-/// `q: [N, Lq, H, D]`, `k, v: [N, Lk, H, D]` gives `[N, Lq, H, D]`; all f32, any `D`.
-/// Saves `lse`, as many elements as `[N, H, Lq]`; the CPU orders them by blocks of queries.
+/// `q: [N, Lq, H, D]`, `k, v: [N, Lk, H, D]` gives `[N, Lq, H, D]`; all of one float type, any `D`.
+/// Saves `lse: [N, Lq, H]` f32.
 ///
 /// # Gradient
 /// With `delta[i] = do[i] . o[i]` and `ds = p (do v^T - delta)`: `dv = p^T do`,
 /// `dq = scale ds k`, `dk = scale ds^T q`; `p` is recomputed from `lse`. Keeps `q, k, v`, the output, `lse`.
 ///
 /// # Numerics
-/// f32 with a running maximum; `exp` to 2 ulp. Bitwise repeatable for a given number of threads.
+/// f32 with a running maximum; `exp` to 2 ulp. Bitwise repeatable for a given number of threads. The tensor-core
+/// kernels round `p` and `ds` to the operands' type before the products they enter; every sum is f32.
 ///
 /// # Errors
 /// `infer` refuses operands of other ranks, `k` or `v` that do not fit `q`, and an empty `Lk` or `D`.
@@ -49,7 +53,7 @@ impl Op for Attention {
 
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
         let at = self.name();
-        check::f32_inputs(at, ins, &["q", "k", "v"])?;
+        let dtype = check::float_inputs(at, ins, &["q", "k", "v"])?;
         let (q, k) = (&ins[0], &ins[1]);
         let [n, lq, h, d] = q.dims[..] else {
             return Err(check::shape(at, "q", q, "[N, Lq, H, D]".into()));
@@ -61,12 +65,18 @@ impl Op for Attention {
         check::dims(at, "k", k, &[n, k.dims[1], h, d], "as q has")?;
         check::dims(at, "v", &ins[2], &k.dims, "as k")?;
         let shape = cpu::Shape::of(ins, *self);
-        Ok(Signature {
+        let mut signature = Signature {
             out: q.clone(),
-            saved: vec![q.with(&[n, h, lq])],
-            forward_scratch: shape.forward_scratch(),
-            backward_scratch: backward::Parts::of(shape).scratch(),
-        })
+            saved: vec![Spec::f32(&[n, lq, h])],
+            forward_scratch: 0,
+            backward_scratch: cuda::backward_scratch(&q.dims, k.dims[1]),
+        };
+        if dtype == DType::F32 {
+            signature.forward_scratch = shape.forward_scratch();
+            let of_cpu = backward::Parts::of(shape).scratch();
+            signature.backward_scratch = signature.backward_scratch.max(of_cpu);
+        }
+        Ok(signature)
     }
 
     fn keeps(&self, wants: &[bool]) -> Keeps {
@@ -97,18 +107,28 @@ impl Op for Attention {
         if self.causal { "causal".into() } else { String::new() }
     }
 
+    fn variant(&self, cuda: &Cuda, ins: &[Spec], _out: &Spec, backward: bool) -> String {
+        cuda::name(self, cuda, ins, backward)
+    }
+
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
-            Device::Cpu => cpu::forward(*self, io),
-            _ => return Err(crate::kernels::no_kernel(self.name(), io.device)),
+            Device::Cpu => {
+                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
+                cpu::forward(*self, io);
+            }
+            Device::Cuda(cuda) => return cuda::forward(self, &cuda.clone(), &io),
         }
         Ok(())
     }
 
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         match io.device {
-            Device::Cpu => backward::backward(*self, io),
-            _ => return Err(crate::kernels::no_kernel(self.name(), io.device)),
+            Device::Cpu => {
+                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
+                backward::backward(*self, io);
+            }
+            Device::Cuda(cuda) => return cuda::backward(self, &cuda.clone(), &io),
         }
         Ok(())
     }
