@@ -17,6 +17,7 @@ class Memory {
     std::memset(base + kGuardBytes, kPoison, bytes);
     const uint64_t address = reinterpret_cast<uint64_t>(base + kGuardBytes);
     live_[address] = {bytes, rounded + 2 * kGuardBytes};
+    in_use_ += bytes;
     return address;
   }
 
@@ -24,9 +25,12 @@ class Memory {
     auto it = live_.find(address);
     if (it == live_.end()) return false;
     std::free(reinterpret_cast<void*>(address - kGuardBytes));
+    in_use_ -= it->second.bytes;
     live_.erase(it);
     return true;
   }
+
+  size_t in_use() const { return in_use_; }
 
   // Whether [address, address + bytes) lies in one allocation.
   bool holds(uint64_t address, size_t bytes) const {
@@ -54,6 +58,7 @@ class Memory {
   static constexpr unsigned char kGuard = 0xA5, kPoison = 0xFF;
   struct Allocation { size_t bytes, total; };
   std::map<uint64_t, Allocation> live_;
+  size_t in_use_ = 0;
 };
 
 }  // namespace emulator
