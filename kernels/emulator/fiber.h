@@ -39,7 +39,7 @@ inline bool stack_overflowed(char* stack) { return *canary_of(stack) != kStackCa
 // Saved registers and return address of a fiber that has not started: `entry` runs on first switch,
 // with the stack 8 bytes off a multiple of 16, as after a call.
 inline void* fresh_stack(char* stack, void (*entry)()) {
-  sanitizer::forget_stack(stack, kStackBytes);
+  sanitizer::allow(stack, kStackBytes);
   *canary_of(stack) = kStackCanary;
   // Tops are spread over the cache's sets: stacks are a power of two apart.
   char* end = stack + kStackBytes - stack_color(uintptr_t(stack)) * 832;

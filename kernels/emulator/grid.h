@@ -1,5 +1,6 @@
 // Units from start to end, and the host threads that run them. Part of scheduler.cpp.
 #pragma once
+#include "emulator/faults.h"
 #include "emulator/unit.h"
 
 namespace emulator {
@@ -25,7 +26,7 @@ void start_block(Unit& u, unsigned rank, uint64_t index) {
   b.barrier.arrived = 0;
   b.barrier.waiting.clear();
   for (NamedBarrier& n : b.named) n.arrived = 0, n.waiting.clear();
-  sanitizer::forget_stack(b.shared, u.shared_pitch);
+  sanitizer::allow(b.shared, u.shared_pitch);
   std::memset(b.shared, kPoison, l.shared_bytes);
   std::memset(b.shared + l.shared_bytes, kGuard, kSharedGuardBytes);
   sanitizer::forbid(b.shared + (l.shared_bytes + 7) / 8 * 8, kSharedGuardBytes - 8);
@@ -57,6 +58,7 @@ void start_threads(Unit& u) {
 
 void start_unit(Unit& u, uint64_t number) {
   const Launch& l = *u.launch->launch;
+  if (!kReuseStacks) u.stacks.all_free();
   u.block_threads = l.block[0] * l.block[1] * l.block[2];
   u.live = u.block_threads * l.cluster;
   u.fibers.resize(u.live);
@@ -75,6 +77,7 @@ void start_unit(Unit& u, uint64_t number) {
   allocate_shared(u, l);
   for (unsigned r = 0; r < l.cluster; ++r) start_block(u, r, number * l.cluster + r);
   start_threads(u);
+  sanitizer::release(&u.started);
 }
 
 void describe_deadlock(Unit& u) {
@@ -105,12 +108,14 @@ void describe_deadlock(Unit& u) {
 enum class Outcome { Ended, Polling, Failed };
 
 Outcome run_unit(Unit& u) {
+  running_unit = &u;
   for (Fiber* f : u.spinning) wake(u, f);
   u.spinning.clear();
   if (Fiber* f = pick(u)) {
     enter(u, f, &u.main_stack_pointer, &u.main_fake_stack);
     sanitizer::after_switch(u.main_fake_stack);
   }
+  running_unit = nullptr;
   if (u.launch->failed) return Outcome::Failed;
   if (!u.live) return Outcome::Ended;
   if (!u.spinning.empty()) return Outcome::Polling;
@@ -121,13 +126,29 @@ Outcome run_unit(Unit& u) {
 bool shared_intact(Unit& u) {
   const size_t n = u.launch->launch->shared_bytes;
   for (Block& b : u.blocks) {
-    sanitizer::forget_stack(b.shared, u.shared_pitch);
+    sanitizer::allow(b.shared, u.shared_pitch);
     const unsigned char* guard = b.shared + n;
     if (std::all_of(guard, guard + kSharedGuardBytes, [](auto c) { return c == kGuard; })) continue;
     report(u, nullptr, "write past the end of shared memory");
     return false;
   }
   return true;
+}
+
+// What all its threads and engines did is visible to the host thread.
+void end_unit(Unit& u) {
+#if defined(EMULATOR_TSAN)
+  auto join = [&](sanitizer::Identity i) {
+    if (i) sanitizer::become(i), sanitizer::release(&u.ended);
+  };
+  for (Fiber& f : u.fibers) join(f.identity);
+  for (auto i : u.engines) join(i);
+  for (auto& w : u.warpgroups) join(w.identity[0]), join(w.identity[1]);
+  sanitizer::become(u.main_identity);
+  sanitizer::acquire(&u.ended);
+#endif
+  shared_intact(u);
+  ++u.launch->progress;
 }
 
 // ---- workers: host threads that run units
@@ -163,8 +184,8 @@ bool next_unit(Shared& s, uint64_t& number) {
 }
 
 void retire(std::unique_ptr<Unit> u, bool failed) {
-  if (failed) u->stacks.all_free();
-  pool.give(std::move(u));
+  u->left_in_the_middle = failed;
+  if (!failed) pool.give(std::move(u));
 }
 
 // Polling units take turns; when nobody's poll has changed for long, it is a deadlock.
@@ -176,8 +197,7 @@ void run_polling(Shared& s, std::vector<std::unique_ptr<Unit>>& polling) {
     for (size_t i = 0; i < polling.size() && !s.failed;) {
       const Outcome outcome = run_unit(*polling[i]);
       if (outcome == Outcome::Polling && ++i) continue;
-      if (outcome == Outcome::Ended) shared_intact(*polling[i]);
-      ++s.progress;
+      if (outcome == Outcome::Ended) end_unit(*polling[i]);
       retire(std::move(polling[i]), outcome == Outcome::Failed);
       polling.erase(polling.begin() + std::ptrdiff_t(i));
     }
@@ -204,7 +224,7 @@ void work(Shared& s) {
     start_unit(*u, number);
     const Outcome outcome = run_unit(*u);
     if (outcome == Outcome::Polling) polling.push_back(std::move(u));
-    else if (outcome == Outcome::Ended) shared_intact(*u), ++s.progress;
+    else if (outcome == Outcome::Ended) end_unit(*u);
   }
   if (u) retire(std::move(u), s.failed);
   run_polling(s, polling);
@@ -238,6 +258,9 @@ int run_grid(const Launch& l, void (*body)(const void*), const void* args) {
     for (size_t i = s.order.size(); i > 1; --i)
       std::swap(s.order[i - 1], s.order[next_random(random) % i]);
   }
+#if !defined(__SANITIZE_ADDRESS__) && !defined(EMULATOR_TSAN)
+  FaultHandler handler;  // the sanitizers have their own
+#endif
   const unsigned workers = workers_for(l, s.units);
   s.workers = workers;
   std::vector<std::thread> others;

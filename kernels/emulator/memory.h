@@ -5,6 +5,8 @@
 #include <cstring>
 #include <map>
 
+#include "emulator/sanitizer.h"
+
 namespace emulator {
 
 class Memory {
@@ -16,6 +18,9 @@ class Memory {
     std::memset(base, kGuard, rounded + 2 * kGuardBytes);
     std::memset(base + kGuardBytes, kPoison, bytes);
     const uint64_t address = reinterpret_cast<uint64_t>(base + kGuardBytes);
+    sanitizer::forbid(base, kGuardBytes);
+    sanitizer::forbid(base + kGuardBytes + (bytes + 7) / 8 * 8,
+                      rounded - (bytes + 7) / 8 * 8 + kGuardBytes);
     live_[address] = {bytes, rounded + 2 * kGuardBytes};
     in_use_ += bytes;
     return address;
@@ -24,6 +29,7 @@ class Memory {
   bool release(uint64_t address) {
     auto it = live_.find(address);
     if (it == live_.end()) return false;
+    sanitizer::allow(reinterpret_cast<void*>(address - kGuardBytes), it->second.total);
     std::free(reinterpret_cast<void*>(address - kGuardBytes));
     in_use_ -= it->second.bytes;
     live_.erase(it);
@@ -43,6 +49,9 @@ class Memory {
 
   // The size of an allocation whose guard bands were written, or 0.
   size_t damaged() const {
+#if defined(__SANITIZE_ADDRESS__)
+    return 0;  // the write itself was reported
+#endif
     for (const auto& [address, a] : live_) {
       const auto* base = reinterpret_cast<const unsigned char*>(address - kGuardBytes);
       for (size_t i = 0; i < a.total; ++i) {

@@ -65,6 +65,19 @@ inline void write(const void*, size_t) {}
 #endif
 #endif
 
+}  // namespace emulator::sanitizer
+
+namespace emulator {
+// A stack that passes from one thread to the next would order them to ThreadSanitizer.
+#if defined(EMULATOR_TSAN)
+constexpr bool kReuseStacks = false;
+#else
+constexpr bool kReuseStacks = true;
+#endif
+}  // namespace emulator
+
+namespace emulator::sanitizer {
+
 // The stacks a switch leaves and enters, for AddressSanitizer.
 struct StackRange {
   const void* bottom = nullptr;
@@ -79,12 +92,12 @@ inline StackRange after_switch(void* fake) {
   __sanitizer_finish_switch_fiber(fake, &from.bottom, &from.bytes);
   return from;
 }
-inline void forget_stack(const void* p, size_t n) { ASAN_UNPOISON_MEMORY_REGION(p, n); }
+inline void allow(const void* p, size_t n) { ASAN_UNPOISON_MEMORY_REGION(p, n); }
 inline void forbid(const void* p, size_t n) { ASAN_POISON_MEMORY_REGION(p, n); }
 #else
 inline void before_switch(void**, StackRange) {}
 inline StackRange after_switch(void*) { return {}; }
-inline void forget_stack(const void*, size_t) {}
+inline void allow(const void*, size_t) {}
 inline void forbid(const void*, size_t) {}
 #endif
 

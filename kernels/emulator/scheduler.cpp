@@ -36,7 +36,19 @@ struct Shared {
   std::mutex guard;
 };
 
-Unit::~Unit() { std::free(shared); }
+Unit::~Unit() {
+  sanitizer::Quiet quiet;
+  std::free(shared);
+#if defined(EMULATOR_TSAN)
+  if (left_in_the_middle) return;
+  auto end = [](sanitizer::Identity i) {
+    if (i) sanitizer::end_identity(i);
+  };
+  for (Fiber& f : fibers) end(f.identity);
+  for (auto i : engines) end(i);
+  for (auto& w : warpgroups) end(w.identity[0]), end(w.identity[1]);
+#endif
+}
 
 // ---- failures
 
@@ -74,6 +86,7 @@ void bind(Unit& u, Fiber* f, char* stack) {
   Block& b = u.blocks[f->rank];
   const unsigned i = f->index % u.block_threads, x = i % l.block[0], rest = i / l.block[0];
   f->stack = stack;
+  if (!f->identity) f->identity = sanitizer::new_identity();
   *thread_of_stack(uintptr_t(stack)) = {{x, rest % l.block[1], rest / l.block[1]},
                                         b.id,
                                         {l.block[0], l.block[1], l.block[2]},
@@ -175,19 +188,22 @@ void fiber_main() {
   if (!u.main_stack.bottom) u.main_stack = from;
   for (;;) {
     Fiber* me = slot->fiber;
+    sanitizer::acquire(&u.started);
     u.launch->body(u.launch->args);
-    sanitizer::Quiet quiet;
-    end_thread(u, me);
-    Fiber* next = u.launch->failed ? nullptr : pick(u);
+    Fiber* next;
     char* stack = me->stack;
-    if (stack_overflowed(stack)) report(u, me, "stack overflow in the emulator"), next = nullptr;
-    if (next && !next->stack) {
-      bind(u, next, stack);
-      u.current = next;
-      sanitizer::become(next->identity);
-      continue;
+    {
+      sanitizer::Quiet quiet;
+      end_thread(u, me);
+      next = u.launch->failed ? nullptr : pick(u);
+      if (stack_overflowed(stack)) report(u, me, "stack overflow in the emulator"), next = nullptr;
+      if (kReuseStacks && next && !next->stack) {
+        bind(u, next, stack);
+        u.current = next;
+        continue;
+      }
+      if (kReuseStacks) u.stacks.give(stack);
     }
-    u.stacks.give(stack);
     void* nowhere;
     if (next)
       enter(u, next, &nowhere, nullptr);

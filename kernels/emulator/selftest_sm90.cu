@@ -11,7 +11,7 @@ namespace selftest {
 
 enum class Bug {
   None, EarlyRelease, WeakProductWait, NoProxyFence, WrongBytes, WrongCount, NoStoreWait,
-  NoFullWait, NoStoreBarrier, SharedOverrun
+  NoFullWait, NoStoreBarrier, SharedOverrun, PlainStoresNoFence
 };
 
 struct ProductArgs {
@@ -109,10 +109,17 @@ __device__ void leave(typename Tile::Shared& s, const ProductArgs& a, const floa
     for (int i = 0; i < 4; ++i)
       packed[i] = ptx::pack<typename Tile::T>(d[8 * j + 2 * i], d[8 * j + 2 * i + 1]);
     const int at = (warp * 16 + lane % 16) * Tile::Cols * 2 + j * 32 + lane / 16 * 16;
-    ptx::stmatrix_x4(s.out + at, packed);
+    if constexpr (Tile::Plant == Bug::PlainStoresNoFence) {
+      for (int i = 0; i < 4; ++i) {
+        const int r = warp * 16 + lane / 4 + i % 2 * 8, c = j * 16 + i / 2 * 8 + lane % 4 * 2;
+        *reinterpret_cast<uint32_t*>(s.out + (r * Tile::Cols + c) * 2) = packed[i];
+      }
+    } else {
+      ptx::stmatrix_x4(s.out + at, packed);
+    }
   }
   if (Tile::Plant == Bug::SharedOverrun) reinterpret_cast<char*>(&s)[a.past + threadIdx.x] = 0;
-  if (Tile::Plant != Bug::NoProxyFence) ptx::fence_proxy_async();
+  if (Tile::Plant != Bug::NoProxyFence && Tile::Plant != Bug::PlainStoresNoFence) ptx::fence_proxy_async();
   if (Tile::Plant != Bug::NoStoreBarrier) ptx::barrier_sync(1, Tile::Consumers);
   if (threadIdx.x != 0) return;
   ptx::tma_store_2d(&a.out, s.out, int(blockIdx.y) * Tile::Cols, int(blockIdx.x) * 64);
@@ -163,3 +170,4 @@ PRODUCT(product_no_store_wait, bf16, 64, 0, 128, 1, selftest::Bug::NoStoreWait)
 PRODUCT(product_no_full_wait, bf16, 64, 0, 128, 1, selftest::Bug::NoFullWait)
 PRODUCT(product_no_store_barrier, bf16, 64, 0, 128, 1, selftest::Bug::NoStoreBarrier)
 PRODUCT(product_shared_overrun, bf16, 64, 0, 128, 1, selftest::Bug::SharedOverrun)
+PRODUCT(product_plain_no_fence, bf16, 64, 0, 128, 1, selftest::Bug::PlainStoresNoFence)

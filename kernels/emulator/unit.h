@@ -101,6 +101,8 @@ struct Unit {
   sanitizer::StackRange main_stack;
   sanitizer::Identity main_identity = nullptr;
   Fiber* current = nullptr;
+  bool left_in_the_middle = false;  // its launch failed
+  char started = 0, ended = 0;  // names for ThreadSanitizer
   uint64_t random = 1;
   unsigned char* shared = nullptr;  // of all blocks
   size_t shared_pitch = 0, shared_capacity = 0;
