@@ -1,6 +1,9 @@
 //! Compiles `kernels/**/*.cu` one file at a time, with a content-hash cache, and writes
 //! `OUT_DIR/kernels.rs`: a table that embeds the objects. It never downloads anything; `tools/nvcc.sh` does.
 
+#[path = "build/prebuilt.rs"]
+mod prebuilt;
+
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -44,6 +47,7 @@ const HOST_FLAGS: [&str; 15] = [
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=build");
     println!("cargo:rerun-if-changed=kernels");
     for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "CXX"] {
         println!("cargo:rerun-if-env-changed={name}");
@@ -53,13 +57,14 @@ fn main() {
     fs::create_dir_all(&cache).unwrap_or_else(|e| fail(&format!("{}: {e}", cache.display())));
 
     let sources = kernel_files(&["cu"]);
+    let device: Vec<PathBuf> =
+        sources.iter().filter(|s| !s.starts_with("kernels/emulator")).cloned().collect();
+    let mut packed = vec![];
     let mut jobs = match find_nvcc() {
-        Some(nvcc) => device_jobs(&sources, &nvcc, &cache),
+        Some(nvcc) => device_jobs(&device, &nvcc, &cache),
+        None if prebuilt::wanted() => fail("tools/prebuild.sh: no nvcc; run tools/nvcc.sh"),
         None => {
-            println!(
-                "cargo:warning=no nvcc (looked in $NVCC, $CUDA_HOME/bin, .cuda/nvidia/cu13/bin, PATH): \
-                 built without CUDA kernels; to get it, run tools/nvcc.sh, then build again"
-            );
+            packed = without_nvcc(&device);
             vec![]
         }
     };
@@ -71,7 +76,28 @@ fn main() {
         jobs.push(scheduler);
     }
     run_all(&jobs);
-    write_table(&out.join("kernels.rs"), &jobs);
+    if prebuilt::wanted() {
+        let made: Vec<&Job> = jobs.iter().filter(|j| device.contains(&j.source)).collect();
+        prebuilt::write(&made);
+    }
+    write_table(&out.join("kernels.rs"), &jobs, &packed);
+}
+
+/// The objects to embed when nothing can be compiled, with one warning about what is missing.
+fn without_nvcc(sources: &[PathBuf]) -> Vec<prebuilt::Prebuilt> {
+    let (usable, stale) = prebuilt::usable(sources);
+    let why = "no nvcc (looked in $NVCC, $CUDA_HOME/bin, .cuda/nvidia/cu13/bin, PATH)";
+    let fix = "to get it, run tools/nvcc.sh, then build again";
+    match (usable.len(), stale.len()) {
+        (_, 0) => {}
+        (0, _) => println!("cargo:warning={why}: built without CUDA kernels; {fix}"),
+        (n, m) => println!(
+            "cargo:warning={why}: {n} prebuilt objects fit, {m} are stale or missing and left out: \
+             {}; {fix}",
+            stale.join(", ")
+        ),
+    }
+    usable
 }
 
 /// Ends the build with a message on stderr, which cargo shows.
@@ -130,14 +156,11 @@ fn find_nvcc() -> Option<PathBuf> {
 /// Three objects a source; `_sm90.cu` files use instructions of Hopper only.
 fn device_jobs(sources: &[PathBuf], nvcc: &Path, cache: &Path) -> Vec<Job> {
     let version = output_of(nvcc, "--version");
+    let all: &[&str] = if prebuilt::wanted() { &prebuilt::NVCC_FLAGS } else { &NVCC_FLAGS };
     let mut jobs = vec![];
-    for source in sources.iter().filter(|s| !s.starts_with("kernels/emulator")) {
-        let hopper_only = source.to_string_lossy().ends_with("_sm90.cu");
-        for (target, flags, extension) in DEVICE_TARGETS {
-            if hopper_only && target != "Sm90a" {
-                continue;
-            }
-            let args = [&NVCC_FLAGS[..], flags].concat();
+    for source in sources {
+        for (target, flags, extension) in prebuilt::targets(source) {
+            let args = [all, flags].concat();
             jobs.push(job(source, target, nvcc, &args, &version, cache, extension));
         }
     }
@@ -262,28 +285,31 @@ fn run(job: &Job) {
         .unwrap_or_else(|e| fail(&format!("{}: {e}", job.result.display())));
 }
 
-fn write_table(path: &Path, jobs: &[Job]) {
+fn write_table(path: &Path, jobs: &[Job], packed: &[prebuilt::Prebuilt]) {
     let mut rows = String::new();
     let (mut driver, mut scheduler) = ("None".to_string(), "None".to_string());
-    for job in jobs {
-        let bytes = format!("include_bytes!({:?})", job.result);
-        let source = job.source.to_string_lossy();
+    let mut row = |source: &Path, target: &str, packing: &str, file: &Path| {
+        let source = source.to_string_lossy();
         let source = source.strip_prefix("kernels/").unwrap_or(&source);
+        rows += &format!(
+            "    Object::{packing}({source:?}, Target::{target}, include_bytes!({file:?})),\n"
+        );
+    };
+    for job in jobs {
+        let bytes = format!("Some(include_bytes!({:?}))", job.result);
         match job.target {
-            "Driver" => driver = format!("Some({bytes})"),
-            "Scheduler" => scheduler = format!("Some({bytes})"),
-            target => {
-                rows += &format!(
-                    "    Object {{ source: {source:?}, target: Target::{target}, image: {bytes} }},\n"
-                );
-            }
+            "Driver" => driver = bytes,
+            "Scheduler" => scheduler = bytes,
+            target => row(&job.source, target, "plain", &job.result),
         }
     }
+    packed.iter().for_each(|p| row(&p.source, p.target, "packed", &p.file));
+    let count = rows.lines().count();
     // Everything but the folder to include from, which is another one at run time.
     let flags = &HOST_FLAGS[..HOST_FLAGS.len() - 2];
     let headers = header_rows();
     let text = format!(
-        "/// Every compiled kernel file of this build.\npub static OBJECTS: &[Object] = &[\n{rows}];\n\n\
+        "/// Every compiled kernel file of this build.\npub static OBJECTS: [Object; {count}] = [\n{rows}];\n\n\
          /// The emulated driver, a shared library; with the feature `emulate` only.\n\
          pub static EMULATED_DRIVER: Option<&[u8]> = {driver};\n\n\
          /// The object that runs grids on the host, linked into every kernel for the emulated device.\n\

@@ -75,7 +75,7 @@ impl Objects {
         let embedded = self.embedded.get_or_insert_with(|| index(target));
         match embedded.get(symbol) {
             Some((object, info)) => {
-                Ok(Found { source: object.source, image: object.image, info: info.clone() })
+                Ok(Found { source: object.source, image: object.image(), info: info.clone() })
             }
             None => Err(tried(target, symbol)),
         }
@@ -89,7 +89,7 @@ fn index(target: Target) -> HashMap<String, (&'static Object, KernelInfo)> {
     let mut all = HashMap::new();
     for object in OBJECTS.iter().filter(|o| o.target == readable) {
         let same = OBJECTS.iter().find(|p| p.target == target && p.source == object.source);
-        let (Some(same), Ok(kernels)) = (same, cubin::read(object.source, object.image)) else {
+        let (Some(same), Ok(kernels)) = (same, cubin::read(object.source, object.image())) else {
             continue; // a damaged object is refused by `kernels list` and by its own test
         };
         all.extend(kernels.into_iter().map(|k| (k.name.clone(), (same, k))));

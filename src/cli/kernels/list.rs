@@ -30,7 +30,7 @@ impl List {
         let mut text = if self.json { String::new() } else { line(&HEADER.map(String::from)) };
         let mut refused = 0;
         for object in OBJECTS.iter().filter(|o| o.target != Target::Ptx) {
-            for kernel in cubin::read(object.source, object.image)? {
+            for kernel in cubin::read(object.source, object.image())? {
                 if !kernel.name.contains(&self.op) {
                     continue;
                 }
@@ -104,7 +104,7 @@ fn json(object: &Object, k: &KernelInfo, problem: Option<&str>) -> String {
         "cluster": t.cluster, "threads": t.threads, "shared_bytes": t.shared_bytes,
         "args_bytes": t.args_bytes, "registers": k.registers, "local_bytes": k.local_bytes,
         "blocks_per_sm": blocks, "warp_share": blocks.map(|b| warp_share(b, t.threads)),
-        "problem": problem,
+        "prebuilt": object.is_prebuilt(), "problem": problem,
     });
     format!("{line}\n")
 }
