@@ -29,6 +29,8 @@ pub enum Fill {
     Ids(usize),
     /// These values, repeated as often as needed.
     Values(Vec<f32>),
+    /// These integers.
+    Words(Vec<i32>),
 }
 
 impl Case {
@@ -54,6 +56,7 @@ impl Case {
                         (0..n).map(|_| i32::try_from(s.below(*k)).unwrap_or(0)).collect();
                     return bytemuck::cast_slice(&ids).to_vec();
                 }
+                Fill::Words(words) => return bytemuck::cast_slice(words).to_vec(),
                 Fill::Normal(scale) => {
                     let mut v = vec![0.0; n];
                     crate::tensor::philox::fill_normal(seed, 1000 + i as u64, &mut v);

@@ -24,6 +24,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod lora_linear;
 pub mod loss;
+pub mod moe;
 pub mod noise;
 pub mod posterior;
 pub mod resize;
@@ -57,6 +58,7 @@ pub fn cases() -> Vec<case::Case> {
     all.extend(loss::cases::cases());
     all.extend(posterior::cases::cases());
     all.extend(latent_mix::cases::cases());
+    all.extend(moe::cases::cases());
     all.extend(noise::cases::cases());
     all.extend(resize::cases::cases());
     all

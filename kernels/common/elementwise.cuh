@@ -32,6 +32,7 @@ __device__ inline void for_own(Count len, bool whole, const Body& body) {
     body.template operator()<Vec>(first);
     return;
   }
+#pragma unroll 1  // the rare way: small code before fast code
   for (int k = 0; k < Vec; ++k)
     if (first + k < len) body.template operator()<1>(first + k);
 }

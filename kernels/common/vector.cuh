@@ -2,6 +2,7 @@
 #pragma once
 #include "common/element.cuh"
 #include "common/export.cuh"
+#include "ptx/convert.cuh"
 #include "ptx/global.cuh"
 
 template <int Vec>
@@ -30,7 +31,7 @@ __device__ inline unsigned word(const float* v) {
   if constexpr (sizeof(T) == 4) {
     return __float_as_uint(v[0]);
   } else {
-    return unsigned(from_f32<T>(v[0]).bits) | unsigned(from_f32<T>(v[1]).bits) << 16;
+    return ptx::pack<T>(v[0], v[1]);
   }
 }
 

@@ -141,17 +141,20 @@ __device__ inline void store_sums(const ProductArgs<T>& a, const MmaSums<Tile>& 
       }
 }
 
-// One block: tile (blockIdx.x, blockIdx.y) of the result, range blockIdx.z of the sum.
+// Where a block's tile of the result begins, and which range of the sum it adds.
+struct Place {
+  int row0, col0, split;
+};
+
 template <class T, Pass P, class Tile>
-__device__ inline void mma_product(const ProductArgs<T>& a) {
+__device__ inline void mma_tile(const ProductArgs<T>& a, Place at) {
   auto& s = shared_memory<MmaShared<Tile, T>>();
   static_assert(sizeof(s) == Tile::SharedBytes, "the record says what is used");
-  const int split = int(blockIdx.z), warp = int(threadIdx.x) / 32;
+  const int split = at.split, warp = int(threadIdx.x) / 32;
   const Range own = range_of((a.k + Tile::Depth - 1) / Tile::Depth, split, a.splits);
   const int extra = split == a.splits - 1 ? (a.rank + Tile::Depth - 1) / Tile::Depth : 0;
   const int base = own.last - own.first;
-  const Walk w = {int(blockIdx.x) * Tile::BlockM, int(blockIdx.y) * Tile::BlockN, own.first, base,
-                  base + extra};
+  const Walk w = {at.row0, at.col0, own.first, base, base + extra};
   const int warp_row = warp / Tile::WarpsN * Tile::WarpM, warp_col = warp % Tile::WarpsN * Tile::WarpN;
   for (int slab = 0; slab < Tile::Stages - 1; ++slab) {
     if (slab < w.all) fetch<T, P, Tile>(s, a, w, slab);
@@ -168,6 +171,13 @@ __device__ inline void mma_product(const ProductArgs<T>& a) {
   }
   ptx::cp_async_wait<0>();
   store_sums<T, Tile>(a, c, w.row0 + warp_row, w.col0 + warp_col);
+}
+
+// One block: tile (blockIdx.x, blockIdx.y) of the result, range blockIdx.z of the sum.
+template <class T, Pass P, class Tile>
+__device__ inline void mma_product(const ProductArgs<T>& a) {
+  const int row0 = int(blockIdx.x) * Tile::BlockM, col0 = int(blockIdx.y) * Tile::BlockN;
+  mma_tile<T, P, Tile>(a, {row0, col0, int(blockIdx.z)});
 }
 
 // 8 warps of 64 x 32; 2 blocks hide each other's edges.        4 warps of 32 x 32 for small results.

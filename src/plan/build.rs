@@ -8,6 +8,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     op::GradMode,
+    tensor::DType,
 };
 use std::collections::{HashMap, HashSet};
 
@@ -113,7 +114,8 @@ fn needing_gradient(rec: &Recorder, nodes: &[Node], live: &[bool]) -> Vec<bool> 
         })
         .collect();
     for (n, _) in nodes.iter().zip(live).filter(|(_, l)| **l) {
-        if n.ins.iter().any(|v| needs[rec.slots[v.0].root]) {
+        let chosen = rec.slots[n.out.0].spec.dtype == DType::I32; // integers are steps: no slope
+        if !chosen && n.ins.iter().any(|v| needs[rec.slots[v.0].root]) {
             needs[n.out.0] = true;
         }
     }

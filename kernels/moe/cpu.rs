@@ -1,0 +1,212 @@
+//! Reference: one token, one expert after the other.
+
+use super::{Route, Table, combine};
+use crate::{
+    device::cpu::{Mat, MatMut, Threads, add_row_sums, exp, matmul},
+    op::{Backward, Forward, GradMode},
+};
+
+/// The parts of a table of `rows` rows.
+struct View<'a> {
+    row: &'a [i32],
+    expert: &'a [i32],
+    source: &'a [i32],
+    offset: &'a [i32],
+}
+
+fn view(table: &[i32], rows: usize) -> View<'_> {
+    let (row, rest) = table.split_at(rows);
+    let (expert, rest) = rest.split_at(rows);
+    let (source, offset) = rest.split_at(rows);
+    View { row, expert, source, offset }
+}
+
+/// An entry of a table as an index.
+fn index(i: i32) -> usize {
+    usize::try_from(i).unwrap_or(0)
+}
+
+fn int(i: usize) -> i32 {
+    i32::try_from(i).unwrap_or(i32::MAX)
+}
+
+/// Whether expert `e` is among the `k` greatest of a token's logits; ties: the lower expert.
+fn selected(logits: &[f32], e: usize, k: usize) -> bool {
+    let x = logits[e];
+    let before = |(o, y): (usize, &f32)| *y > x || (*y == x && o < e);
+    logits.iter().enumerate().filter(|(o, y)| before((*o, *y))).count() < k
+}
+
+/// The table of `logits: (tokens, experts)`.
+pub(super) fn table(logits: &[f32], shape: Table) -> Vec<i32> {
+    let (rows, k) = (shape.rows(), shape.slots);
+    let mut all = vec![0; 3 * rows + shape.experts + 1];
+    let (mut next, mut slot) = (0, vec![0; shape.tokens]);
+    for e in 0..shape.experts {
+        all[3 * rows + e] = int(next);
+        for (t, logits) in logits.chunks_exact(shape.experts).enumerate() {
+            if k < shape.experts && !selected(logits, e, k) {
+                continue;
+            }
+            let at = t * k + slot[t];
+            slot[t] += 1;
+            all[at] = int(next);
+            all[rows + at] = int(e);
+            all[2 * rows + next] = int(at);
+            next += 1;
+        }
+    }
+    all[3 * rows + shape.experts] = int(next);
+    all
+}
+
+pub(super) fn route(op: &Route, mut io: Forward<'_>) {
+    let table = table(io.ins[0].f32(), op.table(&io.specs[0]));
+    io.out.raw().copy_from_slice(bytemuck::cast_slice(&table));
+}
+
+pub(super) fn permute(slots: usize, mut io: Forward<'_>) {
+    let (x, c, rows) = (io.ins[0].f32(), io.out_spec.last(), io.out_spec.dims[0]);
+    let table = view(io.ins[1].i32(), rows);
+    for (y, source) in io.out.f32().chunks_exact_mut(c.max(1)).zip(table.source) {
+        let t = index(*source) / slots;
+        y.copy_from_slice(&x[t * c..(t + 1) * c]);
+    }
+}
+
+pub(super) fn permute_backward(slots: usize, mut io: Backward<'_>) {
+    let (dy, c, rows) = (io.d_out.f32(), io.out_spec.last(), io.out_spec.dims[0]);
+    if !io.d_ins[0].wanted() {
+        return;
+    }
+    let (table, mode) = (view(io.ins[1].i32(), rows), io.d_ins[0].mode);
+    let tokens = io.d_ins[0].buf.f32().chunks_exact_mut(c.max(1));
+    for (d, of_token) in tokens.zip(table.row.chunks_exact(slots)) {
+        if mode == GradMode::Overwrite {
+            d.fill(0.0);
+        }
+        for row in of_token {
+            let dy = &dy[index(*row) * c..(index(*row) + 1) * c];
+            d.iter_mut().zip(dy).for_each(|(d, v)| *d += v);
+        }
+    }
+}
+
+/// `(expert, its rows)` of a table.
+fn groups(offset: &[i32]) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> + '_ {
+    offset.windows(2).map(|w| index(w[0])..index(w[1])).enumerate()
+}
+
+pub(super) fn experts(mut io: Forward<'_>) {
+    let (k, n) = (io.specs[0].last(), io.out_spec.last());
+    let (x, w, b) = (io.ins[0].f32(), io.ins[2].f32(), io.ins[3].f32());
+    let table = view(io.ins[1].i32(), io.out_spec.dims[0]);
+    for (e, rows) in groups(table.offset) {
+        let y = &mut io.out.f32()[rows.start * n..rows.end * n];
+        y.chunks_exact_mut(n.max(1)).for_each(|y| y.copy_from_slice(&b[e * n..(e + 1) * n]));
+        let x = Mat::new(&x[rows.start * k..rows.end * k], rows.len(), k);
+        let w = Mat::new(&w[e * n * k..(e + 1) * n * k], n, k).t();
+        matmul(MatMut::new(y, rows.len(), n), x, w, 1.0, 1.0, Threads::All);
+    }
+}
+
+pub(super) fn experts_backward(mut io: Backward<'_>) {
+    let (k, n) = (io.specs[0].last(), io.out_spec.last());
+    let dy = io.d_out.f32();
+    let table = view(io.ins[1].i32(), io.out_spec.dims[0]);
+    let [d_rows, _, d_w, d_b] = io.d_ins.as_mut_slice() else {
+        unreachable!("moe_experts: infer admits four inputs")
+    };
+    for (e, rows) in groups(table.offset) {
+        let dy = &dy[rows.start * n..rows.end * n];
+        let weight = e * n * k..(e + 1) * n * k;
+        if d_rows.wanted() {
+            let beta = d_rows.beta();
+            let d = &mut d_rows.buf.f32()[rows.start * k..rows.end * k];
+            let w = Mat::new(&io.ins[2].f32()[weight.clone()], n, k);
+            let out = MatMut::new(d, rows.len(), k);
+            matmul(out, Mat::new(dy, rows.len(), n), w, 1.0, beta, Threads::All);
+        }
+        if d_w.wanted() {
+            let beta = d_w.beta();
+            let x = Mat::new(&io.ins[0].f32()[rows.start * k..rows.end * k], rows.len(), k);
+            let out = MatMut::new(&mut d_w.buf.f32()[weight], n, k);
+            matmul(out, Mat::new(dy, rows.len(), n).t(), x, 1.0, beta, Threads::All);
+        }
+        if d_b.wanted() {
+            let beta = d_b.beta();
+            add_row_sums(&mut d_b.buf.f32()[e * n..(e + 1) * n], dy, beta);
+        }
+    }
+}
+
+/// Weight of each slot of one token.
+fn weights(logits: &[f32], expert: &[i32], top_k: usize) -> Vec<f32> {
+    let score = |e: &i32| {
+        let e = index(*e);
+        if selected(logits, e, top_k) { logits[e] } else { f32::NEG_INFINITY }
+    };
+    let scores: Vec<f32> = expert.iter().map(score).collect();
+    let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let parts: Vec<f32> = scores.iter().map(|s| exp(s - most)).collect();
+    let sum: f32 = parts.iter().sum();
+    parts.iter().map(|p| p / sum).collect()
+}
+
+pub(super) fn combine(top_k: usize, mut io: Forward<'_>) {
+    let (rows, logits, c) = (io.ins[0].f32(), io.ins[2].f32(), io.out_spec.last());
+    let shape = combine::table(&io.specs[0], &io.specs[2]);
+    let table = view(io.ins[1].i32(), shape.rows());
+    for (t, y) in io.out.f32().chunks_exact_mut(c.max(1)).enumerate() {
+        let slots = t * shape.slots..(t + 1) * shape.slots;
+        let logits = &logits[t * shape.experts..(t + 1) * shape.experts];
+        let weights = weights(logits, &table.expert[slots.clone()], top_k);
+        y.fill(0.0);
+        for (w, row) in weights.iter().zip(&table.row[slots]).filter(|(w, _)| **w != 0.0) {
+            let row = &rows[index(*row) * c..(index(*row) + 1) * c];
+            y.iter_mut().zip(row).for_each(|(y, x)| *y += w * x);
+        }
+    }
+}
+
+pub(super) fn combine_backward(top_k: usize, mut io: Backward<'_>) {
+    let (logits, dy, c) = (io.ins[2].f32(), io.d_out.f32(), io.out_spec.last());
+    let shape = combine::table(&io.specs[0], &io.specs[2]);
+    let table = view(io.ins[1].i32(), shape.rows());
+    let [d_rows, _, d_logits] = io.d_ins.as_mut_slice() else {
+        unreachable!("moe_combine: infer admits three inputs")
+    };
+    for t in 0..shape.tokens {
+        let slots = t * shape.slots..(t + 1) * shape.slots;
+        let dy = &dy[t * c..(t + 1) * c];
+        let of_token = t * shape.experts..(t + 1) * shape.experts;
+        let expert = &table.expert[slots.clone()];
+        let weights = weights(&logits[of_token.clone()], expert, top_k);
+        if d_rows.wanted() {
+            let keep = d_rows.beta();
+            for (w, row) in weights.iter().zip(&table.row[slots.clone()]) {
+                let d = &mut d_rows.buf.f32()[index(*row) * c..(index(*row) + 1) * c];
+                for (d, g) in d.iter_mut().zip(dy) {
+                    *d = w * g + if keep == 0.0 { 0.0 } else { *d };
+                }
+            }
+        }
+        if d_logits.wanted() {
+            let rows = io.ins[0].f32();
+            let slope = |row: &i32| -> f64 {
+                let row = &rows[index(*row) * c..(index(*row) + 1) * c];
+                dy.iter().zip(row).map(|(g, x)| f64::from(g * x)).sum()
+            };
+            let slopes: Vec<f64> = table.row[slots].iter().map(slope).collect();
+            let mean: f64 = weights.iter().zip(&slopes).map(|(w, s)| f64::from(*w) * s).sum();
+            let add = d_logits.mode == GradMode::Accumulate;
+            let d = &mut d_logits.buf.f32()[of_token];
+            if !add {
+                d.fill(0.0);
+            }
+            for ((e, w), s) in expert.iter().zip(&weights).zip(&slopes) {
+                d[index(*e)] += (f64::from(*w) * (s - mean)) as f32;
+            }
+        }
+    }
+}
