@@ -16,7 +16,7 @@ fn case(x: [usize; 4], [o, kh, kw]: [usize; 3], op: Conv2d) -> Case {
 pub fn cases() -> Vec<Case> {
     // image, outputs and kernel, stride, pad
     type Shape = ([usize; 4], [usize; 3], usize, [usize; 4]);
-    let shapes: [Shape; 18] = [
+    let shapes: [Shape; 25] = [
         ([1, 1, 1, 1], [1, 1, 1], 1, [0; 4]),
         ([2, 3, 4, 5], [6, 1, 1], 1, [0; 4]),
         ([1, 5, 6, 4], [3, 3, 3], 1, [1; 4]),
@@ -35,16 +35,25 @@ pub fn cases() -> Vec<Case> {
         ([2, 17, 16, 8], [8, 3, 3], 1, [1; 4]), // several ranges of pixels
         ([2, 9, 9, 24], [8, 3, 3], 2, [0, 1, 0, 1]),
         ([1, 3, 2, 2], [2, 2, 2], 5, [3, 3, 4, 2]), // classes of pixels that no tap meets
+        ([1, 9, 7, 64], [72, 3, 3], 1, [1; 4]),     // C % 64 == 0: whole slabs of Hopper's
+        ([1, 7, 9, 72], [64, 3, 3], 1, [1; 4]),     // O % 64 == 0: of its data gradient
+        ([2, 6, 10, 128], [192, 3, 3], 1, [1; 4]),  // past one column tile, joined ranges
+        ([1, 33, 17, 64], [64, 1, 1], 1, [0; 4]),   // an odd number of pixel tiles
+        ([1, 12, 10, 64], [64, 3, 3], 2, [1; 4]),
+        ([2, 8, 6, 64], [128, 3, 3], 2, [0, 1, 0, 1]),
+        ([1, 9, 8, 64], [64, 3, 3], 2, [1; 4]), // an odd image: no parity planes
     ];
     let plain = shapes.into_iter().enumerate().map(|(i, (x, w, stride, pad))| {
         case(x, w, Conv2d { stride, pad, bias: i % 2 == 0, upsample: false })
     });
-    let enlarged: [([usize; 4], [usize; 3], [usize; 4]); 5] = [
+    let enlarged: [([usize; 4], [usize; 3], [usize; 4]); 7] = [
         ([1, 1, 1, 1], [1, 3, 3], [1; 4]),
         ([2, 3, 5, 7], [6, 3, 3], [1; 4]),
         ([1, 6, 5, 16], [24, 3, 3], [1; 4]),
         ([1, 2, 3, 3], [2, 2, 5], [0, 1, 3, 1]),
         ([2, 3, 2, 8], [8, 1, 1], [0; 4]),
+        ([2, 5, 6, 64], [64, 3, 3], [1; 4]),
+        ([1, 3, 4, 64], [128, 2, 2], [1, 0, 0, 1]),
     ];
     let enlarged = enlarged.into_iter().enumerate().map(|(i, (x, w, pad))| {
         case(x, w, Conv2d { stride: 1, pad, bias: i % 2 == 0, upsample: true })

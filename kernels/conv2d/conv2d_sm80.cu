@@ -1,5 +1,6 @@
 // convolution, bf16 f16, Ampere tensor cores.   x: (N, H, W, C), w: (O, kh, kw, C), y: (N, H', W', O)
-//   y[p, o] = b[o] + sum_{tap, c} x[p + tap, c] w[o, tap, c],  dx[q, c] = sum_{tap, o} dy[q - tap, o] w[o, tap, c],
+//   y[p, o] = b[o] + sum_{tap, c} x[p + tap, c] w[o, tap, c],
+//   dx[q, c] = sum_{tap, o} dy[q - tap, o] w[o, tap, c],
 //   dw[o, tap, c] = sum_p dy[p, o] x[p + tap, c], in ranges of p whose f32 sums conv2d_sums.cu adds in order.
 //   Padding is cp.async's zero fill; no patches are ever stored.
 // Work: 2*N*H'*W'*O*kh*kw*C flop each.  Bytes: every operand once from HBM; x again for each tap from L2.

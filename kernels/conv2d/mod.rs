@@ -165,9 +165,10 @@ impl Op for Conv2d {
         let dtype = check::float_inputs("conv2d", ins, self.names())?;
         let out = self.output(ins)?;
         let s = self.shape(&ins[0], &ins[1], &out);
-        let (mut forward_scratch, mut backward_scratch) = (0, cuda::backward_scratch(&s));
+        let mut forward_scratch = cuda::forward_scratch(&s, dtype);
+        let mut backward_scratch = cuda::backward_scratch(&s, dtype);
         if dtype == DType::F32 {
-            forward_scratch = cpu::forward_scratch(&s);
+            forward_scratch = forward_scratch.max(cpu::forward_scratch(&s));
             backward_scratch = backward_scratch.max(cpu::backward_scratch(&s));
         }
         Ok(Signature { forward_scratch, backward_scratch, ..Signature::of(out) })

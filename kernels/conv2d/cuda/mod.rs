@@ -1,11 +1,14 @@
 //! Choice and launch of the kernels; one file for each family of variants.
 
 mod gather;
+mod sm90;
 mod sums;
+mod taps;
+mod tilings;
 
 use super::Shape;
 use crate::{
-    device::Cuda,
+    device::{Cuda, cubin_table::Target},
     error::{Error, Result},
     kernels::variant::{Variant, by_dtype, choose},
     op::{Backward, Forward},
@@ -14,20 +17,26 @@ use crate::{
 
 /// What a variant is chosen by.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Problem {
+struct Problem {
     dtype: DType,
+    target: Target,
     shape: Shape,
 }
 
 impl Problem {
-    fn new(s: &Shape, x: &Spec) -> Self {
-        Self { dtype: x.dtype, shape: *s }
+    fn new(cuda: &Cuda, s: &Shape, x: &Spec) -> Self {
+        Self { dtype: x.dtype, target: cuda.target(), shape: *s }
     }
 
     /// 16-byte copies of a tensor core's operands; of `dy` and the weight's columns only backward.
-    fn tensor_core(&self, backward: bool) -> bool {
+    fn ampere(&self, backward: bool) -> bool {
         let whole = |channels: usize| channels.is_multiple_of(8);
         self.dtype != DType::F32 && whole(self.shape.c) && (!backward || whole(self.shape.o))
+    }
+
+    /// A type and a chip with `wgmma`.
+    fn hopper(&self) -> bool {
+        self.dtype != DType::F32 && matches!(self.target, Target::Sm90a | Target::Host)
     }
 }
 
@@ -36,19 +45,27 @@ const NARROW: usize = 32;
 
 /// Output pixels.
 const FORWARD: &[Variant<Problem>] = &[
-    Variant { name: "sm80_n32", applies: |p| p.tensor_core(false) && p.shape.o <= NARROW },
-    Variant { name: "sm80_n128", applies: |p| p.tensor_core(false) },
+    Variant { name: "sm90_256x160", applies: |p| sm90::able(Pass::Forward, p) },
+    Variant { name: "sm90_256x128", applies: |p| sm90::able(Pass::Forward, p) },
+    Variant { name: "sm90_128x160", applies: |p| sm90::able(Pass::Forward, p) },
+    Variant { name: "sm80_n32", applies: |p| p.ampere(false) && p.shape.o <= NARROW },
+    Variant { name: "sm80_n128", applies: |p| p.ampere(false) },
     Variant { name: "simt", applies: |_| true },
 ];
 /// Gradient of the image.
 const DATA: &[Variant<Problem>] = &[
-    Variant { name: "sm80_n32", applies: |p| p.tensor_core(true) && p.shape.c <= NARROW },
-    Variant { name: "sm80_n128", applies: |p| p.tensor_core(true) },
+    Variant { name: "sm90_256x160", applies: |p| sm90::able(Pass::Data, p) },
+    Variant { name: "sm90_256x128", applies: |p| sm90::able(Pass::Data, p) },
+    Variant { name: "sm90_128x160", applies: |p| sm90::able(Pass::Data, p) },
+    Variant { name: "sm80_n32", applies: |p| p.ampere(true) && p.shape.c <= NARROW },
+    Variant { name: "sm80_n128", applies: |p| p.ampere(true) },
     Variant { name: "simt", applies: |_| true },
 ];
 /// Gradient of the weight.
 const WEIGHT: &[Variant<Problem>] = &[
-    Variant { name: "sm80_n128", applies: |p| p.tensor_core(true) },
+    Variant { name: "sm90_256x160", applies: |p| sm90::able(Pass::Weight, p) },
+    Variant { name: "sm90_128x160", applies: |p| sm90::able(Pass::Weight, p) },
+    Variant { name: "sm80_n128", applies: |p| p.ampere(true) },
     Variant { name: "simt", applies: |_| true },
 ];
 
@@ -61,13 +78,21 @@ enum Pass {
 }
 
 impl Pass {
+    /// The first variant that applies or the forced one; of the Hopper tiles the fastest as predicted.
     fn variant(self, cuda: &Cuda, p: &Problem) -> Result<&'static str> {
         let (slot, rows) = match self {
             Pass::Forward => ("conv2d.forward", FORWARD),
             Pass::Data => ("conv2d.data", DATA),
             Pass::Weight => ("conv2d.weight", WEIGHT),
         };
-        Ok(choose(cuda, slot, rows, p)?.name)
+        let first = choose(cuda, slot, rows, p)?.name;
+        if cuda.forced_variant(slot).is_some_and(|name| name == first) {
+            return Ok(first);
+        }
+        match tilings::named(first) {
+            Some(tile) => Ok(tilings::best(self, &p.shape).unwrap_or(tile).name),
+            None => Ok(first),
+        }
     }
 
     /// The kernel of a variant that gathers.
@@ -163,29 +188,53 @@ impl<'a> Specs<'a> {
     }
 }
 
+/// The Hopper kernels may compute a pass of `s` on some chip.
+fn able(pass: Pass, s: &Shape, dtype: DType) -> bool {
+    sm90::able(pass, &Problem { dtype, target: Target::Sm90a, shape: *s })
+}
+
+/// Scratch of forward in the most demanding variant, bytes.
+pub(super) fn forward_scratch(s: &Shape, dtype: DType) -> usize {
+    match able(Pass::Forward, s, dtype) {
+        true => tilings::scratch_bytes(Pass::Forward, s),
+        false => 0,
+    }
+}
+
 /// Scratch of backward in the most demanding variant, bytes.
-pub(super) fn backward_scratch(s: &Shape) -> usize {
-    gather::weight_scratch(s).max(sums::columns_scratch(s))
+pub(super) fn backward_scratch(s: &Shape, dtype: DType) -> usize {
+    let hopper = [Pass::Data, Pass::Weight].into_iter().filter(|p| able(*p, s, dtype));
+    let hopper = hopper.map(|p| tilings::scratch_bytes(p, s)).max().unwrap_or(0);
+    hopper.max(gather::weight_scratch(s)).max(sums::columns_scratch(s))
 }
 
 pub(super) fn forward(s: &Shape, cuda: &Cuda, io: &Forward<'_>) -> Result<()> {
     if io.out_spec.is_empty() {
         return Ok(());
     }
-    let p = Problem::new(s, &io.specs[0]);
+    let p = Problem::new(cuda, s, &io.specs[0]);
     let variant = Pass::Forward.variant(cuda, &p)?;
-    gather::forward(Pass::Forward.symbol(variant, p.dtype), s, cuda, io)
+    match tilings::named(variant) {
+        Some(tile) => sm90::forward(tile, s, cuda, io),
+        None => gather::forward(Pass::Forward.symbol(variant, p.dtype), s, cuda, io),
+    }
 }
 
 pub(super) fn backward(s: &Shape, cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
-    let p = Problem::new(s, &io.specs[0]);
+    let p = Problem::new(cuda, s, &io.specs[0]);
     if io.d_ins[0].wanted() && !io.specs[0].is_empty() {
         let variant = Pass::Data.variant(cuda, &p)?;
-        gather::data(Pass::Data.symbol(variant, p.dtype), s, cuda, io)?;
+        match tilings::named(variant) {
+            Some(tile) => sm90::data(tile, s, cuda, io)?,
+            None => gather::data(Pass::Data.symbol(variant, p.dtype), s, cuda, io)?,
+        }
     }
     if io.d_ins[1].wanted() && !io.specs[1].is_empty() {
         let variant = Pass::Weight.variant(cuda, &p)?;
-        gather::weight(Pass::Weight.symbol(variant, p.dtype), s, cuda, io)?;
+        match tilings::named(variant) {
+            Some(tile) => sm90::weight(tile, s, cuda, io)?,
+            None => gather::weight(Pass::Weight.symbol(variant, p.dtype), s, cuda, io)?,
+        }
     }
     if io.d_ins.get(2).is_some_and(|g| g.wanted()) && !io.specs[2].is_empty() {
         sums::bias(s, cuda, io)?;
@@ -195,7 +244,7 @@ pub(super) fn backward(s: &Shape, cuda: &Cuda, io: &Backward<'_>) -> Result<()> 
 
 /// The chosen variants for the printed plan.
 pub(super) fn describe(cuda: &Cuda, s: &Shape, x: &Spec, backward: bool) -> String {
-    let p = Problem::new(s, x);
+    let p = Problem::new(cuda, s, x);
     let name = |pass: Pass| pass.variant(cuda, &p).unwrap_or("none");
     match backward {
         false => name(Pass::Forward).into(),
