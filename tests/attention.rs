@@ -1,38 +1,156 @@
-//! Every variant of attention on the emulated device against the CPU.
+//! Every variant of attention on the emulated device against the CPU; what the compiler made of the Hopper
+//! kernels.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
-#![cfg(feature = "emulate")]
 
-use selvedge::{
-    device::{Cuda, Schedule},
-    kernels::{
-        attention::{self, cases::cases},
-        compare::{Outcome, compare},
-    },
-    tensor::DType,
+use selvedge::device::{
+    cubin::{self, KernelInfo},
+    cubin_table::{OBJECTS, Target},
 };
 
-/// Where a forced variant does not apply the best one runs, which is tested too.
-fn agrees_when_forced(slot: &str, name: &str, dtype: DType) {
-    let cuda = Cuda::emulated(Schedule::Random(5)).unwrap();
-    cuda.force_variant(slot, name);
-    for case in cases() {
-        match compare(&case, dtype, &cuda).unwrap() {
-            Outcome::Agrees { .. } => {}
-            other => panic!("{slot}={name} {dtype}: {}: {other:?}", case.name),
+#[cfg(feature = "emulate")]
+mod emulated {
+    use selvedge::{
+        device::{Cuda, Schedule},
+        kernels::{
+            attention::{self, cases::cases},
+            compare::{Outcome, compare},
+        },
+        tensor::{DType, Spec},
+    };
+
+    /// All cases that the forced variant takes; how many.
+    fn agrees(slot: &str, name: &str, dtype: DType, schedule: Schedule) -> usize {
+        let cuda = Cuda::emulated(schedule).unwrap();
+        cuda.force_variant(slot, name);
+        let mut compared = 0;
+        for case in cases() {
+            let specs: Vec<Spec> = case.ins.iter().map(|s| Spec::new(&s.dims, dtype)).collect();
+            let chosen = case.op.variant(&cuda, &specs, &specs[0], slot.ends_with("backward"));
+            if chosen != name {
+                continue;
+            }
+            match compare(&case, dtype, &cuda).unwrap() {
+                Outcome::Agrees { .. } => compared += 1,
+                other => panic!("{slot}={name} {dtype}: {}: {other:?}", case.name),
+            }
+        }
+        compared
+    }
+
+    #[test]
+    fn every_forward_variant_agrees_with_the_cpu() {
+        for (i, variant) in attention::FORWARD.iter().enumerate() {
+            let dtype = [DType::Bf16, DType::F16][i % 2];
+            let n = agrees("attention.forward", variant.name, dtype, Schedule::Random(5));
+            assert!(n > 1, "{} takes {n} cases", variant.name);
+        }
+    }
+
+    #[test]
+    fn every_backward_variant_agrees_with_the_cpu() {
+        for (i, variant) in attention::BACKWARD.iter().enumerate() {
+            let dtype = [DType::Bf16, DType::F16][i % 2];
+            let n = agrees("attention.backward", variant.name, dtype, Schedule::Late);
+            assert!(n > 1, "{} takes {n} cases", variant.name);
         }
     }
 }
 
+/// Kernels of a Hopper source; empty in a build without nvcc.
+fn hopper(source: &str) -> Vec<(KernelInfo, Vec<[u64; 2]>)> {
+    let object = OBJECTS.iter().find(|o| o.source == source && o.target == Target::Sm90a);
+    let Some(object) = object else { return vec![] };
+    let kernels = cubin::read(source, object.image).unwrap();
+    kernels.into_iter().map(|k| (k.clone(), instructions(object.image, &k.name))).collect()
+}
+
+/// The instructions of a kernel: 128 bits each, from its ELF section.
+fn instructions(image: &[u8], kernel: &str) -> Vec<[u64; 2]> {
+    let number = |at: usize, bytes: usize| {
+        image[at..at + bytes].iter().rev().fold(0usize, |n, b| n << 8 | usize::from(*b))
+    };
+    let (table, names_index) = (number(0x28, 8), number(0x3e, 2));
+    let section = |i: usize| table + i * 0x40;
+    let names = number(section(names_index) + 0x18, 8);
+    let wanted = format!(".text.{kernel}\0");
+    let text = (0..number(0x3c, 2)).map(section).find(|s| {
+        let at = names + number(*s, 4);
+        image[at..].starts_with(wanted.as_bytes())
+    });
+    let text = text.unwrap_or_else(|| panic!("no section {wanted}"));
+    let (start, len) = (number(text + 0x18, 8), number(text + 0x20, 8));
+    (start..start + len)
+        .step_by(16)
+        .map(|at| [number(at, 8) as u64, number(at + 8, 8) as u64])
+        .collect()
+}
+
+/// The operation of an instruction: its lowest nine bits, whatever the form of its operands.
+fn op(instruction: &[u64; 2]) -> u64 {
+    instruction[0] & 0x1ff
+}
+const HGMMA: u64 = 0x1f0;
+const LOAD_LOCAL: u64 = 0x183;
+const STORE_LOCAL: u64 = 0x187;
+const TENSOR_LOAD: u64 = 0x1b4;
+const TENSOR_STORE: u64 = 0x1b5;
+const WAIT_FOR_HGMMA: u64 = 0x1c5;
+
+fn is_exp2(i: &[u64; 2]) -> bool {
+    op(i) == 0x108 && (i[1] >> 10) & 0xf == 2
+}
+
+const HOPPER: [&str; 2] = ["attention/forward_sm90.cu", "attention/backward_sm90.cu"];
+
 #[test]
-fn every_forward_variant_agrees_with_the_cpu() {
-    for variant in attention::FORWARD {
-        agrees_when_forced("attention.forward", variant.name, DType::Bf16);
+fn hopper_kernels_use_the_tensor_cores_and_the_copy_engine_and_no_local_memory() {
+    for (kernel, code) in HOPPER.into_iter().flat_map(hopper) {
+        let count = |o: u64| code.iter().filter(|i| op(i) == o).count();
+        for wanted in [HGMMA, TENSOR_LOAD, TENSOR_STORE] {
+            assert!(count(wanted) > 0, "{}: no operation {wanted:#x}", kernel.name);
+        }
+        assert_eq!(count(LOAD_LOCAL) + count(STORE_LOCAL), 0, "{}", kernel.name);
+        assert_eq!(kernel.local_bytes, Some(0), "{}", kernel.name);
     }
 }
 
 #[test]
-fn every_backward_variant_agrees_with_the_cpu() {
-    for variant in attention::BACKWARD {
-        agrees_when_forced("attention.backward", variant.name, DType::F16);
+fn hopper_kernels_fit_one_block_a_multiprocessor_with_all_its_registers() {
+    for (kernel, _) in HOPPER.into_iter().flat_map(hopper) {
+        let registers = kernel.registers.unwrap();
+        // what setmaxnreg redistributes must have been allocated at launch
+        assert!(registers * kernel.tile.threads > 65_536 * 98 / 100, "{}", kernel.name);
+        assert!(registers * kernel.tile.threads <= 65_536, "{}", kernel.name);
+        assert!(kernel.tile.shared_bytes <= 227 << 10, "{}", kernel.name);
+    }
+}
+
+/// Exponentials between a wait for all products but one and the next wait, for every such pair.
+fn overlapped(code: &[[u64; 2]]) -> Vec<u32> {
+    let (mut found, mut since) = (vec![], None);
+    for i in code {
+        if op(i) == WAIT_FOR_HGMMA {
+            found.extend(since);
+            let all_but_one = (i[1] >> 8) & 0xff == 1;
+            since = all_but_one.then_some(0);
+        } else if is_exp2(i) {
+            since = since.map(|n| n + 1);
+        }
+    }
+    found
+}
+
+/// ptxas hoists the wait for a product over the exponentials when both share a basic block, and the overlap of
+/// the two pipes is gone. In every loop a whole block's stand between the two waits.
+#[test]
+fn exponentials_run_while_a_product_is_in_flight() {
+    for (kernel, code) in HOPPER.into_iter().flat_map(hopper) {
+        let polynomials =
+            if kernel.name.contains("poly") { kernel.tile.block_cols / 16 } else { 0 };
+        let of_block = kernel.tile.block_cols / 2 - polynomials;
+        let loops = if kernel.name.contains("backward") { 2 } else { 1 };
+        let found = overlapped(&code);
+        let whole = found.iter().filter(|n| **n >= of_block).count();
+        assert!(whole >= loops, "{}: {found:?} of {of_block}", kernel.name);
     }
 }

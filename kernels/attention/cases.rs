@@ -9,7 +9,7 @@ type Shape = ([usize; 4], usize, bool);
 /// One key, one query, odd sizes, masks with fewer and more keys than queries, several blocks of both, the text
 /// keys of cross attention, and every head dimension of the models.
 pub fn cases() -> Vec<Case> {
-    let shapes: [Shape; 17] = [
+    let shapes: [Shape; 20] = [
         ([8, 1, 2, 3], 1, false),
         ([4, 5, 3, 4], 7, false),
         ([4, 6, 3, 5], 6, true),
@@ -20,10 +20,13 @@ pub fn cases() -> Vec<Case> {
         ([2, 1, 2, 64], 1, false),
         ([2, 70, 2, 64], 77, false),
         ([1, 133, 1, 64], 150, false),
+        ([1, 200, 2, 64], 300, false),
+        ([1, 300, 1, 64], 77, false),
         ([1, 77, 2, 64], 77, true),
         ([1, 90, 1, 40], 77, false),
         ([1, 65, 1, 80], 66, false),
         ([1, 130, 1, 128], 131, false),
+        ([2, 140, 1, 128], 260, false),
         ([1, 33, 1, 160], 97, true),
         ([1, 40, 1, 136], 1, false),
         ([1, 35, 1, 512], 45, false),

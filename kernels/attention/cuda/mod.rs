@@ -4,6 +4,7 @@ mod args;
 mod prepare;
 mod simt;
 mod sm80;
+mod sm90;
 
 use super::Attention;
 use crate::{
@@ -19,6 +20,8 @@ use crate::{
 pub struct Problem {
     /// What the device's kernels are compiled for.
     pub target: Target,
+    /// Of the device.
+    pub multiprocessors: usize,
     /// Of every operand.
     pub dtype: DType,
     /// Samples.
@@ -65,6 +68,7 @@ impl Problem {
         let q = &ins[0].dims;
         Self {
             target: cuda.target(),
+            multiprocessors: cuda.multiprocessors() as usize,
             dtype: ins[0].dtype,
             samples: q[0],
             len_q: q[1],
@@ -94,14 +98,22 @@ pub(super) fn backward_scratch(q: &[usize], len_k: usize) -> usize {
     (2 * statistics(q[0], q[1], q[2]) + partial) * size_of::<f32>()
 }
 
-/// Forward variants, best first.
+/// Forward variants, best first. `sm90_n192_poly` stands behind one that always applies with it: it runs only
+/// when it is asked for, until a GPU has measured it.
 pub const FORWARD: &[Variant<Problem>] = &[
+    Variant { name: "sm90_n80", applies: sm90::n80_applies },
+    Variant { name: "sm90_m192", applies: sm90::m192_applies },
+    Variant { name: "sm90_m128", applies: sm90::m128_applies },
+    Variant { name: "sm90_n192_poly", applies: sm90::m128_applies },
+    Variant { name: "sm90_d128", applies: sm90::d128_applies },
     Variant { name: "sm80", applies: sm80::forward_applies },
     Variant { name: "simt", applies: |_| true },
 ];
 
-/// Backward variants, best first.
+/// Backward variants, best first; `sm90_turns` runs only when it is asked for.
 pub const BACKWARD: &[Variant<Problem>] = &[
+    Variant { name: "sm90", applies: sm90::backward_applies },
+    Variant { name: "sm90_turns", applies: sm90::backward_applies },
     Variant { name: "sm80", applies: sm80::backward_applies },
     Variant { name: "simt", applies: |_| true },
 ];
@@ -123,8 +135,9 @@ pub(super) fn forward(op: &Attention, cuda: &Cuda, io: &Forward<'_>) -> Result<(
         return Ok(());
     }
     match choose(cuda, "attention.forward", FORWARD, &problem)?.name {
+        "simt" => simt::forward(op, cuda, &problem, io),
         "sm80" => sm80::forward(op, cuda, &problem, io),
-        _ => simt::forward(op, cuda, &problem, io),
+        name => sm90::forward(op, cuda, (&problem, name), io),
     }
 }
 
@@ -135,8 +148,9 @@ pub(super) fn backward(op: &Attention, cuda: &Cuda, io: &Backward<'_>) -> Result
         return Ok(());
     }
     match choose(cuda, "attention.backward", BACKWARD, &problem)?.name {
+        "simt" => simt::backward(op, cuda, &problem, io),
         "sm80" => sm80::backward(op, cuda, &problem, io),
-        _ => simt::backward(op, cuda, &problem, io),
+        name => sm90::backward(op, cuda, (&problem, name), io),
     }
 }
 
