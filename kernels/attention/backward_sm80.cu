@@ -196,7 +196,7 @@ __device__ inline void backward_kv(const BackwardArgs<typename Tl::T>& a) {
 template <class T> using D48 = BackwardTile<T, 48, 48, 64>;
 template <class T> using D64 = BackwardTile<T, 64, 64, 64>;
 template <class T> using D80 = BackwardTile<T, 80, 80, 32>;
-template <class T> using D128 = BackwardTile<T, 128, 128, 32>;
+template <class T> using D128 = BackwardTile<T, 128, 128, 16>;
 template <class T> using D160 = BackwardTile<T, 160, 160, 16>;
 template <class T> using D512 = BackwardTile<T, 512, 128, 16>;
 

@@ -22,7 +22,7 @@ struct ForwardTile {
   using T = T_;
   static constexpr int Slice = Slice_;
   static constexpr int BlockRows = Simt::Rows, BlockCols = Slice, Stages = 1, Threads = Simt::Threads;
-  static constexpr int SharedBytes = sizeof(ForwardShared), BlocksPerSm = Slice == 64 ? 8 : 4;
+  static constexpr int SharedBytes = sizeof(ForwardShared), BlocksPerSm = Slice == 64 ? 6 : 4;
 };
 
 // The running softmax of a thread's rows; `sum` is over the thread's own columns.
