@@ -1,5 +1,5 @@
-//! Every variant of attention on the emulated device against the CPU; what the compiler made of the Hopper
-//! kernels.
+//! Every variant of attention on the emulated device against the CPU; what the compiler made of the
+//! Hopper kernels.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use selvedge::device::{
@@ -60,8 +60,8 @@ mod emulated {
 fn hopper(source: &str) -> Vec<(KernelInfo, Vec<[u64; 2]>)> {
     let object = OBJECTS.iter().find(|o| o.source == source && o.target == Target::Sm90a);
     let Some(object) = object else { return vec![] };
-    let kernels = cubin::read(source, object.image).unwrap();
-    kernels.into_iter().map(|k| (k.clone(), instructions(object.image, &k.name))).collect()
+    let kernels = cubin::read(source, object.image()).unwrap();
+    kernels.into_iter().map(|k| (k.clone(), instructions(object.image(), &k.name))).collect()
 }
 
 /// The instructions of a kernel: 128 bits each, from its ELF section.
@@ -140,8 +140,8 @@ fn overlapped(code: &[[u64; 2]]) -> Vec<u32> {
     found
 }
 
-/// ptxas hoists the wait for a product over the exponentials when both share a basic block, and the overlap of
-/// the two pipes is gone. In every loop a whole block's stand between the two waits.
+/// ptxas hoists the wait for a product over the exponentials when both share a basic block, and the
+/// overlap of the two pipes is gone. In every loop a whole block's stand between the two waits.
 #[test]
 fn exponentials_run_while_a_product_is_in_flight() {
     for (kernel, code) in HOPPER.into_iter().flat_map(hopper) {

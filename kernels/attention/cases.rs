@@ -6,8 +6,8 @@ use crate::kernels::case::Case;
 /// Batch, queries, heads, channels; keys; causal.
 type Shape = ([usize; 4], usize, bool);
 
-/// One key, one query, odd sizes, masks with fewer and more keys than queries, several blocks of both, the text
-/// keys of cross attention, and every head dimension of the models.
+/// One key, one query, odd sizes, masks with fewer and more keys than queries, several blocks of
+/// both, the text keys of cross attention, and every head dimension of the models.
 pub fn cases() -> Vec<Case> {
     let shapes: [Shape; 22] = [
         ([8, 1, 2, 3], 1, false),
@@ -33,10 +33,16 @@ pub fn cases() -> Vec<Case> {
         ([1, 40, 1, 136], 1, false),
         ([1, 35, 1, 512], 45, false),
     ];
-    shapes.into_iter().map(case).collect()
+    let mut all: Vec<Case> = shapes.into_iter().map(case).collect();
+    // large scores: the running maximum moves from block to block
+    let (q, k) = ([1, 150, 3, 64], [1, 260, 3, 64]);
+    let op = Attention { causal: false, scale: 1.0 };
+    all.push(Case::normal("attention, large scores", op, &[&q, &k, &k]));
+    all
 }
 
-/// Self and cross attention of SDXL at batch 1, 2 and 4, of Stable Diffusion 1.5, of CLIP, and the VAE's head.
+/// Self and cross attention of SDXL at batch 1, 2 and 4, of Stable Diffusion 1.5, of CLIP, and the
+/// VAE's head.
 pub fn bench_cases() -> Vec<Case> {
     let mut shapes: Vec<Shape> = vec![];
     for n in [1, 2, 4] {

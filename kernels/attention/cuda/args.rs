@@ -54,7 +54,8 @@ pub(super) struct BackwardArgs {
     splits: i32,
 }
 
-/// Where the parts of backward's scratch stand: padded `lse` in powers of two, `delta`, partial sums.
+/// Where the parts of backward's scratch stand: padded `lse` in powers of two, `delta`, partial
+/// sums.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scratch {
     pub lse2: u64,

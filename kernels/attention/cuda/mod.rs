@@ -42,15 +42,16 @@ pub struct Problem {
     pub wants: [bool; 3],
 }
 
-/// Multiprocessors that the split of few keys is made for, on every machine, so that the order of a sum never
-/// depends on it.
+/// Multiprocessors that the split of few keys is made for, on every machine, so that the order of a
+/// sum never depends on it.
 const SPLIT_BLOCKS: usize = 132;
 /// Key rows of a block that makes their gradients; partial sums are padded to it.
 const SPLIT_ROWS: usize = 128;
 /// Rows that the padded statistics of backward are a multiple of: the largest query block.
 const STAT_ROWS: usize = 128;
 
-/// Parts of the queries that the gradients of few keys are made from, and keys padded to whole blocks.
+/// Parts of the queries that the gradients of few keys are made from, and keys padded to whole
+/// blocks.
 fn split(dims: &[usize], len_k: usize) -> (usize, usize) {
     let (heads, queries) = (dims[0] * dims[2], dims[1].div_ceil(SPLIT_ROWS));
     let blocks = len_k.div_ceil(SPLIT_ROWS);
@@ -98,8 +99,8 @@ pub(super) fn backward_scratch(q: &[usize], len_k: usize) -> usize {
     (2 * statistics(q[0], q[1], q[2]) + partial) * size_of::<f32>()
 }
 
-/// Forward variants, best first. `sm90_n192_poly` stands behind one that always applies with it: it runs only
-/// when it is asked for, until a GPU has measured it.
+/// Forward variants, best first. `sm90_n192_poly` stands behind one that always applies with it: it
+/// runs only when it is asked for, until a GPU has measured it.
 pub const FORWARD: &[Variant<Problem>] = &[
     Variant { name: "sm90_n80", applies: sm90::n80_applies },
     Variant { name: "sm90_m192", applies: sm90::m192_applies },

@@ -1,4 +1,5 @@
-//! Launches of `prepare.cu`: statistics before the main kernels, the sum of partial gradients after them.
+//! Launches of `prepare.cu`: statistics before the main kernels, the sum of partial gradients after
+//! them.
 
 use super::{
     Problem,

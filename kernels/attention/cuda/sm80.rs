@@ -67,8 +67,8 @@ impl Row {
     }
 }
 
-/// Copies of 16 bytes need head dimensions that are multiples of 8; a negative scale would turn the maximum
-/// into a minimum.
+/// Copies of 16 bytes need head dimensions that are multiples of 8; a negative scale would turn the
+/// maximum into a minimum.
 pub(super) fn forward_applies(p: &Problem) -> bool {
     p.dtype.size_bytes() == 2 && p.head_dim.is_multiple_of(8) && row(p).is_some() && p.scale > 0.0
 }

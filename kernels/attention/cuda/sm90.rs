@@ -1,4 +1,5 @@
-//! Launches of `forward_sm90.cu` and `backward_sm90.cu`: 16-bit types on wgmma, operands by tensor maps.
+//! Launches of `forward_sm90.cu` and `backward_sm90.cu`: 16-bit types on wgmma, operands by tensor
+//! maps.
 
 use super::{
     Problem,
@@ -133,7 +134,8 @@ pub(super) fn n80_applies(p: &Problem) -> bool {
     fits(p, 64) && p.len_k <= 80
 }
 
-/// Three consumer warpgroups where their larger blocks do not cost a wave: they read K and V less often.
+/// Three consumer warpgroups where their larger blocks do not cost a wave: they read K and V less
+/// often.
 pub(super) fn m192_applies(p: &Problem) -> bool {
     fits(p, 64) && waves(p, 192) <= waves(p, 128)
 }
@@ -274,7 +276,8 @@ fn backward_args(
     Ok((args, touches))
 }
 
-/// Runs the variant `name`. `GradMode::Accumulate`: the kernel adds in f32 before it rounds, or the sum does.
+/// Runs the variant `name`. `GradMode::Accumulate`: the kernel adds in f32 before it rounds, or the
+/// sum does.
 pub(super) fn backward(
     op: &Attention,
     cuda: &Cuda,
