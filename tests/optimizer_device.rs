@@ -1,4 +1,4 @@
-//! AdamW on the emulated device: ten steps have the CPU's bits, a bad gradient stops the run.
+//! AdamW on the emulated device: ten steps have the CPU's bits, also as a graph; a bad gradient stops the run.
 #![allow(clippy::unwrap_used)]
 #![cfg(feature = "emulate")]
 
@@ -199,6 +199,22 @@ fn a_gradient_that_is_not_finite_stops_the_run_and_changes_nothing() {
         assert!(error.contains("step 2") && error.contains("not finite"), "{error}");
         assert_eq!((adamw.state().unwrap().step, adamw.state().unwrap().stopped), (1, 1));
     }
+}
+
+#[test]
+fn one_captured_step_serves_every_step() {
+    let cuda = Cuda::emulated(Schedule::Late).unwrap();
+    let (mut host, device) = (Host::new(), OnDevice::new(&cuda));
+    let adamw = DeviceAdamW::new(&cuda, &parts(), &constants(2, true)).unwrap();
+    let graph = cuda.capture(|| adamw.step(&device.buffers(true, None))).unwrap();
+    for step in 0..4 {
+        device.set_gradient(&gradient(step));
+        graph.launch().unwrap();
+        host.step(step, gradient(step), 2, true);
+    }
+    assert_eq!(adamw.state().unwrap().step, 4);
+    assert_same(&device.floats(&device.master), &host.master, "weights");
+    assert_same(&device.floats(&device.average), &host.average, "average");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The sampler's step on the emulated device: every rule gives the bits of the host.
+//! The sampler's step on the emulated device: every rule gives the bits of the host, also as a graph.
 #![allow(clippy::unwrap_used)]
 #![cfg(feature = "emulate")]
 
@@ -176,7 +176,7 @@ fn every_rule_has_the_bits_of_the_host() {
 }
 
 #[test]
-fn the_same_launches_serve_another_picture() {
+fn one_captured_step_is_every_step_and_serves_another_picture() {
     let cuda = Cuda::emulated(Order::Late).unwrap();
     let run = Run {
         sampler: Sampler::DpmPp,
@@ -186,16 +186,18 @@ fn the_same_launches_serve_another_picture() {
         len: 320,
     };
     let device = OnDevice::new(&cuda, run);
+    let begin = cuda.capture(|| device.sampler.begin(&device.buffers())).unwrap();
+    let step = cuda.capture(|| device.sampler.step(&device.buffers())).unwrap();
     for guidance in [6.0, 3.0] {
         let run = Run { guidance: Some(guidance), ..run };
         let mut schedule = run.schedule();
         device.sampler.set(&schedule.rows(), guidance).unwrap();
         let mut latent = normals(9, run.len);
         cuda.upload(device.latent.address(), bytemuck::cast_slice(&latent)).unwrap();
-        device.sampler.begin(&device.buffers()).unwrap();
+        begin.launch().unwrap();
         for i in 0..STEPS {
             device.set_output(i);
-            device.sampler.step(&device.buffers()).unwrap();
+            step.launch().unwrap();
             host_step(&run, &mut schedule, i, &mut latent);
         }
         assert_same(&device.floats(&device.latent), &latent, "second picture");

@@ -1,15 +1,18 @@
 // AdamW over flat f32 buffers, everything that changes from step to step read from device memory.
-// p *= 1 - lr wd; m += (1 - b1)(g - m); v = b2 v + (1 - b2) g^2; p -= lr/(1 - b1^t) m / (sqrt(v)/sqrt(1 - b2^t) + eps)
-// Work: about 15 flop an element, a root and two quotients among them.  Bytes: 28 an element (p, m, v read and written,
+// p *= 1 - lr wd; m += (1 - b1)(g - m); v = b2 v + (1 - b2) g^2; p -= lr/(1 - b1^t) m / (sqrt(v)/sqrt(1 -
+// b2^t) + eps)
+// Work: about 15 flop an element, a root and two quotients among them.  Bytes: 28 an element (p, m, v read
+// and written,
 // g read), 8 more with a moving average, 2 more with a 16-bit shadow of the weights.
 // SDXL adapters, 46.4 M elements, shadow: 1.4 GB -> 0.32 ms at 4.3 TB/s: memory-bound.
-// prepare: one block: norm of the gradient, clipping, factors of this step (f64), step += 1. update: 256 threads, each
+// prepare: one block: norm of the gradient, clipping, factors of this step (f64), step += 1. update: 256
+// threads, each
 // block one piece of at most 4096 elements of one kind, 16 bytes an access.
-// Determinism: bitwise, and the CPU's operations in the CPU's order.   Requires: buffers on 16 bytes.   NOTES.md.
+// Determinism: bitwise, and the CPU's operations in the CPU's order.   Requires: buffers on 16 bytes.
+// NOTES.md.
 #include "adamw/state.cuh"
+#include "common/block_sum.cuh"
 #include "common/exact.cuh"
-#include "common/reduce.cuh"
-#include "common/shared.cuh"
 #include "common/vector.cuh"
 
 namespace adamw {
@@ -29,10 +32,6 @@ struct PrepareArgs {
   float decay;            // of the moving average
   int unused;
   Settings settings[kKinds];
-};
-
-struct PrepareShared {
-  double sum[kThreads];
 };
 
 // x^n by repeated squaring, in the order of the CPU's powi.
@@ -62,7 +61,7 @@ __device__ inline Kind factors_of(const Settings& s, unsigned t, double factor) 
 __device__ inline void prepare(const PrepareArgs& a) {
   double sum = 0.0;
   for (int i = int(threadIdx.x); i < a.parts; i += kThreads) sum += a.squares[i];
-  const float norm = float(sqrt(block_sum(shared_memory<PrepareShared>().sum, sum)));
+  const float norm = float(sqrt(block_sum(shared_memory<BlockSum<kThreads>>(), sum)));
   StepState& s = *a.state;
   const unsigned step = s.step;
   if (s.stopped) return;  // the same for every thread; written behind the barrier below
@@ -156,7 +155,7 @@ __device__ inline void update(const UpdateArgs<T>& a) {
 
 struct PrepareTile {
   static constexpr int BlockRows = 1, BlockCols = 1, Stages = 1;
-  static constexpr int Threads = kThreads, SharedBytes = sizeof(PrepareShared), BlocksPerSm = 1;
+  static constexpr int Threads = kThreads, SharedBytes = sizeof(BlockSum<kThreads>), BlocksPerSm = 1;
 };
 struct UpdateTile {
   static constexpr int BlockRows = 1, BlockCols = kPiece, Stages = 1;

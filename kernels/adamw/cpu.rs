@@ -36,7 +36,8 @@ pub(super) fn step(
 mod tests {
     use super::*;
 
-    /// Three steps of `torch.optim.AdamW([1.0, -2.0], lr=0.1, weight_decay=0.01)` on gradients `(0.5, -1) * k`.
+    /// Three steps of `torch.optim.AdamW([1.0, -2.0], lr=0.1, weight_decay=0.01)` on gradients
+    /// `(0.5, -1) * k`.
     #[test]
     fn three_steps_equal_torch() {
         let (mut p, mut m, mut v) = (vec![1.0f32, -2.0], vec![0.0; 2], vec![0.0; 2]);

@@ -1,5 +1,5 @@
-//! AdamW over flat buffers in device memory: three launches a step and nothing per step in their arguments, so one
-//! captured graph serves every step.
+//! AdamW over flat buffers in device memory: three launches a step and nothing per step in their
+//! arguments, so one captured graph serves every step.
 
 use super::AdamW;
 use crate::{
@@ -18,8 +18,8 @@ const KINDS: usize = 16;
 const PIECE: usize = 4096;
 const UPDATE: [&str; 3] = ["adamw_update", "adamw_update_bf16", "adamw_update_f16"];
 
-/// What changes from step to step, as it lies on the device. The host writes it once a run; every step reads it, and
-/// [`DeviceAdamW::step`] moves it on.
+/// What changes from step to step, as it lies on the device. The host writes it once a run; every
+/// step reads it, and [`DeviceAdamW::step`] moves it on.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct DeviceStep {
@@ -134,7 +134,8 @@ struct UpdateArgs {
 
 /// The optimizer of one run on a device: its state, its tables and nothing as large as the weights.
 ///
-/// The same formulas, operations and order as [`AdamW::step`], clipping and the moving average on the CPU.
+/// The same formulas, operations and order as [`AdamW::step`], clipping and the moving average on
+/// the CPU.
 #[derive(Debug)]
 pub struct DeviceAdamW {
     cuda: Arc<Cuda>,
@@ -185,11 +186,12 @@ fn stored(cuda: &Arc<Cuda>, data: &[u8]) -> Result<Memory> {
 }
 
 impl DeviceAdamW {
-    /// An optimizer at step 0 for buffers of `constants.len` elements, of which `parts` are trained.
+    /// An optimizer at step 0 for buffers of `constants.len` elements, of which `parts` are
+    /// trained.
     ///
     /// # Errors
-    /// [`Error::Plan`] for a part outside the buffers, no factors or more than 16 different settings; those of the
-    /// device.
+    /// [`Error::Plan`] for a part outside the buffers, no factors or more than 16 different
+    /// settings; those of the device.
     pub fn new(cuda: &Arc<Cuda>, parts: &[Part], constants: &Constants) -> Result<Self> {
         let plan = |problem: String| Error::Plan { at: OP.into(), problem };
         if let Some(p) = parts.iter().find(|p| p.range.end > constants.len) {
@@ -257,7 +259,8 @@ impl DeviceAdamW {
     /// Norm of the mean gradient of the last step, before clipping.
     ///
     /// # Errors
-    /// [`Error::Data`] when it was not finite: the weights are those before that step. Those of the device.
+    /// [`Error::Data`] when it was not finite: the weights are those before that step. Those of the
+    /// device.
     pub fn norm(&self) -> Result<f32> {
         let state = self.state()?;
         if state.stopped == 0 {
@@ -271,11 +274,12 @@ impl DeviceAdamW {
         })
     }
 
-    /// Launches one step: norm, factors and clipping, update. It neither waits nor copies, so it can be captured.
+    /// Launches one step: norm, factors and clipping, update. It neither waits nor copies, so it
+    /// can be captured.
     ///
     /// # Errors
-    /// [`Error::Plan`] for an address that is not on 16 bytes or a buffer outside the live allocations, or an average
-    /// missing or given without a decay; those of the device.
+    /// [`Error::Plan`] for an address that is not on 16 bytes or a buffer outside the live
+    /// allocations, or an average missing or given without a decay; those of the device.
     pub fn step(&self, buffers: &Buffers) -> Result<()> {
         self.check(buffers)?;
         let (squares, grad) = (self.squares.address(), (buffers.grad, self.len));

@@ -10,7 +10,8 @@ use crate::{
     error::{Error, Result},
 };
 
-/// What changes from step to step; kernels read it from memory, it is never an argument of a launch.
+/// What changes from step to step; kernels read it from memory, it is never an argument of a
+/// launch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepState {
     /// Optimizer steps done before this one.
@@ -28,7 +29,8 @@ pub struct StepState {
 /// `master, grad, first, second`: the same length, f32.
 ///
 /// # Numerics
-/// Element by element, in the operation order of `torch.optim.AdamW`: bitwise the same on every run.
+/// Element by element, in the operation order of `torch.optim.AdamW`: bitwise the same on every
+/// run.
 ///
 /// # Errors
 /// [`Error::Shape`] when the lengths differ.

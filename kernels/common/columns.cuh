@@ -1,6 +1,6 @@
 // Walks the rows of a row-major matrix: a thread keeps `Vec` adjacent columns and takes every step-th row.
 #pragma once
-#include "common/reduce.cuh"
+#include "common/block_sum.cuh"
 #include "common/shared.cuh"
 #include "common/vector.cuh"
 

@@ -5,7 +5,8 @@ use crate::{
     error::Result,
 };
 
-/// Blocks at most, four for each multiprocessor of an H200; fixed, so that the bits do not depend on the chip.
+/// Blocks at most, four for each multiprocessor of an H200; fixed, so that the bits do not depend
+/// on the chip.
 const BLOCKS: usize = 528;
 
 #[repr(C)]
@@ -30,8 +31,8 @@ pub struct Squares {
 /// Bytes that the partial sums take at most.
 pub const SQUARES_BYTES: usize = BLOCKS * size_of::<f64>();
 
-/// Writes partial sums of `(mean g)^2` over the `len` f32 numbers at `grad` to `partial` ([`SQUARES_BYTES`]); the
-/// number of parts, and their order, depends on `len` alone.
+/// Writes partial sums of `(mean g)^2` over the `len` f32 numbers at `grad` to `partial`
+/// ([`SQUARES_BYTES`]); the number of parts, and their order, depends on `len` alone.
 ///
 /// # Errors
 /// Those of the launch.

@@ -1,11 +1,12 @@
-// squares of a gradient, f32.   partial[b] = sum of (g mean)^2 over the elements of block b, in f64.   g: (Len)
-// Work: 3 flop an element, one of them in f64.  Bytes: 4*Len.  SDXL adapters, Len=46.4 M: 186 MB -> 43 us at 4.3 TB/s.
+// squares of a gradient, f32.   partial[b] = sum of (g mean)^2 over the elements of block b, in f64.   g:
+// (Len)
+// Work: 3 flop an element, one of them in f64.  Bytes: 4*Len.  SDXL adapters, Len=46.4 M: 186 MB -> 43 us at
+// 4.3 TB/s.
 // Tile: 256 threads, 4 x 16 bytes in flight each; at most 528 blocks, which go on by the size of the grid.
 // f64: the sum is exact to f32's last digit whatever the order, so it agrees with the CPU's.
 // Determinism: bitwise, the grid depends on Len only.   Requires: g on 16 bytes.   Measured: see NOTES.md.
+#include "common/block_sum.cuh"
 #include "common/exact.cuh"
-#include "common/reduce.cuh"
-#include "common/shared.cuh"
 #include "common/vector.cuh"
 
 namespace grad_norm {
@@ -20,10 +21,6 @@ struct Args {
 
 constexpr int kThreads = 256, kVec = 4, kBatch = 4;
 constexpr int kBlock = kThreads * kVec * kBatch;
-
-struct Shared {
-  double sum[kThreads];
-};
 
 __device__ inline double square(float g, float mean) {
   const double x = double(exact::mul(g, mean));
@@ -46,13 +43,13 @@ __device__ inline void squares(const Args& a) {
       for (size_t i = from + threadIdx.x; i < a.len; i += kThreads) sum += square(a.grad[i], a.mean);
     }
   }
-  sum = block_sum(shared_memory<Shared>().sum, sum);
+  sum = block_sum(shared_memory<BlockSum<kThreads>>(), sum);
   if (threadIdx.x == 0) a.partial[blockIdx.x] = sum;
 }
 
 struct Tile {
   static constexpr int BlockRows = 1, BlockCols = kBlock, Stages = kBatch;
-  static constexpr int Threads = kThreads, SharedBytes = sizeof(Shared), BlocksPerSm = 4;
+  static constexpr int Threads = kThreads, SharedBytes = sizeof(BlockSum<kThreads>), BlocksPerSm = 4;
 };
 
 }  // namespace grad_norm

@@ -20,7 +20,8 @@ pub fn norm(grad: &[f32]) -> f32 {
 
 /// Scales `grad` so that its norm is at most `limit` and returns the norm it had.
 ///
-/// `grad *= min(1, limit / (norm + 1e-6))`, as `torch.nn.utils.clip_grad_norm_`; a limit of 0 or less does nothing.
+/// `grad *= min(1, limit / (norm + 1e-6))`, as `torch.nn.utils.clip_grad_norm_`; a limit of 0 or
+/// less does nothing.
 pub fn clip(grad: &mut [f32], limit: f32) -> f32 {
     let norm = norm(grad);
     let factor = limit / (norm + 1e-6);

@@ -1,9 +1,14 @@
-// group normalisation backward.   With h = (x - mean) rstd, dz = dy or dy times SiLU's derivative at z = h gamma + beta:
-// dx = rstd (gamma dz - mean(gamma dz) - h mean(gamma dz h)), dgamma = sum dz h, dbeta = sum dz.   x, dy, dx: (N, rows, C)
+// group normalisation backward.   With h = (x - mean) rstd, dz = dy or dy times SiLU's derivative at z = h
+// gamma + beta:
+// dx = rstd (gamma dz - mean(gamma dz) - h mean(gamma dz h)), dgamma = sum dz h, dbeta = sum dz.   x, dy, dx:
+// (N, rows, C)
 // Work: 12 flop an element, 50 with SiLU.  Bytes: x and dy twice (again from L2 where they fit), dx once.
-// SDXL N=2, 128x128, C=320, bf16: 21 MB a tensor -> 15 us from memory and 5 to 10 us from L2 at 4.3 TB/s: memory-bound.
-// Tile: as forward.cu. The sums over rows go through partial rows per channel, which serve the group means (weighted
-// by gamma) and, where the affine parameters are trained, their gradients; frozen parameters cost nothing more.
+// SDXL N=2, 128x128, C=320, bf16: 21 MB a tensor -> 15 us from memory and 5 to 10 us from L2 at 4.3 TB/s:
+// memory-bound.
+// Tile: as forward.cu. The sums over rows go through partial rows per channel, which serve the group means
+// (weighted
+// by gamma) and, where the affine parameters are trained, their gradients; frozen parameters cost nothing
+// more.
 // Launches: sums, means (one block a group), input (dx); or sums, total (dgamma, dbeta); or all four.
 // Determinism: bitwise, no atomics; last sums in f64.   Requires: as forward.cu.   Measured: see NOTES.md.
 #include "group_norm/group_norm.cuh"
@@ -22,7 +27,7 @@ template <class F, bool Silu>
 __device__ inline void sum_rows(const Args<typename F::T>& a, const Own<F::Vec>& own, Sums<F::Vec>& s) {
   using T = typename F::T;
   constexpr int Vec = F::Vec;
-  const Affine<Vec> affine(a, own.column);
+  const Affine<Vec> affine(a, own.column, blockIdx.z);
   const size_t first = columns::sample_offset(a.walk) + own.column;
   const auto load_row = [&](int row) {
     const size_t at = first + size_t(row) * a.walk.c;
@@ -88,7 +93,7 @@ __device__ inline void shift_sums(const Args<typename F::T>& a) {
 // mean(gamma dz) and mean(gamma dz h) of one group; grid: (groups, N, 1).
 template <class T>
 __device__ inline void means(const Args<T>& a) {
-  auto& s = shared_memory<GroupShared>();
+  auto& s = shared_memory<BlockSum<kThreads>>();
   const Walk& w = a.walk;
   const int width = w.c / a.groups, entries = a.blocks * width, column = int(blockIdx.x) * width;
   const float* partial = a.partial + size_t(blockIdx.y) * a.blocks * 2 * w.c + column;
@@ -100,8 +105,8 @@ __device__ inline void means(const Args<T>& a) {
     plain += gamma * double(p[w.c]);
   }
   const double elements = double(w.rows) * double(width);
-  const double mean_plain = block_sum(s.sum, plain) / elements;
-  const double mean_scaled = block_sum(s.sum, scaled) / elements;
+  const double mean_plain = block_sum(s, plain) / elements;
+  const double mean_scaled = block_sum(s, scaled) / elements;
   if (threadIdx.x != 0) return;
   float* out = a.means + (size_t(blockIdx.y) * a.groups + blockIdx.x) * 2;
   out[0] = float(mean_plain);
@@ -112,7 +117,7 @@ template <class F, bool Silu>
 __device__ inline void input_rows(const Args<typename F::T>& a, const Own<F::Vec>& own) {
   using T = typename F::T;
   constexpr int Vec = F::Vec;
-  const Affine<Vec> affine(a, own.column);
+  const Affine<Vec> affine(a, own.column, blockIdx.z);
   float constant[Vec], slope[Vec];  // dx = dz scale - ((x - mean) slope + constant)
 #pragma unroll
   for (int i = 0; i < Vec; ++i) {
@@ -157,7 +162,7 @@ __device__ inline void input(const Args<typename F::T>& a) {
 
 template <class F>
 using SumsTile = columns::Tile<int(sizeof(Sums<F::Vec>)), 2>;
-using MeansTile = columns::Tile<int(sizeof(GroupShared)), 4>;
+using MeansTile = columns::Tile<int(sizeof(BlockSum<kThreads>)), 4>;
 using InputTile = columns::Tile<0, 2>;
 
 }  // namespace group_norm

@@ -1,4 +1,5 @@
-//! CPU backward: sums per channel by blocks of rows, then `dx = dz p + x q + r` with a table per sample.
+//! CPU backward: sums per channel by blocks of rows, then `dx = dz p + x q + r` with a table per
+//! sample.
 
 use super::{
     GroupNorm,

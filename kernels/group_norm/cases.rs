@@ -22,8 +22,9 @@ fn case(dims: &[usize], groups: usize, silu: bool, x: Fill) -> Case {
     }
 }
 
-/// One group, one channel a group, tokens, odd widths, several blocks with a short last one, more column tiles than
-/// one, an SDXL feature map, and numbers far from zero, where `E[x^2] - E[x]^2` would have no digit left.
+/// One group, one channel a group, tokens, odd widths, several blocks with a short last one, more
+/// column tiles than one, an SDXL feature map, and numbers far from zero, where `E[x^2] - E[x]^2`
+/// would have no digit left.
 pub fn cases() -> Vec<Case> {
     let dims: [(&[usize], usize); 9] = [
         (&[1, 2, 3, 4], 1),

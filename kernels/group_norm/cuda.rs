@@ -1,8 +1,11 @@
-//! Launches of `forward.cu` and `backward.cu`.
+//! Launches of `forward.cu` and `backward.cu`, and of their single-launch variants for Hopper.
 
-use super::GroupNorm;
+use super::{
+    GroupNorm,
+    cluster::{self, CLUSTER, Cut},
+};
 use crate::{
-    device::{Cuda, Touched},
+    device::{Cuda, Touched, cubin_table::Target},
     error::Result,
     kernels::{
         columns::{self, Columns, Partial, Symbols, Walk, by_type, by_width, int},
@@ -21,21 +24,59 @@ const SHIFT_SUMS: [&str; 3] = by_type!("group_norm_shift_sums");
 const MEANS: [&str; 3] = by_type!("group_norm_means");
 const TOTAL: [&str; 3] = by_type!("group_norm_total");
 const FINISH: &str = "group_norm_finish";
+const CLUSTER_FORWARD: [[&str; 3]; 2] =
+    [by_type!("group_norm_forward_small"), by_type!("group_norm_forward_large")];
+const CLUSTER_BACKWARD: [[&str; 3]; 2] =
+    [by_type!("group_norm_backward_small"), by_type!("group_norm_backward_large")];
 
 /// What a variant is chosen by.
 #[derive(Clone, Copy, Debug)]
 pub struct Problem {
+    /// Samples.
+    pub samples: usize,
+    /// Positions of one sample.
+    pub rows: usize,
     /// Channels.
     pub c: usize,
+    /// Groups.
+    pub groups: usize,
     /// Storage type.
     pub dtype: DType,
+    /// Whether the chip has clusters of blocks.
+    pub clusters: bool,
 }
 
-/// Variants of both passes, best first.
-pub const VARIANTS: &[Variant<Problem>] = &[
-    // 16 bytes of adjacent channels a thread.
-    Variant { name: "vec", applies: |p| p.c.is_multiple_of(columns::wide(p.dtype)) },
-    Variant { name: "scalar", applies: |_| true },
+impl Problem {
+    fn new(cuda: &Cuda, x: &Spec, groups: usize) -> Self {
+        let (samples, c) = (x.dims[0], x.last());
+        let clusters = matches!(cuda.target(), Target::Sm90a | Target::Host);
+        let rows = x.len() / (samples * c).max(1);
+        Self { samples, rows, c, groups, dtype: x.dtype, clusters }
+    }
+}
+
+// One launch: clusters hold x (and dy) in shared memory.
+const ONCE: &str = "cluster";
+// Three launches, 16 bytes of adjacent channels a thread.
+const VECTORS: &str = "vec";
+const SCALARS: Variant<Problem> = Variant { name: "scalar", applies: |_| true };
+
+fn whole_vectors(p: &Problem) -> bool {
+    p.c.is_multiple_of(columns::wide(p.dtype))
+}
+
+/// Variants of forward, best first.
+pub const FORWARD: &[Variant<Problem>] = &[
+    Variant { name: ONCE, applies: |p| Cut::of(p, cluster::FORWARD).is_some() },
+    Variant { name: VECTORS, applies: whole_vectors },
+    SCALARS,
+];
+
+/// Variants of backward, best first.
+pub const BACKWARD: &[Variant<Problem>] = &[
+    Variant { name: ONCE, applies: |p| Cut::of(p, cluster::BACKWARD).is_some() },
+    Variant { name: VECTORS, applies: whole_vectors },
+    SCALARS,
 ];
 
 #[repr(C)]
@@ -63,14 +104,22 @@ struct Args {
 pub(super) fn scratch(x: &Spec, groups: usize) -> usize {
     let (n, c) = (x.dims[0], x.last());
     let rows = x.len() / (n * c).max(1);
-    columns::scratch(n, rows, c, x.dtype) + n * groups * 2 * size_of::<f32>()
+    let clusters = n * CLUSTER * 2 * c * size_of::<f32>();
+    columns::scratch(n, rows, c, x.dtype).max(clusters) + n * groups * 2 * size_of::<f32>()
 }
 
-/// The name of the variant for `x`.
-pub(super) fn choose(cuda: &Cuda, x: &Spec, backward: bool) -> Result<&'static str> {
-    let slot = if backward { "group_norm.backward" } else { "group_norm.forward" };
-    let problem = Problem { c: x.last(), dtype: x.dtype };
-    Ok(variant::choose(cuda, slot, VARIANTS, &problem)?.name)
+/// The variant for `x`.
+fn choose(cuda: &Cuda, problem: &Problem, backward: bool) -> Result<&'static str> {
+    let (slot, rows) = match backward {
+        true => ("group_norm.backward", BACKWARD),
+        false => ("group_norm.forward", FORWARD),
+    };
+    Ok(variant::choose(cuda, slot, rows, problem)?.name)
+}
+
+/// The name of the variant for `x`, for a reader of the plan.
+pub(super) fn name(op: GroupNorm, cuda: &Cuda, x: &Spec, backward: bool) -> Result<&'static str> {
+    choose(cuda, &Problem::new(cuda, x, op.groups), backward)
 }
 
 /// One call: its cut, its arguments and the memory they touch.
@@ -84,11 +133,16 @@ struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    fn new(op: GroupNorm, cuda: &'a Cuda, x: &Spec, scratch: u64, backward: bool) -> Result<Self> {
-        let (n, c) = (x.dims[0], x.last());
-        let vec = choose(cuda, x, backward)? == "vec";
-        let width = if vec { columns::wide(x.dtype) } else { 1 };
-        let cut = Columns::of(n, x.len() / (n * c), c, width);
+    fn new(
+        op: GroupNorm,
+        cuda: &'a Cuda,
+        problem: &Problem,
+        scratch: u64,
+        name: &str,
+    ) -> Result<Self> {
+        let Problem { samples: n, rows, c, dtype, .. } = *problem;
+        let vec = name != SCALARS.name;
+        let cut = Columns::of(n, rows, c, if vec { columns::wide(dtype) } else { 1 });
         let mut args: Args = bytemuck::Zeroable::zeroed();
         args.partial = scratch;
         args.means = scratch + cut.partial_bytes() as u64;
@@ -99,7 +153,7 @@ impl<'a> Call<'a> {
         args.eps = op.eps;
         let bytes = cut.partial_bytes() + n * op.groups * 2 * size_of::<f32>();
         let touches = vec![Touched { what: "scratch", address: scratch, bytes }];
-        Ok(Self { cuda, cut, vec, dtype: x.dtype, args, touches })
+        Ok(Self { cuda, cut, vec, dtype, args, touches })
     }
 
     fn touch(&mut self, what: &'static str, address: u64, spec: &Spec) -> u64 {
@@ -117,6 +171,14 @@ impl<'a> Call<'a> {
         self.launch(symbols.of(self.vec, self.dtype), self.cut.grid())
     }
 
+    /// The whole work in clusters.
+    fn clusters(&mut self, cut: Cut, symbols: [[&'static str; 3]; 2]) -> Result<()> {
+        self.args.walk.tile_vecs = int(OP, cut.tile_vecs)?;
+        self.args.walk.block_rows = int(OP, cut.block_rows)?;
+        let symbol = variant::by_dtype(self.dtype, symbols[usize::from(cut.large)]);
+        self.launch(symbol, [(CLUSTER * cut.tiles) as u64, self.cut.samples as u64, 1])
+    }
+
     /// A pass with one block a group.
     fn groups(&self, symbol: &'static str) -> Result<()> {
         self.launch(symbol, [self.args.groups as u64, self.cut.samples as u64, 1])
@@ -125,7 +187,9 @@ impl<'a> Call<'a> {
 
 pub(super) fn forward(op: GroupNorm, cuda: &Cuda, io: &Forward<'_>) -> Result<()> {
     let x = &io.specs[0];
-    let mut call = Call::new(op, cuda, x, io.scratch.address(), false)?;
+    let problem = Problem::new(cuda, x, op.groups);
+    let name = choose(cuda, &problem, false)?;
+    let mut call = Call::new(op, cuda, &problem, io.scratch.address(), name)?;
     let stats = Spec::f32(&[x.dims[0], op.groups]);
     call.args.x = call.touch("x", io.ins[0].address(), x);
     call.args.gamma = call.touch("gamma", io.ins[1].address(), &io.specs[1]);
@@ -133,6 +197,9 @@ pub(super) fn forward(op: GroupNorm, cuda: &Cuda, io: &Forward<'_>) -> Result<()
     call.args.mean = call.touch("mean", io.saved[0].address(), &stats);
     call.args.rstd = call.touch("rstd", io.saved[1].address(), &stats);
     call.args.out = call.touch("y", io.out.address(), io.out_spec);
+    if let (ONCE, Some(cut)) = (name, Cut::of(&problem, cluster::FORWARD)) {
+        return call.clusters(cut, CLUSTER_FORWARD);
+    }
     call.sweep(STATISTICS)?;
     call.groups(FINISH)?;
     call.sweep(APPLY)
@@ -141,36 +208,70 @@ pub(super) fn forward(op: GroupNorm, cuda: &Cuda, io: &Forward<'_>) -> Result<()
 pub(super) fn backward(op: GroupNorm, cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
     let [dx, dgamma, dbeta] = &io.d_ins[..] else { unreachable!("group_norm: three inputs") };
     let x = &io.specs[0];
-    let mut call = Call::new(op, cuda, x, io.scratch.address(), true)?;
+    let problem = Problem::new(cuda, x, op.groups);
+    let name = choose(cuda, &problem, true)?;
+    let mut call = Call::new(op, cuda, &problem, io.scratch.address(), name)?;
     call.args.dy = call.touch("dy", io.d_out.address(), io.out_spec);
-    if !op.silu && !dx.wanted() && !dgamma.wanted() {
-        // x is not kept: sums of dy alone
-        call.vec = false;
-        call.cut = Columns::of(call.cut.samples, call.cut.rows, call.cut.c, 1);
-        call.args.walk = call.cut.walk(OP)?;
-        call.launch(variant::by_dtype(x.dtype, SHIFT_SUMS), call.cut.grid())?;
+    let trained = dgamma.wanted() || dbeta.wanted();
+    let parts = if !op.silu && !dx.wanted() && !dgamma.wanted() {
+        shift_sums(&mut call)?
     } else {
-        let stats = Spec::f32(&[x.dims[0], op.groups]);
-        call.args.x = call.touch("x", io.ins[0].address(), x);
-        call.args.gamma = call.touch("gamma", io.ins[1].address(), &io.specs[1]);
-        if op.silu {
-            call.args.beta = call.touch("beta", io.ins[2].address(), &io.specs[2]);
+        operands(op, &mut call, io);
+        if dx.wanted() {
+            call.args.out = call.touch("dx", dx.buf.address(), x);
+            call.args.accumulate = i32::from(dx.mode == GradMode::Accumulate);
         }
-        call.args.mean = call.touch("mean", io.saved[0].address(), &stats);
-        call.args.rstd = call.touch("rstd", io.saved[1].address(), &stats);
-        call.sweep(SUMS)?;
-    }
-    if dx.wanted() {
-        call.args.out = call.touch("dx", dx.buf.address(), x);
-        call.args.accumulate = i32::from(dx.mode == GradMode::Accumulate);
-        call.groups(variant::by_dtype(x.dtype, MEANS))?;
-        call.sweep(INPUT)?;
-    }
-    if !dgamma.wanted() && !dbeta.wanted() {
+        // without dx there is one pass over the data anyway
+        let cut = Cut::of(&problem, cluster::BACKWARD).filter(|_| name == ONCE && dx.wanted());
+        match cut {
+            Some(cut) => {
+                let bytes = problem.samples * CLUSTER * 2 * problem.c * size_of::<f32>();
+                let address = if trained { call.args.partial } else { 0 };
+                call.args.partial = address;
+                call.touches[0] = Touched { what: "scratch", address, bytes };
+                if !trained {
+                    call.touches.swap_remove(0);
+                }
+                call.clusters(cut, CLUSTER_BACKWARD)?;
+                problem.samples * CLUSTER
+            }
+            None => sweeps(&call, dx.wanted())?,
+        }
+    };
+    if !trained {
         return Ok(());
     }
-    let parts = call.cut.samples * call.cut.blocks();
-    let partial = Partial { address: call.args.partial, parts, c: call.cut.c };
+    let partial = Partial { address: io.scratch.address(), parts, c: problem.c };
     let symbol = variant::by_dtype(x.dtype, TOTAL);
     columns::total(cuda, (OP, symbol), partial, x.dtype, [dgamma, dbeta])
+}
+
+/// What every backward pass but [`shift_sums`] reads.
+fn operands(op: GroupNorm, call: &mut Call<'_>, io: &Backward<'_>) {
+    let stats = Spec::f32(&[io.specs[0].dims[0], op.groups]);
+    call.args.x = call.touch("x", io.ins[0].address(), &io.specs[0]);
+    call.args.gamma = call.touch("gamma", io.ins[1].address(), &io.specs[1]);
+    if op.silu {
+        call.args.beta = call.touch("beta", io.ins[2].address(), &io.specs[2]);
+    }
+    call.args.mean = call.touch("mean", io.saved[0].address(), &stats);
+    call.args.rstd = call.touch("rstd", io.saved[1].address(), &stats);
+}
+
+/// Partial rows of dy alone, where `x` is not kept; how many.
+fn shift_sums(call: &mut Call<'_>) -> Result<usize> {
+    call.cut = Columns::of(call.cut.samples, call.cut.rows, call.cut.c, 1);
+    call.args.walk = call.cut.walk(OP)?;
+    call.launch(variant::by_dtype(call.dtype, SHIFT_SUMS), call.cut.grid())?;
+    Ok(call.cut.samples * call.cut.blocks())
+}
+
+/// Partial rows, and dx from them where wanted; how many rows.
+fn sweeps(call: &Call<'_>, input: bool) -> Result<usize> {
+    call.sweep(SUMS)?;
+    if input {
+        call.groups(variant::by_dtype(call.dtype, MEANS))?;
+        call.sweep(INPUT)?;
+    }
+    Ok(call.cut.samples * call.cut.blocks())
 }

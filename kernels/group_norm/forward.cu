@@ -1,11 +1,15 @@
-// group normalisation forward.   z = (x - mean) rstd gamma + beta, y = z or z sigmoid(z).   x, y: (N, rows, C)
+// group normalisation forward.   z = (x - mean) rstd gamma + beta, y = z or z sigmoid(z).   x, y: (N, rows,
+// C)
 // Work: 7 flop an element, 20 with SiLU.  Bytes: x twice (again from L2 where it fits), y once.
-// SDXL N=2, 128x128, C=320, bf16: 21 MB a tensor -> 10 us at 4.3 TB/s with the second reading from L2: memory-bound.
+// SDXL N=2, 128x128, C=320, bf16: 21 MB a tensor -> 10 us at 4.3 TB/s with the second reading from L2:
+// memory-bound.
 // Tile: 256 threads, Vec = 16 bytes of adjacent channels a thread; rows and column tiles: kernels/columns.rs.
-// Statistics: a thread sums x and x^2 shifted by its own first value (no cancellation: the shift is a sample), a
+// Statistics: a thread sums x and x^2 shifted by its own first value (no cancellation: the shift is a
+// sample), a
 // block merges its thread rows per channel (Chan et al. 1979), one block a group merges all blocks in f64.
 // Three launches: statistics (whole chip), finish (one block a group over the small partial rows), apply.
-// Determinism: bitwise, every sum in an order that the shape fixes.   Requires: C % groups == 0; _vec C % Vec == 0.
+// Determinism: bitwise, every sum in an order that the shape fixes.   Requires: C % groups == 0; _vec C % Vec
+// == 0.
 // Measured: see NOTES.md.
 #include "group_norm/group_norm.cuh"
 
@@ -60,7 +64,7 @@ __device__ inline void statistics(const Args<typename F::T>& a) {
 // Mean and rstd of one group from the channels of all blocks; grid: (groups, N, 1).
 template <class T>
 __device__ inline void finish(const Args<T>& a) {
-  auto& s = shared_memory<GroupShared>();
+  auto& s = shared_memory<BlockSum<kThreads>>();
   const Walk& w = a.walk;
   const int width = w.c / a.groups, entries = a.blocks * width;
   const float* partial = a.partial + size_t(blockIdx.y) * a.blocks * 2 * w.c + blockIdx.x * width;
@@ -71,7 +75,7 @@ __device__ inline void finish(const Args<T>& a) {
     sum += count(block) * double(partial[size_t(block) * 2 * w.c + e % width]);
   }
   const double elements = double(w.rows) * double(width);
-  const double mean = block_sum(s.sum, sum) / elements;
+  const double mean = block_sum(s, sum) / elements;
   double square = 0.0;
   for (int e = int(threadIdx.x); e < entries; e += kThreads) {
     const int block = e / width;
@@ -79,7 +83,7 @@ __device__ inline void finish(const Args<T>& a) {
     const double d = double(p[0]) - mean;
     square += double(p[w.c]) + d * d * count(block);
   }
-  const double variance = block_sum(s.sum, square) / elements;
+  const double variance = block_sum(s, square) / elements;
   if (threadIdx.x != 0) return;
   const size_t group = size_t(blockIdx.y) * a.groups + blockIdx.x;
   a.mean[group] = float(mean);
@@ -90,7 +94,7 @@ template <class F, bool Silu>
 __device__ inline void normalize(const Args<typename F::T>& a, const Own<F::Vec>& own) {
   using T = typename F::T;
   constexpr int Vec = F::Vec;
-  const Affine<Vec> affine(a, own.column);
+  const Affine<Vec> affine(a, own.column, blockIdx.z);
   const size_t first = columns::sample_offset(a.walk) + own.column;
   const auto load_row = [&](int row) { return load_once<Vec>(a.x + first + size_t(row) * a.walk.c); };
   columns::for_rows<kApplyBatch>(own, load_row, [&](int row, const Lane<Vec>& x) {
@@ -118,7 +122,7 @@ __device__ inline void apply(const Args<typename F::T>& a) {
 
 template <class F>
 using StatisticsTile = columns::Tile<int(sizeof(Sums<F::Vec>)), 3>;
-using FinishTile = columns::Tile<int(sizeof(GroupShared)), 4>;
+using FinishTile = columns::Tile<int(sizeof(BlockSum<kThreads>)), 4>;
 using ApplyTile = columns::Tile<0, 3>;
 
 }  // namespace group_norm

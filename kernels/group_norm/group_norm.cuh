@@ -2,6 +2,7 @@
 #pragma once
 #include "common/columns.cuh"
 #include "common/exact.cuh"
+#include "common/math.cuh"
 
 namespace group_norm {
 
@@ -33,16 +34,11 @@ struct Args {
   int unused;
 };
 
-// Statistics of one group, one block each; grid: (groups, N, 1).
-struct GroupShared {
-  double sum[kThreads];
-};
-
 // 1 / (1 + e^-z). f32 by the accurate exponential; for 16-bit storage the special-function unit's 2 ulp do.
 template <class T>
 __device__ inline float sigmoid(float z) {
   if constexpr (sizeof(T) == 4) {
-    return 1.0f / (1.0f + expf(-z));
+    return math::sigmoid(z);
   } else {
     return __fdividef(1.0f, 1.0f + __expf(-z));
   }
@@ -67,9 +63,9 @@ struct Affine {
   int group[Vec];
 
   template <class T>
-  __device__ Affine(const Args<T>& a, int column) {
+  __device__ Affine(const Args<T>& a, int column, unsigned sample) {
     const int width = a.walk.c / a.groups;
-    const size_t first = size_t(blockIdx.z) * a.groups;
+    const size_t first = size_t(sample) * a.groups;
     const Lane<Vec> gamma = columns::load_parameters<Vec>(a.gamma + column);
     Lane<Vec> beta = {};  // backward without SiLU does not need it
     if (a.beta) beta = columns::load_parameters<Vec>(a.beta + column);

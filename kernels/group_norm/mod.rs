@@ -2,6 +2,7 @@
 
 mod backward;
 pub mod cases;
+mod cluster;
 mod cpu;
 pub mod cuda;
 
@@ -23,13 +24,15 @@ use crate::{
 /// rstd, `[N, groups]` f32 each.
 ///
 /// # Gradient
-/// `dz = dy s (1 + z (1 - s))` with `s = sigmoid(z)` recomputed. With `h = (x - mean) rstd` and means
-/// over the group: `dx = rstd (gamma dz - mean(gamma dz) - h mean(gamma dz h))`,
-/// `dgamma = sum dz h`, `dbeta = sum dz`. Keeps `x`, the statistics, `gamma`, and `beta` with `silu`.
+/// `dz = dy s (1 + z (1 - s))` with `s = sigmoid(z)` recomputed. With `h = (x - mean) rstd` and
+/// means over the group: `dx = rstd (gamma dz - mean(gamma dz) - h mean(gamma dz h))`,
+/// `dgamma = sum dz h`, `dbeta = sum dz`. Keeps `x`, the statistics, `gamma`, and `beta` with
+/// `silu`.
 ///
 /// # Numerics
-/// Statistics in f32 for every storage type: means and squared distances by blocks of rows, merged in f64
-/// (Chan et al. 1979) in an order that the shape fixes: bitwise repeatable on the CPU and on every chip.
+/// Statistics in f32 for every storage type: means and squared distances by blocks of rows, merged
+/// in f64 (Chan et al. 1979) in an order that the shape fixes: bitwise repeatable on the CPU and on
+/// every chip.
 ///
 /// # Errors
 /// `infer` refuses `x` without channels, channels that the groups do not divide, and a `gamma` or
@@ -98,7 +101,7 @@ impl Op for GroupNorm {
     }
 
     fn variant(&self, cuda: &Cuda, ins: &[Spec], _: &Spec, backward: bool) -> String {
-        let name = ins.first().map(|x| cuda::choose(cuda, x, backward));
+        let name = ins.first().map(|x| cuda::name(*self, cuda, x, backward));
         name.and_then(Result::ok).unwrap_or_default().into()
     }
 

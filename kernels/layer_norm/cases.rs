@@ -19,8 +19,8 @@ fn case(dims: &[usize], x: Fill) -> Case {
     }
 }
 
-/// A single row, odd sizes, more rows than one block, rows wider than a warp's registers, an SDXL transformer's
-/// tokens, and numbers far from zero.
+/// A single row, odd sizes, more rows than one block, rows wider than a warp's registers, an SDXL
+/// transformer's tokens, and numbers far from zero.
 pub fn cases() -> Vec<Case> {
     let dims: [&[usize]; 9] = [
         &[12],

@@ -1,4 +1,5 @@
-//! CPU: blocks of rows in parallel; a row stays in the first-level cache for its two or three passes.
+//! CPU: blocks of rows in parallel; a row stays in the first-level cache for its two or three
+//! passes.
 
 use crate::{
     device::cpu::{sum, sum2, wide},

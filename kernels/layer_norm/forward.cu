@@ -1,10 +1,12 @@
 // layer normalisation forward.   y = (x - mean) rstd gamma + beta over the last axis.   x, y: (rows, C)
 // Work: 8 flop an element.  Bytes: x and y once; mean and rstd 8 bytes a row.
 // SDXL N=2, 4096 tokens, C=640, bf16: 21 MB in all -> 5 us at 4.3 TB/s: memory-bound.
-// Tile: 256 threads; _warp: one row a warp, up to 1280 columns in registers, so x is read once; _block: one row a
+// Tile: 256 threads; _warp: one row a warp, up to 1280 columns in registers, so x is read once; _block: one
+// row a
 // block, read three times (the second and third from L1/L2), for any width.
 // Statistics: the mean first, then squared distances from it: nothing cancels.
-// Determinism: bitwise, fixed trees of additions.   Requires: _warp_vec C % Vec == 0, C <= 1280.   Measured: NOTES.md.
+// Determinism: bitwise, fixed trees of additions.   Requires: _warp_vec C % Vec == 0, C <= 1280.   Measured:
+// NOTES.md.
 #include "layer_norm/layer_norm.cuh"
 
 namespace layer_norm {
@@ -40,18 +42,18 @@ __device__ inline void forward_warp(const Args<typename F::T>& a) {
 // One row a block.
 template <class T>
 __device__ inline void forward_block(const Args<T>& a) {
-  auto& s = shared_memory<BlockShared>();
+  auto& s = shared_memory<BlockSum<kThreads>>();
   const int c = a.walk.c, tid = int(threadIdx.x);
   const long long row = blockIdx.x;
   const T* x = a.x + row * c;
   double sum = 0.0, square = 0.0;
   for (int i = tid; i < c; i += kThreads) sum += double(to_f32(x[i]));
-  const float mean = float(block_sum(s.sum, sum) / c);
+  const float mean = float(block_sum(s, sum) / c);
   for (int i = tid; i < c; i += kThreads) {
     const float d = to_f32(x[i]) - mean;
     square += double(d * d);
   }
-  const float rstd = inverse_root(float(block_sum(s.sum, square) / c), a.eps);
+  const float rstd = inverse_root(float(block_sum(s, square) / c), a.eps);
   for (int i = tid; i < c; i += kThreads) {
     const float h = (to_f32(x[i]) - mean) * rstd;
     a.out[row * c + i] = from_f32<T>(h * to_f32(a.gamma[i]) + to_f32(a.beta[i]));
@@ -63,7 +65,7 @@ __device__ inline void forward_block(const Args<T>& a) {
 }
 
 using WarpTile = columns::Tile<0, 3>;
-using BlockTile = columns::Tile<int(sizeof(BlockShared)), 4>;
+using BlockTile = columns::Tile<int(sizeof(BlockSum<kThreads>)), 4>;
 
 }  // namespace layer_norm
 

@@ -2,6 +2,7 @@
 #pragma once
 #include "common/columns.cuh"
 #include "common/exact.cuh"
+#include "common/warp_sum.cuh"
 
 namespace layer_norm {
 
@@ -68,9 +69,5 @@ __device__ inline void load_row(const T* p, int c, Row<Vec>& row) {
 __device__ inline float inverse_root(float variance, float eps) {
   return exact::div(1.0f, exact::sqrt(variance + eps));
 }
-
-struct BlockShared {
-  double sum[kThreads];
-};
 
 }  // namespace layer_norm

@@ -14,19 +14,20 @@ use crate::{
 
 /// Layer normalisation: every row gets mean 0 and variance 1, then a scale and a shift per channel.
 ///
-/// `y = (x - mean) rstd gamma + beta`, `rstd = 1 / sqrt(var + eps)`, the biased variance of the row.
+/// `y = (x - mean) rstd gamma + beta`, `rstd = 1 / sqrt(var + eps)`, the biased variance of the
+/// row.
 ///
 /// # Shapes
-/// `x: [.., C]`, `gamma, beta: [C]` gives `[.., C]`, of one float type. Saves mean and rstd, `[rows]`
-/// f32 each.
+/// `x: [.., C]`, `gamma, beta: [C]` gives `[.., C]`, of one float type. Saves mean and rstd,
+/// `[rows]` f32 each.
 ///
 /// # Gradient
 /// With `h = (x - mean) rstd` and `g = dy gamma`: `dx = rstd (g - mean(g) - h mean(g h))`,
 /// `dgamma = sum dy h`, `dbeta = sum dy`. Keeps `x`, the saved statistics, and `gamma` for `dx`.
 ///
 /// # Numerics
-/// f32 for every storage type; two passes over a row (mean, then squared distances); sums over rows by
-/// blocks in an order that the shape fixes, so bitwise repeatable on the CPU and on every chip.
+/// f32 for every storage type; two passes over a row (mean, then squared distances); sums over rows
+/// by blocks in an order that the shape fixes, so bitwise repeatable on the CPU and on every chip.
 ///
 /// # Errors
 /// `infer` refuses a scalar `x`, an empty last axis, and a `gamma` or `beta` of another length.
