@@ -1,4 +1,5 @@
-//! How the kernels of `common/columns.cuh` cut `[samples, rows, c]`, and the last sum over their blocks.
+//! How the kernels of `common/columns.cuh` cut `[samples, rows, c]`, and the last sum over their
+//! blocks.
 
 use crate::{
     device::{Cuda, Touched},
@@ -14,8 +15,8 @@ const THREADS: usize = 256;
 const THREAD_ROWS: usize = 16;
 /// Rows of a thread at least: the loads that a thread starts together.
 const LEAST_ROWS: usize = 4;
-/// Blocks that fill the chip: one for each multiprocessor of an H200. Fixed, so that the order of every sum, and so
-/// every bit of a result, depends on the shape and not on the chip.
+/// Blocks that fill the chip: one for each multiprocessor of an H200. Fixed, so that the order of
+/// every sum, and so every bit of a result, depends on the shape and not on the chip.
 const FULL: usize = 132;
 /// Blocks after which more only cost partial rows.
 const ENOUGH: usize = 16 * FULL;

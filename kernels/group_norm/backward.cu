@@ -6,9 +6,8 @@
 // SDXL N=2, 128x128, C=320, bf16: 21 MB a tensor -> 15 us from memory and 5 to 10 us from L2 at 4.3 TB/s:
 // memory-bound.
 // Tile: as forward.cu. The sums over rows go through partial rows per channel, which serve the group means
-// (weighted
-// by gamma) and, where the affine parameters are trained, their gradients; frozen parameters cost nothing
-// more.
+// (weighted by gamma) and, where the affine parameters are trained, their gradients; frozen parameters cost
+// nothing more.
 // Launches: sums, means (one block a group), input (dx); or sums, total (dgamma, dbeta); or all four.
 // Determinism: bitwise, no atomics; last sums in f64.   Requires: as forward.cu.   Measured: see NOTES.md.
 #include "group_norm/group_norm.cuh"

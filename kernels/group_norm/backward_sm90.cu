@@ -3,8 +3,8 @@
 // SDXL N=2, 64x64, C=640, bf16: 10.5 MB a tensor -> 7 us at 4.3 TB/s and one launch instead of three:
 // memory-bound.
 // Tile: as forward_sm90.cu with two tensors of data and 256 threads a block (the constants of 8 channels are
-// 40
-// registers). Where gamma or beta is trained each block also writes its sums per channel; `total` adds them.
+// 40 registers). Where gamma or beta is trained each block also writes its sums per channel; `total` adds
+// them.
 // Determinism: bitwise, blocks are added in order of rank.   Requires: kernels/group_norm/cluster.rs says
 // which shapes.
 // Measured: see NOTES.md.

@@ -10,6 +10,9 @@ const TILE_GROUPS: usize = 32;
 /// Bytes of data of one block of the two sizes; `kSmallBytes`, `kLargeBytes`.
 const SMALL_BYTES: usize = 80 << 10;
 const LARGE_BYTES: usize = 184 << 10;
+/// Elements from which clusters are used; three launches over less are no longer than one of
+/// clusters.
+const LEAST: usize = 1 << 15;
 /// Blocks that fill an H200: tiles are widened as long as there are as many.
 const FULL: usize = 128;
 
@@ -43,7 +46,7 @@ impl Cut {
     /// enough, and tiles as wide as leaves every multiprocessor a block.
     pub fn of(p: &Problem, pass: Pass) -> Option<Self> {
         let vec = wide(p.dtype);
-        if !p.clusters || !p.c.is_multiple_of(vec) {
+        if !p.clusters || p.samples * p.rows * p.c < LEAST || !p.c.is_multiple_of(vec) {
             return None;
         }
         let width = p.c / p.groups;
@@ -104,7 +107,7 @@ mod tests {
 
     #[test]
     fn tiles_hold_whole_groups() {
-        for c in (32..3000).step_by(32) {
+        for c in (128..3000).step_by(32) {
             if let Some(cut) = Cut::of(&problem(1, 16, c), FORWARD) {
                 assert_eq!((cut.tile_vecs * 8) % (c / 32), 0);
                 assert!(cut.tile_vecs <= FORWARD.threads);

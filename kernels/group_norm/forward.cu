@@ -1,21 +1,20 @@
-// group normalisation forward.   z = (x - mean) rstd gamma + beta, y = z or z sigmoid(z).   x, y: (N, rows,
-// C)
+// group normalisation forward.   x, y: (N, rows, C)
+// z = (x - mean) rstd gamma + beta, y = z or z sigmoid(z).
 // Work: 7 flop an element, 20 with SiLU.  Bytes: x twice (again from L2 where it fits), y once.
 // SDXL N=2, 128x128, C=320, bf16: 21 MB a tensor -> 10 us at 4.3 TB/s with the second reading from L2:
 // memory-bound.
 // Tile: 256 threads, Vec = 16 bytes of adjacent channels a thread; rows and column tiles: kernels/columns.rs.
 // Statistics: a thread sums x and x^2 shifted by its own first value (no cancellation: the shift is a
-// sample), a
-// block merges its thread rows per channel (Chan et al. 1979), one block a group merges all blocks in f64.
+// sample), a block merges its thread rows per channel (Chan et al. 1979), one block a group merges all blocks
+// in f64.
 // Three launches: statistics (whole chip), finish (one block a group over the small partial rows), apply.
-// Determinism: bitwise, every sum in an order that the shape fixes.   Requires: C % groups == 0; _vec C % Vec
-// == 0.
-// Measured: see NOTES.md.
+// Determinism: bitwise, every sum in an order that the shape fixes.
+// Requires: C % groups == 0; _vec: C % Vec == 0.   Measured: see NOTES.md.
 #include "group_norm/group_norm.cuh"
 
 namespace group_norm {
 
-constexpr int kStatBatch = 4;   // 4 x 16 bytes in flight a thread, 3 blocks of 256: 48 KB an SM, more than it drains
+constexpr int kStatBatch = 4;  // 4 x 16 bytes in flight a thread: 48 KB an SM, more than it drains
 constexpr int kApplyBatch = 4;
 
 // Mean and summed squared distance of every column of one block of rows -> partial.

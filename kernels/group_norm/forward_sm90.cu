@@ -4,12 +4,10 @@
 // SDXL N=2, 128x128, C=320, bf16: 21 MB a tensor -> 10 us at 4.3 TB/s and one launch instead of three:
 // memory-bound.
 // Tile: a cluster of 8 blocks holds whole groups of one sample, rows split over the blocks; 512 threads a
-// block,
-// cp.async of all its data at once; 80 KiB of data with two blocks an SM (_small) or 184 KiB with one
+// block, cp.async of all its data at once; 80 KiB of data with two blocks an SM (_small) or 184 KiB with one
 // (_large).
 // Statistics: the mean, then squared distances from it, both over data in shared memory; sums go to all
-// blocks of
-// the cluster through distributed shared memory as two floats each (48 bits).
+// blocks of the cluster through distributed shared memory as two floats each (48 bits).
 // Determinism: bitwise, blocks are added in order of rank.   Requires: kernels/group_norm/cluster.rs says
 // which shapes.
 // Measured: see NOTES.md.

@@ -2,8 +2,7 @@
 // Work: 8 flop an element.  Bytes: x and y once; mean and rstd 8 bytes a row.
 // SDXL N=2, 4096 tokens, C=640, bf16: 21 MB in all -> 5 us at 4.3 TB/s: memory-bound.
 // Tile: 256 threads; _warp: one row a warp, up to 1280 columns in registers, so x is read once; _block: one
-// row a
-// block, read three times (the second and third from L1/L2), for any width.
+// row a block, read three times (the second and third from L1/L2), for any width.
 // Statistics: the mean first, then squared distances from it: nothing cancels.
 // Determinism: bitwise, fixed trees of additions.   Requires: _warp_vec C % Vec == 0, C <= 1280.   Measured:
 // NOTES.md.

@@ -2,8 +2,8 @@
 
 use super::{Output, Row, Rule};
 
-/// Moves `latent` over one step with the model's `output`; `previous` is 2M's last estimate of the clean latent and
-/// becomes this step's.
+/// Moves `latent` over one step with the model's `output`; `previous` is 2M's last estimate of the
+/// clean latent and becomes this step's.
 pub fn step(
     (rule, predicts): (Rule, Output),
     row: &Row,

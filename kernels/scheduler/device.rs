@@ -62,9 +62,10 @@ pub struct Buffers {
 
 /// A sampler on a device: index, guidance and coefficients in device memory.
 ///
-/// [`DeviceSampler::begin`], then the model and [`DeviceSampler::step`] in turn, each of which only launches kernels:
-/// one step can be captured and replayed, or a whole loop at once. For another picture with the same number of
-/// steps [`DeviceSampler::set`] changes the table under a captured graph.
+/// [`DeviceSampler::begin`], then the model and [`DeviceSampler::step`] in turn, each of which only
+/// launches kernels: one step can be captured and replayed, or a whole loop at once. For another
+/// picture with the same number of steps [`DeviceSampler::set`] changes the table under a captured
+/// graph.
 #[derive(Debug)]
 pub struct DeviceSampler {
     cuda: Arc<Cuda>,
@@ -94,8 +95,8 @@ impl DeviceSampler {
         Ok(Self { cuda: cuda.clone(), rule, predicts, steps, table, previous })
     }
 
-    /// Uploads the coefficients, one row a step and one for the end (of which `input` and `timestep` are used), and the
-    /// guidance scale.
+    /// Uploads the coefficients, one row a step and one for the end (of which `input` and
+    /// `timestep` are used), and the guidance scale.
     ///
     /// # Errors
     /// [`Error::Plan`] for another number of rows; those of the device.
@@ -123,13 +124,15 @@ impl DeviceSampler {
     /// Launches the start: index 0, first input of the model and its timestep.
     ///
     /// # Errors
-    /// [`Error::Plan`] for a buffer outside the live allocations or addresses off 16 bytes; those of the device.
+    /// [`Error::Plan`] for a buffer outside the live allocations or addresses off 16 bytes; those
+    /// of the device.
     pub fn begin(&self, b: &Buffers) -> Result<()> {
         self.single("scheduler_begin", b)?;
         self.sweep(INPUT, b)
     }
 
-    /// Launches one step: guidance, update, next input, next timestep and index. After the last step it does nothing.
+    /// Launches one step: guidance, update, next input, next timestep and index. After the last
+    /// step it does nothing.
     ///
     /// # Errors
     /// As [`DeviceSampler::begin`].

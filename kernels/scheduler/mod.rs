@@ -1,8 +1,9 @@
 //! The sampler's step: guidance, update of the latent, next input of the model.
 //!
-//! On a GPU the index of the step and the table of coefficients lie in device memory, so that a captured graph holds a
-//! step, or a whole denoising loop. The operation changes its latent in place and therefore is no [`crate::op::Op`]:
-//! [`step`] and [`guide`] are the host's, [`DeviceSampler`] the device's, and `tests/scheduler_device.rs` compares them.
+//! On a GPU the index of the step and the table of coefficients lie in device memory, so that a
+//! captured graph holds a step, or a whole denoising loop. The operation changes its latent in
+//! place and therefore is no [`crate::op::Op`]: [`step`] and [`guide`] are the host's,
+//! [`DeviceSampler`] the device's, and `tests/scheduler_device.rs` compares them.
 
 mod cpu;
 mod device;
@@ -39,9 +40,11 @@ pub struct Row {
     pub a: f32,
     /// Euler: next sigma - sigma. DDIM: `sqrt(1 - abar)`. 2M: sigma alpha.
     pub b: f32,
-    /// Euler: factor of a velocity in the clean latent. DDIM: `sqrt(abar)` after the step. 2M: ratio of the sigmas.
+    /// Euler: factor of a velocity in the clean latent. DDIM: `sqrt(abar)` after the step. 2M:
+    /// ratio of the sigmas.
     pub c: f32,
-    /// Euler: factor of the latent in it. DDIM: `sqrt(1 - abar)` after the step. 2M: `-alpha_next (e^-h - 1)`.
+    /// Euler: factor of the latent in it. DDIM: `sqrt(1 - abar)` after the step. 2M: `-alpha_next
+    /// (e^-h - 1)`.
     pub d: f32,
     /// 2M: `h / (2 h_previous)`.
     pub ratio: f32,

@@ -1,11 +1,14 @@
 // One step of a sampler: guidance, update of the latent, the next input of the model.   latent: (Len) f32
 // o = away + g (toward - away); Euler, DDIM or DPM-Solver++(2M) with the coefficients of row `index`; then
-// sample = latent * input factor of the next row, once or, with guidance, twice.   output, sample: (copies, Len) as T
-// Work: 5 to 15 flop an element.  Bytes: 8*Len of the latent, 8*Len of the previous estimate (2M), T of output, sample.
-// SDXL, one picture, Len=65536, bf16 with guidance: 1.6 MB -> 0.4 us at 4.3 TB/s, below a launch: launch-bound.
+// sample = latent * input factor of the next row, once or, with guidance, twice.   output, sample: (copies,
+// Len) as T
+// Work: 5 to 15 flop an element.  Bytes: 8*Len of the latent, 8*Len of the previous estimate (2M), T of
+// output, sample.
+// SDXL, one picture, Len=65536, bf16 with guidance: 1.6 MB -> 0.4 us at 4.3 TB/s, below a launch:
+// launch-bound.
 // Tile: 256 threads, 4 elements (16 bytes of f32) a thread; _scalar where Len % 4 != 0.
-// Nothing that changes from step to step is an argument: the index is in device memory and `advance` moves it, so that
-// one captured graph is a step, or a whole denoising loop.
+// Nothing that changes from step to step is an argument: the index is in device memory and `advance` moves
+// it, so that one captured graph is a step, or a whole denoising loop.
 // Determinism: bitwise, every rounding spelled out: in f32 equal to cpu.rs.   Measured: see NOTES.md.
 #include "common/exact.cuh"
 #include "common/vector.cuh"
