@@ -1,6 +1,6 @@
 //! The memory of a program on any device: one arena and the frozen weights beside it.
 
-use super::{Buf, BufMut, Cuda, Device, Memory, cpu::HostArena};
+use super::{Buf, BufMut, Cuda, Device, Memory, Pinned, cpu::HostArena};
 use crate::{error::Result, tensor::DType};
 use std::{ops::Range, sync::Arc};
 
@@ -98,6 +98,26 @@ impl Arena {
             }
             Arena::Cuda(cuda, memory) => cuda.upload(memory.address() + range.start as u64, data),
         }
+    }
+
+    /// Writes `data` to the bytes of `range` before what is launched next, without waiting for the device: it
+    /// goes through `stage`, which is made on first use and belongs to this range.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn feed(
+        &mut self,
+        range: &Range<usize>,
+        data: &[u8],
+        stage: &mut Option<Pinned>,
+    ) -> Result<()> {
+        let Arena::Cuda(cuda, memory) = self else { return self.set(range, data) };
+        let stage = match stage {
+            Some(stage) => stage,
+            none => none.insert(cuda.pinned(data.len())?),
+        };
+        stage.write()?.copy_from_slice(data);
+        stage.upload(memory.address() + range.start as u64)
     }
 
     /// Sets every byte of `range` to `value`.

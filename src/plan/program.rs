@@ -9,7 +9,7 @@ use super::{
     run::run_step,
 };
 use crate::{
-    device::{Arena, Buf, Device, Weight},
+    device::{Arena, Buf, Device, Pinned, Weight},
     error::{Error, Result},
     tensor::{DType, Spec},
 };
@@ -48,6 +48,8 @@ pub struct Program {
     names: HashMap<String, Value>,
     entries: Vec<(String, Range<usize>)>,
     replays: Replays,
+    /// Where each input waits for its copy to a GPU.
+    stages: HashMap<usize, Option<Pinned>>,
 }
 
 impl Plan {
@@ -74,6 +76,7 @@ impl Program {
             names: HashMap::new(),
             entries,
             replays: Replays::default(),
+            stages: HashMap::new(),
             plan,
         };
         let index = p.take_weights(source)?;
@@ -148,16 +151,17 @@ impl Program {
         &self.device
     }
 
-    fn input_range(&self, name: &str, dtype: DType, len: usize) -> Result<Range<usize>> {
+    fn feed(&mut self, name: &str, dtype: DType, data: &[u8]) -> Result<()> {
         let v = self.names.get(name).copied().ok_or_else(|| unknown(name))?;
         let slot = &self.plan.rec.slots[v.0];
         if !matches!(slot.class, Class::Input { .. }) {
             return Err(unknown(name));
         }
-        if slot.spec.dtype != dtype || slot.spec.len() != len {
-            return Err(wrong_length(name, len, &slot.spec));
+        if slot.spec.dtype != dtype || slot.spec.bytes() != data.len() {
+            return Err(wrong_length(name, data.len() / dtype.size_bytes(), &slot.spec));
         }
-        Ok(self.plan.places.at[&Buffer::Value(slot.root)].clone())
+        let at = &self.plan.places.at[&Buffer::Value(slot.root)];
+        self.arena.feed(at, data, self.stages.entry(v.0).or_default())
     }
 
     /// Feeds an f32 input.
@@ -165,8 +169,7 @@ impl Program {
     /// # Errors
     /// [`Error::Plan`] for an unknown name, [`Error::Shape`] for another length.
     pub fn set(&mut self, input: &str, data: &[f32]) -> Result<()> {
-        let at = self.input_range(input, DType::F32, data.len())?;
-        self.arena.set(&at, bytemuck::cast_slice(data))
+        self.feed(input, DType::F32, bytemuck::cast_slice(data))
     }
 
     /// Feeds an i32 input.
@@ -174,8 +177,7 @@ impl Program {
     /// # Errors
     /// As [`Program::set`].
     pub fn set_i32(&mut self, input: &str, data: &[i32]) -> Result<()> {
-        let at = self.input_range(input, DType::I32, data.len())?;
-        self.arena.set(&at, bytemuck::cast_slice(data))
+        self.feed(input, DType::I32, bytemuck::cast_slice(data))
     }
 
     /// Gives the gradient of an output ([`super::Pass::Seeded`]); zero until given.
