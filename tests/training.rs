@@ -10,7 +10,7 @@ use selvedge::{
     plan::{Layout, Recorder, WeightSource},
     tensor::{DType, Tensor, safetensors::SafeFile},
     train::{
-        Batch, Group, NoiseSchedule, Objective, Optimizer, Patterns, Prediction, Start,
+        Batch, Group, NoiseSchedule, Objective, Optimizer, Patterns, Prediction, Rules, Start,
         StepOptions, Stepper, Trained, plan_step, text_inputs, unet_params,
     },
 };
@@ -92,7 +92,9 @@ fn stepper(run: &Run, checkpoint: bool) -> Stepper {
     let mut program = plan.load(Device::Cpu, &start).unwrap();
     let adamw = AdamW { weight_decay: 1e-2, ..AdamW::default() };
     let group = |_: &str| Group { learning_rate: 2e-3, adamw };
-    let optimizer = Optimizer::new(&program.trainables().unwrap(), group, run.clip, None);
+    let factors = (0..STEPS).map(factor).collect();
+    let rules = Rules { passes: ACCUMULATE, factors, ..Rules::constant(run.clip) };
+    let optimizer = Optimizer::new(&mut program, group, rules).unwrap();
     Stepper::new(program, optimizer, run.objective)
 }
 
@@ -156,10 +158,11 @@ fn train(run: &Run, checkpoint: bool) -> Outcome {
             loss += stepper.accumulate(&batch).unwrap() / ACCUMULATE as f32;
         }
         losses.push(loss);
-        norms.push(stepper.update(factor(step)).unwrap());
+        norms.push(stepper.update().unwrap());
     }
-    let flat = stepper.program.trainables().unwrap();
-    let adapters = flat.entries.iter().map(|(n, r)| (n.clone(), flat.master[r.clone()].to_vec()));
+    let master = stepper.program.master().unwrap();
+    let entries = stepper.program.entries().iter();
+    let adapters = entries.map(|(n, r)| (n.clone(), master[r.clone()].to_vec()));
     (losses, norms, adapters.collect())
 }
 

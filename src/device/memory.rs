@@ -71,6 +71,14 @@ impl Arena {
         }
     }
 
+    /// The address of `range` in a GPU's memory; `None` on the host.
+    pub fn address(&self, range: &Range<usize>) -> Option<u64> {
+        match self {
+            Arena::Host(_) => None,
+            Arena::Cuda(_, memory) => Some(memory.address() + range.start as u64),
+        }
+    }
+
     /// A copy of the bytes of `range`.
     ///
     /// # Errors

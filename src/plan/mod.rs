@@ -16,7 +16,7 @@ mod trace;
 
 pub use build::{Pass, PlanOptions};
 pub use explain::Summary;
-pub use program::{Flat, Program, WeightSource};
+pub use program::{Flat, FlatOnDevice, Program, WeightSource};
 pub use record::{Layout, ParamInfo, Recorder, Value};
 pub use trace::{Roofline, Traced, trace_json};
 

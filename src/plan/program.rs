@@ -5,7 +5,7 @@ use super::{
     memory::Buffer,
     operands::{Operands, Place, resolve},
     record::{Class, Layout},
-    replay::{Replay, Replays},
+    replay::{Replay, Replays, Stretch},
     run::run_step,
 };
 use crate::{
@@ -35,6 +35,17 @@ pub struct Flat<'a> {
     pub master: &'a mut [f32],
     /// Gradient; empty without a backward pass.
     pub grad: &'a mut [f32],
+}
+
+/// The flat buffers of the trainables in a GPU's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlatOnDevice {
+    /// Address of the f32 master weights.
+    pub master: u64,
+    /// Address of the f32 gradient.
+    pub grad: u64,
+    /// Elements of each.
+    pub len: usize,
 }
 
 /// A planned run with its memory and weights.
@@ -257,16 +268,53 @@ impl Program {
     /// The trainable parameters and their gradient, in host memory.
     ///
     /// # Errors
-    /// [`Error::NoKernel`] on a GPU, whose optimizer kernels are not written yet.
+    /// [`Error::Plan`] on a GPU: see [`Program::flat_on_device`].
     pub fn trainables(&mut self) -> Result<Flat<'_>> {
         let (m, g) = (self.plan.places.master.clone(), self.plan.places.grad.clone());
         let device = self.device.name();
         let Some(bytes) = self.arena.host(&(m.start..g.end)) else {
-            let tried = "the flat buffers lie on the device".into();
-            return Err(Error::NoKernel { op: "adamw", key: device, tried });
+            let problem = format!("the flat buffers lie on {device}");
+            return Err(Error::Plan { at: "trainables".into(), problem });
         };
         let (master, grad) = bytemuck::cast_slice_mut(bytes).split_at_mut(m.len() / 4);
         Ok(Flat { entries: &self.entries, master, grad })
+    }
+
+    /// Name and element range of each trainable, in flat order; gaps are padding.
+    pub fn entries(&self) -> &[(String, Range<usize>)] {
+        &self.entries
+    }
+
+    /// A copy of the flat f32 master weights.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn master(&self) -> Result<Vec<f32>> {
+        Ok(DType::F32.decode(&self.arena.get(&self.plan.places.master)?))
+    }
+
+    /// Replaces the flat master weights.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for another length; those of the device.
+    pub fn set_master(&mut self, master: &[f32]) -> Result<()> {
+        let at = self.plan.places.master.clone();
+        if at.len() != size_of_val(master) {
+            let spec = Spec::f32(&[at.len() / size_of::<f32>()]);
+            return Err(wrong_length("trainables", master.len(), &spec));
+        }
+        self.arena.set(&at, bytemuck::cast_slice(master))
+    }
+
+    /// Where the flat buffers lie on a GPU; addresses 0 on the host.
+    pub fn flat_on_device(&self) -> FlatOnDevice {
+        let address = |range: &Range<usize>| self.arena.address(range).unwrap_or(0);
+        let places = &self.plan.places;
+        FlatOnDevice {
+            master: address(&places.master),
+            grad: address(&places.grad),
+            len: places.master.len() / size_of::<f32>(),
+        }
     }
 
     /// Runs the forward pass.
@@ -274,7 +322,7 @@ impl Program {
     /// # Errors
     /// Those of the operations.
     pub fn forward(&mut self) -> Result<()> {
-        self.run(0..self.plan.forward_steps, true)
+        self.run(0..self.plan.forward_steps, true, None)
     }
 
     /// Runs the backward pass; `first` overwrites the gradients of trainables, otherwise they add up.
@@ -282,43 +330,58 @@ impl Program {
     /// # Errors
     /// Those of the operations.
     pub fn backward(&mut self, first: bool) -> Result<()> {
-        self.run(self.plan.forward_steps..self.plan.steps.len(), first)
+        self.run(self.plan.forward_steps..self.plan.steps.len(), first, None)
     }
 
-    /// Runs both passes; on a GPU as one graph.
+    /// Runs both passes and then `then` (an optimizer that launches and does not wait); on a GPU all as one graph.
     ///
     /// # Errors
-    /// Those of the operations.
-    pub fn forward_backward(&mut self, first: bool) -> Result<()> {
-        self.run(0..self.plan.steps.len(), first)
+    /// Those of the operations and of `then`.
+    pub fn forward_backward(
+        &mut self,
+        first: bool,
+        then: Option<&dyn Fn() -> Result<()>>,
+    ) -> Result<()> {
+        self.run(0..self.plan.steps.len(), first, then)
     }
 
     /// Runs `steps`. On a GPU they are launched one by one the first time, which loads their kernels, captured as
     /// a graph the second, and replayed from then on; a poisoned program is always stepped.
-    fn run(&mut self, steps: Range<usize>, first: bool) -> Result<()> {
-        let key = (steps.start, steps.end, first);
+    fn run(
+        &mut self,
+        steps: Range<usize>,
+        first: bool,
+        then: Option<&dyn Fn() -> Result<()>>,
+    ) -> Result<()> {
+        let stretch = Stretch { start: steps.start, end: steps.end, first, then: then.is_some() };
         let cuda = match &self.device {
             Device::Cuda(cuda) if !self.plan.poison => cuda.clone(),
-            _ => return self.steps(steps, first),
+            _ => return self.steps(steps, first, then),
         };
-        match self.replays.get(&key) {
+        match self.replays.get(&stretch) {
             Some(Replay::Captured(graph)) => graph.launch(),
             Some(Replay::Stepped) => {
-                let graph = cuda.capture(|| self.steps(steps, first))?;
+                let graph = cuda.capture(|| self.steps(steps, first, then))?;
                 graph.launch()?;
-                self.replays.insert(key, Replay::Captured(graph));
+                self.replays.insert(stretch, Replay::Captured(graph));
                 Ok(())
             }
             None => {
-                self.steps(steps, first)?;
-                self.replays.insert(key, Replay::Stepped);
+                self.steps(steps, first, then)?;
+                self.replays.insert(stretch, Replay::Stepped);
                 Ok(())
             }
         }
     }
 
-    fn steps(&mut self, mut steps: Range<usize>, first: bool) -> Result<()> {
-        steps.try_for_each(|t| self.step(t, first))
+    fn steps(
+        &mut self,
+        mut steps: Range<usize>,
+        first: bool,
+        then: Option<&dyn Fn() -> Result<()>>,
+    ) -> Result<()> {
+        steps.try_for_each(|t| self.step(t, first))?;
+        then.map_or(Ok(()), |then| then())
     }
 
     /// Runs the steps `0..=step` only.

@@ -12,8 +12,18 @@ pub(super) enum Replay {
     Captured(Graph),
 }
 
-/// First step, end, and whether the trainables' gradients start anew.
-pub(super) type Stretch = (usize, usize, bool);
+/// What one graph holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Stretch {
+    /// First step.
+    pub start: usize,
+    /// The step after the last.
+    pub end: usize,
+    /// Whether the trainables' gradients start anew.
+    pub first: bool,
+    /// Whether something was launched after the steps.
+    pub then: bool,
+}
 
 /// Every stretch that ran.
 pub(super) type Replays = HashMap<Stretch, Replay>;

@@ -1,7 +1,7 @@
 //! Planning and timing a U-Net's training and denoising step: what `plan` prints and `bench step` runs.
 
 use super::{
-    Batch, Group, NoiseSchedule, Objective, Optimizer, Patterns, Prediction, Start, StepOptions,
+    Batch, Group, NoiseSchedule, Objective, Optimizer, Patterns, Prediction, Rules, Start, StepOptions,
     Stepper, Trained, plan_step, predict, text_inputs, unet_params,
 };
 use crate::{
@@ -163,7 +163,7 @@ pub fn time_training(
     let (mut stepper, batch) = training(config, size, device, weights)?;
     time(iterations, || {
         stepper.accumulate(&batch)?;
-        stepper.update(1.0).map(drop)
+        stepper.update().map(drop)
     })
 }
 
@@ -192,7 +192,7 @@ fn training(
     let plan = plan_training(config, size)?;
     let mut program = plan.load(device.clone(), &Start::new(weights, 1))?;
     let group = |_: &str| Group { learning_rate: 1e-4, adamw: AdamW::default() };
-    let optimizer = Optimizer::new(&program.trainables()?, group, 1.0, None);
+    let optimizer = Optimizer::new(&mut program, group, Rules::constant(1.0))?;
     let stepper = Stepper::new(program, optimizer, size.objective);
     let (n, positions) = (size.batch, size.batch * size.latent[0] * size.latent[1]);
     let len = positions * config.in_channels;

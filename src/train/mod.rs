@@ -26,7 +26,7 @@ pub use measure::{
     StepSize, peak_memory_bytes, plan_denoising, plan_training, time_denoising, time_training,
     trace_training,
 };
-pub use optimizer::{Group, Optimizer};
+pub use optimizer::{Group, Optimizer, Rules};
 pub use pictures::Pictures;
 pub use program::{
     Patterns, Text, Trained, is_adapter, plan_step, predict, text_inputs, unet_params,

@@ -1,15 +1,16 @@
-//! AdamW over the flat trainables of a program: groups, clipping, moving average.
+//! AdamW over the flat trainables of a program, on the device where they lie: groups, clipping, moving average.
 
+use super::State;
 use crate::{
-    device::Device,
+    device::{Cuda, Device, Memory},
     error::{Error, Result},
     kernels::{
-        adamw::{AdamW, StepState},
+        adamw::{AdamW, Buffers, Constants, DeviceAdamW, DeviceStep, Part, StepState},
         ema, grad_norm,
     },
-    plan::Flat,
+    plan::{Flat, Program},
 };
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 /// Settings of one group of trainables.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,62 +21,179 @@ pub struct Group {
     pub adamw: AdamW,
 }
 
+/// Settings of a run that all groups share.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rules {
+    /// Passes whose gradients are added up in one step.
+    pub passes: usize,
+    /// The largest gradient norm; 0 does not clip.
+    pub clip: f32,
+    /// Decay of the moving average, where there is one.
+    pub ema: Option<f32>,
+    /// Factor of the learning rates in each step; the last one stays.
+    pub factors: Vec<f64>,
+}
+
+impl Rules {
+    /// One pass a step at the peak learning rate, without a moving average.
+    pub fn constant(clip: f32) -> Self {
+        Self { passes: 1, clip, ema: None, factors: vec![1.0] }
+    }
+
+    fn factor(&self, step: u64) -> f64 {
+        let at = usize::try_from(step).unwrap_or(usize::MAX);
+        self.factors.get(at).or(self.factors.last()).copied().unwrap_or(1.0)
+    }
+}
+
 /// The optimizer's state and settings.
 #[derive(Debug)]
 pub struct Optimizer {
     groups: Vec<(Range<usize>, Group)>,
-    clip: f32,
-    ema: Option<f32>,
+    rules: Rules,
     /// Steps done.
     pub step: u64,
-    /// First moments, as flat as the trainables.
-    pub first: Vec<f32>,
-    /// Second moments.
-    pub second: Vec<f32>,
-    /// Moving average; empty when off.
-    pub average: Vec<f32>,
+    moments: Moments,
+}
+
+/// Moments and moving average, as flat as the trainables.
+#[derive(Debug)]
+enum Moments {
+    Host { first: Vec<f32>, second: Vec<f32>, average: Vec<f32> },
+    Cuda(Box<OnDevice>),
+}
+
+#[derive(Debug)]
+struct OnDevice {
+    cuda: Arc<Cuda>,
+    adamw: DeviceAdamW,
+    buffers: Buffers,
+    /// Both moments, then the average.
+    memory: Memory,
+    len: usize,
 }
 
 impl Optimizer {
-    /// An optimizer for `flat`; `group` gives the settings of a trainable by its name; `clip` is the largest gradient
-    /// norm (0 = off), `ema` the decay of the moving average.
+    /// An optimizer for the trainables of `program`; `group` gives the settings of a trainable by its name.
+    ///
+    /// # Errors
+    /// Those of the device.
     pub fn new(
-        flat: &Flat<'_>,
+        program: &mut Program,
         group: impl Fn(&str) -> Group,
-        clip: f32,
-        ema: Option<f32>,
-    ) -> Self {
+        rules: Rules,
+    ) -> Result<Self> {
         let mut groups: Vec<(Range<usize>, Group)> = vec![];
-        for (name, range) in flat.entries {
+        for (name, range) in program.entries() {
             let settings = group(name);
             match groups.last_mut() {
                 Some((all, last)) if *last == settings => all.end = range.end,
                 _ => groups.push((range.clone(), settings)),
             }
         }
-        let n = flat.master.len();
-        let average = if ema.is_some() { flat.master.to_vec() } else { vec![] };
-        Self { groups, clip, ema, step: 0, first: vec![0.0; n], second: vec![0.0; n], average }
+        let moments = match program.device().clone() {
+            Device::Cpu => {
+                let flat = program.trainables()?;
+                let zeros = vec![0.0; flat.master.len()];
+                let average = if rules.ema.is_some() { flat.master.to_vec() } else { vec![] };
+                Moments::Host { first: zeros.clone(), second: zeros, average }
+            }
+            Device::Cuda(cuda) => {
+                Moments::Cuda(Box::new(OnDevice::new(&cuda, program, &groups, &rules)?))
+            }
+        };
+        Ok(Self { groups, rules, step: 0, moments })
     }
 
-    /// One step on gradients that are the sum over `accumulated` passes; `factor` is that of the schedule.
-    /// Returns the norm of the mean gradient before clipping.
+    /// Passes whose gradients make a step.
+    pub fn passes(&self) -> usize {
+        self.rules.passes
+    }
+
+    /// Launches the step on a GPU, without waiting; nothing on the host, where [`Optimizer::update`] does it.
     ///
     /// # Errors
-    /// [`Error::Shape`] when `flat` is not what the optimizer was made for; [`Error::Data`] when the
+    /// Those of the device.
+    pub fn launch(&self) -> Result<()> {
+        match &self.moments {
+            Moments::Cuda(d) => d.adamw.step(&d.buffers),
+            Moments::Host { .. } => Ok(()),
+        }
+    }
+
+    /// Ends one step on gradients that are the sum over the passes; on a GPU it was launched before. Returns the norm of
+    /// the mean gradient before clipping.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when `program` is not what the optimizer was made for; [`Error::Data`] when the
     /// gradient is not finite (nothing was changed then).
-    pub fn update(
-        &mut self,
-        device: &Device,
-        flat: &mut Flat<'_>,
-        accumulated: usize,
-        factor: f64,
-    ) -> Result<f32> {
-        let mean = 1.0 / accumulated.max(1) as f32;
+    pub fn update(&mut self, program: &mut Program) -> Result<f32> {
+        let norm = match &mut self.moments {
+            Moments::Cuda(d) => d.adamw.norm()?,
+            Moments::Host { first, second, average } => {
+                let mut flat = program.trainables()?;
+                let step = HostStep { groups: &self.groups, rules: &self.rules, step: self.step };
+                step.run(&mut flat, [first, second, average])?
+            }
+        };
+        self.step += 1;
+        Ok(norm)
+    }
+
+    /// What is saved as the result: the moving average where there is one, else the trainables.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn result(&self, program: &Program) -> Result<Vec<f32>> {
+        let state = self.state(program)?;
+        Ok(if state.average.is_empty() { state.master } else { state.average })
+    }
+
+    /// Everything that a run needs to go on.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn state(&self, program: &Program) -> Result<State> {
+        let (step, master) = (self.step, program.master()?);
+        let [first, second, average] = match &self.moments {
+            Moments::Host { first, second, average } => [first, second, average].map(Clone::clone),
+            Moments::Cuda(d) => d.read()?,
+        };
+        Ok(State { step, master, first, second, average })
+    }
+
+    /// Goes back to `state`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when it belongs to other trainables; those of the device.
+    pub fn restore(&mut self, program: &mut Program, state: State) -> Result<()> {
+        program.set_master(&state.master)?;
+        self.step = state.step;
+        match &mut self.moments {
+            Moments::Host { first, second, average } => {
+                (*first, *second, *average) = (state.first, state.second, state.average);
+                Ok(())
+            }
+            Moments::Cuda(d) => d.write(&state),
+        }
+    }
+}
+
+/// One step on the host.
+struct HostStep<'a> {
+    groups: &'a [(Range<usize>, Group)],
+    rules: &'a Rules,
+    step: u64,
+}
+
+impl HostStep<'_> {
+    fn run(&self, flat: &mut Flat<'_>, moments: [&mut Vec<f32>; 3]) -> Result<f32> {
+        let [first, second, average] = moments;
+        let mean = 1.0 / self.rules.passes.max(1) as f32;
         if mean != 1.0 {
             flat.grad.iter_mut().for_each(|g| *g *= mean);
         }
-        let norm = grad_norm::clip(flat.grad, self.clip);
+        let norm = grad_norm::clip(flat.grad, self.rules.clip);
         if !norm.is_finite() {
             return Err(Error::Data {
                 at: format!("step {}", self.step + 1),
@@ -84,7 +202,8 @@ impl Optimizer {
                 fix: "lower train.learning_rate, or check the weights".into(),
             });
         }
-        for (range, group) in &self.groups {
+        let factor = self.rules.factor(self.step);
+        for (range, group) in self.groups {
             let learning_rate = (f64::from(group.learning_rate) * factor) as f32;
             let state = StepState { step: self.step, learning_rate };
             let count = flat.entries.len();
@@ -96,19 +215,78 @@ impl Optimizer {
             };
             let master = flat.master.get_mut(range.clone()).ok_or_else(too_long)?;
             let grad = flat.grad.get(range.clone()).ok_or_else(too_long)?;
-            let first = self.first.get_mut(range.clone()).ok_or_else(too_long)?;
-            let second = self.second.get_mut(range.clone()).ok_or_else(too_long)?;
-            group.adamw.step(device, state, (master, grad), (first, second))?;
+            let first = first.get_mut(range.clone()).ok_or_else(too_long)?;
+            let second = second.get_mut(range.clone()).ok_or_else(too_long)?;
+            group.adamw.step(&Device::Cpu, state, (master, grad), (first, second))?;
         }
-        if let Some(decay) = self.ema {
-            ema::update(&mut self.average, flat.master, ema::warm_decay(decay, self.step));
+        if let Some(decay) = self.rules.ema {
+            ema::update(average, flat.master, ema::warm_decay(decay, self.step));
         }
-        self.step += 1;
         Ok(norm)
     }
+}
 
-    /// What is saved as the result: the moving average where there is one, else the trainables.
-    pub fn result<'a>(&'a self, flat: &'a Flat<'_>) -> &'a [f32] {
-        if self.average.is_empty() { flat.master } else { &self.average }
+impl OnDevice {
+    fn new(
+        cuda: &Arc<Cuda>,
+        program: &Program,
+        groups: &[(Range<usize>, Group)],
+        rules: &Rules,
+    ) -> Result<Self> {
+        let part = |(range, group): &(Range<usize>, Group)| Part {
+            range: range.clone(),
+            learning_rate: group.learning_rate,
+            adamw: group.adamw,
+        };
+        let parts: Vec<Part> = groups.iter().map(part).collect();
+        let flat = program.flat_on_device();
+        let constants = Constants {
+            len: flat.len,
+            passes: rules.passes,
+            clip: rules.clip,
+            decay: rules.ema,
+            factors: rules.factors.clone(),
+        };
+        let count = 2 + usize::from(rules.ema.is_some());
+        let bytes = flat.len * size_of::<f32>();
+        let memory = cuda.alloc(count * bytes)?;
+        cuda.fill(memory.address(), count * bytes, 0)?;
+        let at = |i: u64| memory.address() + i * bytes as u64;
+        let average = rules.ema.map(|_| at(2));
+        if let Some(average) = average {
+            cuda.copy(average, flat.master, bytes)?;
+        }
+        let buffers = Buffers {
+            master: flat.master,
+            grad: flat.grad,
+            first: at(0),
+            second: at(1),
+            average,
+            shadow: None,
+        };
+        let adamw = DeviceAdamW::new(cuda, &parts, &constants)?;
+        Ok(Self { cuda: cuda.clone(), adamw, buffers, memory, len: flat.len })
+    }
+
+    fn read(&self) -> Result<[Vec<f32>; 3]> {
+        let mut all = vec![0.0f32; self.memory.bytes() / size_of::<f32>()];
+        self.cuda.download(self.memory.address(), bytemuck::cast_slice_mut(&mut all))?;
+        let part = |i: usize| all.get(i * self.len..(i + 1) * self.len).unwrap_or(&[]).to_vec();
+        Ok([part(0), part(1), part(2)])
+    }
+
+    fn write(&self, state: &State) -> Result<()> {
+        let all = [&state.first[..], &state.second, &state.average].concat();
+        if all.len() * size_of::<f32>() != self.memory.bytes() {
+            return Err(Error::Shape {
+                at: "checkpoint".into(),
+                what: "moments",
+                got: vec![all.len()],
+                want: format!("{} elements", self.memory.bytes() / size_of::<f32>()),
+            });
+        }
+        self.cuda.upload(self.memory.address(), bytemuck::cast_slice(&all))?;
+        let step = u32::try_from(state.step).unwrap_or(u32::MAX);
+        self.adamw.set_state(&DeviceStep { step, ..DeviceStep::default() })
     }
 }

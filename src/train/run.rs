@@ -85,7 +85,7 @@ pub fn run(
 ) -> Result<Report> {
     let begin = Instant::now();
     let mut trainer = Trainer::new(config, base, device)?;
-    let entries = trainer.stepper.program.trainables()?.entries.to_vec();
+    let entries = trainer.stepper.program.entries().to_vec();
     let checkpoints = folder.checkpoints(config, &entries)?;
     if let Some(state) = checkpoints.latest()? {
         restore(&mut trainer, state)?;
@@ -155,7 +155,7 @@ fn one_step(
         loss += trainer.pass(&pass)? / config.train.accumulate as f32;
     }
     let factor = config.train.learning_rate_factor(step);
-    let grad_norm = trainer.stepper.update(factor)?;
+    let grad_norm = trainer.stepper.update()?;
     Ok(Row {
         step: step + 1,
         loss,
@@ -167,22 +167,8 @@ fn one_step(
 }
 
 fn restore(trainer: &mut Trainer<'_>, state: State) -> Result<()> {
-    let flat = trainer.stepper.program.trainables()?;
-    if flat.master.len() != state.master.len() {
-        return Err(Error::Shape {
-            at: "checkpoint".into(),
-            what: "trainables",
-            got: vec![state.master.len()],
-            want: format!("{} elements", flat.master.len()),
-        });
-    }
-    flat.master.copy_from_slice(&state.master);
-    flat.grad.fill(0.0);
-    let optimizer = &mut trainer.stepper.optimizer;
-    optimizer.step = state.step;
-    (optimizer.first, optimizer.second) = (state.first, state.second);
-    optimizer.average = state.average;
-    Ok(())
+    let stepper = &mut trainer.stepper;
+    stepper.optimizer.restore(&mut stepper.program, state)
 }
 
 /// What was trained, in checkpoint layout; `averaged` takes the moving average where there is one.
@@ -192,10 +178,9 @@ fn restore(trainer: &mut Trainer<'_>, state: State) -> Result<()> {
 pub fn trainables(trainer: &mut Trainer<'_>, averaged: bool) -> Result<Vec<Trainable>> {
     let stepper = &mut trainer.stepper;
     let params = stepper.program.plan().params();
-    let flat = stepper.program.trainables()?;
     let values = match averaged {
-        true => stepper.optimizer.result(&flat),
-        false => &*flat.master,
+        true => stepper.optimizer.result(&stepper.program)?,
+        false => stepper.program.master()?,
     };
     let one = |(name, range): &(String, std::ops::Range<usize>)| {
         let info = params.iter().find(|p| p.name == *name);
@@ -204,7 +189,7 @@ pub fn trainables(trainer: &mut Trainer<'_>, averaged: bool) -> Result<Vec<Train
         let data = layout.to_checkpoint(&dims, values[range.clone()].to_vec());
         Trainable { name: name.clone(), dims: layout.checkpoint_dims(&dims), data }
     };
-    Ok(flat.entries.iter().map(one).collect())
+    Ok(stepper.program.entries().iter().map(one).collect())
 }
 
 /// The files that grow during a run.
@@ -235,15 +220,8 @@ impl Outputs {
 
     fn save(&mut self, trainer: &mut Trainer<'_>) -> Result<()> {
         self.log.sync()?;
-        let flat = trainer.stepper.program.trainables()?;
-        let optimizer = &trainer.stepper.optimizer;
-        let state = State {
-            step: optimizer.step,
-            master: flat.master.to_vec(),
-            first: optimizer.first.clone(),
-            second: optimizer.second.clone(),
-            average: optimizer.average.clone(),
-        };
+        let stepper = &trainer.stepper;
+        let state = stepper.optimizer.state(&stepper.program)?;
         self.checkpoints.save(&state).map(drop)
     }
 }

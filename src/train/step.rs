@@ -150,7 +150,8 @@ impl Stepper {
         Self { program, optimizer, passes: 0, weighs: objective == Objective::Mse }
     }
 
-    /// Feeds a batch, runs forward and backward, adds to the gradient; returns the loss of this pass.
+    /// Feeds a batch, runs forward and backward, adds to the gradient; returns the loss of this pass. After the last pass
+    /// of a step a GPU updates the trainables in the same graph.
     ///
     /// # Errors
     /// [`Error::Shape`] when a vector does not fit; those of the operations.
@@ -171,23 +172,26 @@ impl Stepper {
         for (name, ids) in &batch.ids {
             p.set_i32(name, ids)?;
         }
-        p.forward_backward(self.passes == 0)?;
+        let (first, optimizer) = (self.passes == 0, &self.optimizer);
         self.passes += 1;
+        let launch = || optimizer.launch();
+        let last = self.passes == optimizer.passes();
+        p.forward_backward(first, if last { Some(&launch) } else { None })?;
         p.loss()
     }
 
-    /// Updates the trainables with the mean gradient of the accumulated passes; returns its norm before clipping.
+    /// Ends a step: updates the trainables with the mean gradient of its passes (a GPU did so after the last of them);
+    /// returns its norm before clipping.
     ///
     /// # Errors
-    /// As [`Optimizer::update`]; [`Error::Plan`] when nothing was accumulated.
-    pub fn update(&mut self, factor: f64) -> Result<f32> {
-        if self.passes == 0 {
-            let problem = "update before any pass".into();
+    /// As [`Optimizer::update`]; [`Error::Plan`] after another number of passes than the optimizer was made for.
+    pub fn update(&mut self) -> Result<f32> {
+        let (passes, want) = (std::mem::take(&mut self.passes), self.optimizer.passes());
+        if passes != want {
+            let problem = format!("an update after {passes} passes, expected {want}");
             return Err(Error::Plan { at: "training step".into(), problem });
         }
-        let passes = std::mem::take(&mut self.passes);
-        let device = self.program.device().clone();
-        self.optimizer.update(&device, &mut self.program.trainables()?, passes, factor)
+        self.optimizer.update(&mut self.program)
     }
 
     /// Drops accumulated gradients.

@@ -1,7 +1,7 @@
 //! A base model being trained: its programs, what it keeps of encoders, one pass.
 
 use super::{
-    Batch, Draws, Group, NoiseSchedule, Objective, Optimizer, Patterns, Prepared, Sample, Start,
+    Batch, Draws, Group, NoiseSchedule, Objective, Optimizer, Patterns, Prepared, Rules, Sample, Start,
     StepOptions, Stepper, Text, Trained, fit, plan_step, text_inputs, unet_params,
 };
 use crate::{
@@ -138,7 +138,13 @@ impl<'a> Trainer<'a> {
         let mut program = plan.load(device.clone(), &Start::new(base.weights.clone(), t.seed))?;
         let ema = t.ema.then_some(t.ema_decay as f32);
         let group = |name: &str| group(config, name);
-        let optimizer = Optimizer::new(&program.trainables()?, group, t.clip_norm as f32, ema);
+        let rules = Rules {
+            passes: t.accumulate,
+            clip: t.clip_norm as f32,
+            ema,
+            factors: (0..t.steps).map(|step| t.learning_rate_factor(step)).collect(),
+        };
+        let optimizer = Optimizer::new(&mut program, group, rules)?;
         let encoder = encoder.load(device.clone(), &base.weights)?;
         Ok(Self {
             config,
