@@ -1,8 +1,8 @@
 //! Planning and timing a U-Net's training and denoising step: what `plan` prints and `bench step` runs.
 
 use super::{
-    Batch, Group, NoiseSchedule, Objective, Optimizer, Patterns, Prediction, Rules, Start, StepOptions,
-    Stepper, Trained, plan_step, predict, text_inputs, unet_params,
+    Batch, Group, NoiseSchedule, Objective, Optimizer, Patterns, Prediction, Rules, Start,
+    StepOptions, Stepper, Trained, plan_step, predict, text_inputs, unet_params,
 };
 use crate::{
     device::Device,

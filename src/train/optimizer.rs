@@ -78,11 +78,7 @@ impl Optimizer {
     ///
     /// # Errors
     /// Those of the device.
-    pub fn new(
-        program: &mut Program,
-        group: impl Fn(&str) -> Group,
-        rules: Rules,
-    ) -> Result<Self> {
+    pub fn new(program: &mut Program, group: impl Fn(&str) -> Group, rules: Rules) -> Result<Self> {
         let mut groups: Vec<(Range<usize>, Group)> = vec![];
         for (name, range) in program.entries() {
             let settings = group(name);

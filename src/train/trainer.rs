@@ -1,8 +1,8 @@
 //! A base model being trained: its programs, what it keeps of encoders, one pass.
 
 use super::{
-    Batch, Draws, Group, NoiseSchedule, Objective, Optimizer, Patterns, Prepared, Rules, Sample, Start,
-    StepOptions, Stepper, Text, Trained, fit, plan_step, text_inputs, unet_params,
+    Batch, Draws, Group, NoiseSchedule, Objective, Optimizer, Patterns, Prepared, Rules, Sample,
+    Start, StepOptions, Stepper, Text, Trained, fit, plan_step, text_inputs, unet_params,
 };
 use crate::{
     data::{

@@ -153,7 +153,11 @@ impl Walk<'_> {
         }
         let Some(next) = skips.last() else { return Ok(x) };
         let [_, h, w, _] = net.image_dims(*next)?;
+        let [_, own_h, own_w, _] = net.image_dims(x)?;
         net.within("upsamplers.0", |net| {
+            if [h, w] == [2 * own_h, 2 * own_w] {
+                return conv(net, "conv", x, Conv::double(block.channels));
+            }
             let x = net.rec.apply(Nearest { h, w }, &[x])?;
             conv(net, "conv", x, Conv::same(block.channels, 3))
         })

@@ -3,7 +3,6 @@
 use super::VaeConfig;
 use crate::{
     error::Result,
-    kernels::resize::Nearest,
     nn::{
         After, Attend, Bias, Conv, DIFFUSERS, Net, Resnet, attention, conv, conv1x1, group_norm,
         resnet,
@@ -73,11 +72,7 @@ pub fn decoder(net: &mut Net<'_>, config: &VaeConfig, latent: Value) -> Result<V
                 if last {
                     return Ok(x);
                 }
-                let [_, h, w, _] = net.image_dims(x)?;
-                net.within("upsamplers.0", |net| {
-                    let x = net.rec.apply(Nearest { h: 2 * h, w: 2 * w }, &[x])?;
-                    conv(net, "conv", x, Conv::same(*c, 3))
-                })
+                net.within("upsamplers.0", |net| conv(net, "conv", x, Conv::double(*c)))
             })?;
         }
         let x = group_norm(net, "conv_norm_out", x, (config.groups, EPS), After::Silu)?;
