@@ -57,13 +57,11 @@ pub fn conv(net: &mut Net<'_>, name: &str, x: Value, shape: Conv) -> Result<Valu
         let width = net.channels(x);
         let w = net.param("weight", &[out, k, k, width], Layout::Conv);
         let b = net.param("bias", &[out], Layout::Dense);
-        let mut y =
-            net.rec.apply(Conv2d { stride, pad, bias: true, upsample }, &[x, w, b])?;
+        let mut y = net.rec.apply(Conv2d { stride, pad, bias: true, upsample }, &[x, w, b])?;
         for (i, a) in net.adapters.at(&net.path).iter().enumerate() {
             let dims = [a.rank, k, k, width];
             let [down, up] = net.adapter(i, &dims, &[out, a.rank], Layout::Conv);
-            let h =
-                net.rec.apply(Conv2d { stride, pad, bias: false, upsample }, &[x, down])?;
+            let h = net.rec.apply(Conv2d { stride, pad, bias: false, upsample }, &[x, down])?;
             let h = net.rec.apply(Linear { bias: false }, &[h, up])?;
             let h = net.affine(h, a.scale, 0.0)?;
             y = net.add(y, h)?;

@@ -1,6 +1,10 @@
 //! A run is a list you can print.
 
-use super::{Action, ParamInfo, Plan, memory::Buffer, record::Class};
+use super::{
+    Action, ParamInfo, Plan,
+    memory::Buffer,
+    record::{Class, Slot},
+};
 use crate::{
     device::Device,
     op::{Cost, GradMode},
@@ -34,6 +38,12 @@ impl Plan {
     /// Every parameter of the recording.
     pub fn params(&self) -> Vec<ParamInfo> {
         self.rec.params()
+    }
+
+    /// Elements of the input `name`; 0 when there is none.
+    pub fn input_len(&self, name: &str) -> usize {
+        let named = |s: &&Slot| s.name == name && matches!(s.class, Class::Input { .. });
+        self.rec.slots.iter().find(named).map_or(0, |s| s.spec.len())
     }
 
     /// Arena size in bytes.

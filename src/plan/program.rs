@@ -306,6 +306,17 @@ impl Program {
         self.arena.set(&at, bytemuck::cast_slice(master))
     }
 
+    /// Where an input or an output lies in a GPU's memory; `None` on the host.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] for an unknown name.
+    pub fn address(&self, name: &str) -> Result<Option<u64>> {
+        let output = self.plan.outputs.iter().find(|(n, _)| n == name).map(|(_, v)| *v);
+        let v = self.names.get(name).copied().or(output).ok_or_else(|| unknown(name))?;
+        let at = self.plan.places.at.get(&Buffer::Value(self.plan.rec.slots[v.0].root));
+        Ok(at.and_then(|at| self.arena.address(at)))
+    }
+
     /// Where the flat buffers lie on a GPU; addresses 0 on the host.
     pub fn flat_on_device(&self) -> FlatOnDevice {
         let address = |range: &Range<usize>| self.arena.address(range).unwrap_or(0);
@@ -323,6 +334,14 @@ impl Program {
     /// Those of the operations.
     pub fn forward(&mut self) -> Result<()> {
         self.run(0..self.plan.forward_steps, true, None)
+    }
+
+    /// Runs the forward pass and then `then`, which launches and does not wait; on a GPU both as one graph.
+    ///
+    /// # Errors
+    /// Those of the operations and of `then`.
+    pub fn forward_then(&mut self, then: &dyn Fn() -> Result<()>) -> Result<()> {
+        self.run(0..self.plan.forward_steps, true, Some(then))
     }
 
     /// Runs the backward pass; `first` overwrites the gradients of trainables, otherwise they add up.
@@ -372,6 +391,11 @@ impl Program {
                 Ok(())
             }
         }
+    }
+
+    /// Drops every captured graph: the next runs step and capture again.
+    pub fn forget_graphs(&mut self) {
+        self.replays.clear();
     }
 
     fn steps(

@@ -2,8 +2,9 @@
 
 use super::{Sampler, Schedule, Spacing, Start};
 use crate::{
-    device::Device,
+    device::{Cuda, Device, Memory},
     error::{Error, Result},
+    kernels::scheduler::{Buffers, DeviceSampler, Output, Rule},
     lora::Adapters,
     models::{
         base::{Base, Encoded},
@@ -12,7 +13,7 @@ use crate::{
     },
     nn::Net,
     plan::{Layout, Program, Recorder, WeightSource},
-    tensor::{Spec, image::Picture},
+    tensor::{DType, Spec, image::Picture},
 };
 use std::sync::Arc;
 
@@ -53,6 +54,39 @@ struct Denoiser {
     pictures: usize,
     guided: bool,
     latent: [usize; 2],
+    sampler: Option<OnDevice>,
+}
+
+/// What a sampler on a GPU is made for: rule and prediction, steps, numbers of all latents.
+type LoopKey = ((Rule, Output), usize, usize);
+
+/// The sampler's side of a loop on a GPU.
+struct OnDevice {
+    key: LoopKey,
+    sampler: DeviceSampler,
+    latent: Memory,
+    buffers: Buffers,
+}
+
+impl OnDevice {
+    fn new(cuda: &Arc<Cuda>, program: &Program, key: LoopKey, guided: bool) -> Result<Self> {
+        let (rule, steps, len) = key;
+        let at = |name: &str| Ok::<_, Error>(program.address(name)?.unwrap_or(0));
+        let latent = cuda.alloc(len * size_of::<f32>())?;
+        let timesteps = program.plan().input_len("timestep");
+        let buffers = Buffers {
+            latent: latent.address(),
+            len,
+            output: at("out")?,
+            sample: at("sample")?,
+            dtype: DType::F32,
+            copies: if guided { 2 } else { 1 },
+            timestep: at("timestep")?,
+            timesteps,
+        };
+        let sampler = DeviceSampler::new(cuda, rule, steps, len)?;
+        Ok(Self { key, sampler, latent, buffers })
+    }
 }
 
 impl<'a> Pipeline<'a> {
@@ -116,6 +150,10 @@ impl<'a> Pipeline<'a> {
         self.prepare(count, guided, latent, self.base.tokens())?;
         let Some(d) = self.denoiser.as_mut() else { return Ok(vec![]) };
         d.condition(self.base, request, guided.then_some(&negative), &positive)?;
+        if let Device::Cuda(cuda) = &self.device {
+            let state = d.loop_on_device(cuda, &schedule, request.guidance, &state, progress)?;
+            return Ok(state.chunks_exact(len.max(1)).map(<[f32]>::to_vec).collect());
+        }
         for (i, t) in schedule.timesteps().to_vec().into_iter().enumerate() {
             let input: Vec<f32> = state.iter().map(|x| x * schedule.input_factor(i)).collect();
             let output = d.predict(&input, t as f32, request.guidance)?;
@@ -167,7 +205,7 @@ impl<'a> Pipeline<'a> {
         self.base.check(Component::Unet, &rec.params())?;
         let source = Joined { first: self.weights, second: &self.base.weights };
         let program = rec.plan_inference(out)?.load(self.device.clone(), &source)?;
-        self.denoiser = Some(Denoiser { program, pictures, guided, latent });
+        self.denoiser = Some(Denoiser { program, pictures, guided, latent, sampler: None });
         Ok(())
     }
 
@@ -221,6 +259,34 @@ impl Denoiser {
             self.program.set("time_ids", &ids.repeat(n))?;
         }
         Ok(())
+    }
+
+    /// The whole loop on a GPU: one graph a step, replayed; the host only launches and reads the last latent.
+    fn loop_on_device(
+        &mut self,
+        cuda: &Arc<Cuda>,
+        schedule: &Schedule,
+        guidance: f32,
+        state: &[f32],
+        progress: &mut dyn FnMut(),
+    ) -> Result<Vec<f32>> {
+        let steps = schedule.timesteps().len();
+        let key = (schedule.rule(), steps, state.len());
+        if self.sampler.as_ref().is_none_or(|s| s.key != key) {
+            self.program.forget_graphs();
+            self.sampler = Some(OnDevice::new(cuda, &self.program, key, self.guided)?);
+        }
+        let Some(s) = &self.sampler else { return Ok(vec![]) };
+        cuda.upload(s.latent.address(), bytemuck::cast_slice(state))?;
+        s.sampler.set(&schedule.rows(), guidance)?;
+        s.sampler.begin(&s.buffers)?;
+        for _ in 0..steps {
+            self.program.forward_then(&|| s.sampler.step(&s.buffers))?;
+            progress();
+        }
+        let mut last = vec![0.0f32; state.len()];
+        cuda.download(s.latent.address(), bytemuck::cast_slice_mut(&mut last))?;
+        Ok(last)
     }
 
     /// The guided prediction for `input`, `[pictures, h, w, C]`.
