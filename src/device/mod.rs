@@ -129,9 +129,10 @@ impl<'a> Buf<'a> {
         self.host()
     }
 
-    /// Device address.
+    /// Device address; 0 for a buffer of no bytes.
     pub fn address(self) -> u64 {
         match self {
+            Buf::Host([]) => 0,
             Buf::Device(p, _) => p,
             Buf::Host(_) => unreachable!("plan: device view of a host buffer"),
         }
@@ -171,9 +172,10 @@ impl BufMut<'_> {
         self.host()
     }
 
-    /// Device address.
+    /// Device address; 0 for a buffer of no bytes.
     pub fn address(&self) -> u64 {
         match self {
+            BufMut::Host([]) => 0,
             BufMut::Device(p, _) => *p,
             BufMut::Host(_) => unreachable!("plan: device view of a host buffer"),
         }
