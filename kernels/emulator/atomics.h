@@ -6,7 +6,8 @@ namespace emulator {
 
 template <class T, class Change>
 inline T atomically(T* p, Change change) {
-  T old = *const_cast<volatile T*>(p), wanted;
+  T old, wanted;
+  __atomic_load(p, &old, __ATOMIC_RELAXED);
   do wanted = change(old);
   while (!__atomic_compare_exchange(p, &old, &wanted, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
   return old;

@@ -1,7 +1,7 @@
 // Shared memory addresses and cp.async. Part of scheduler.cpp.
 #pragma once
+#include "emulator/engine.h"
 #include "emulator/models.h"
-#include "emulator/unit.h"
 
 namespace emulator {
 
@@ -37,38 +37,46 @@ unsigned char* own_shared(uint32_t address, size_t bytes, const char* what) {
 }
 
 namespace {
-void copy_now(unsigned char* to, const void* from, unsigned bytes) {
-  if (from) __builtin_memcpy(to, from, bytes);
-  else __builtin_memset(to, 0, bytes);
+
+void happen(Unit& u, InFlight& mine, const InFlight::Copy& c) {
+  as_engine(u, &mine.issued, [&] {
+    if (c.valid) sanitizer::read(c.from, c.valid);
+    sanitizer::write(c.to, c.bytes);
+    if (c.valid) __builtin_memcpy(c.to, c.from, c.valid);
+    if (c.valid < c.bytes) __builtin_memset(c.to + c.valid, 0, c.bytes - c.valid);
+    sanitizer::release(&mine.copied[c.group % InFlight::kCopyTokens]);
+  });
 }
+
 }  // namespace
 
 void cp_async(uint32_t shared, const void* global, unsigned bytes, unsigned valid) {
   unsigned char* to = own_shared(shared, bytes, "cp.async");
   if (valid) check_aligned(global, bytes, "cp.async");
-  sanitizer::write(to, bytes);  // this thread owns the bytes from now until its wait
-  if (valid) sanitizer::read(global, valid);
   sanitizer::Quiet quiet;
   Thread* t = here();
-  const void* from = valid ? global : nullptr;
-  if (valid != bytes) __builtin_memset(to, 0, bytes), bytes = valid ? valid : bytes;
-  if (at_once(*t->unit)) return copy_now(to, from, bytes);
-  __builtin_memset(to, 0xFF, bytes);  // in flight: the old content is gone
   InFlight& mine = in_flight(t->fiber);
-  mine.copies.push_back({to, from, bytes, mine.copy_group});
+  sanitizer::release(&mine.issued);
+  const InFlight::Copy copy{to, global, bytes, valid, mine.copy_group};
+  if (at_once(*t->unit)) return happen(*t->unit, mine, copy);
+  __builtin_memset(to, 0xFF, bytes);  // in flight: the old content is gone
+  mine.copies.push_back(copy);
 }
 
 void cp_async_commit() { in_flight(here()->fiber).copy_group++; }
 
 void cp_async_wait(unsigned groups_left) {
   sanitizer::Quiet quiet;
-  InFlight& mine = in_flight(here()->fiber);
+  Thread* t = here();
+  InFlight& mine = in_flight(t->fiber);
   size_t kept = 0;
   for (const auto& c : mine.copies) {
-    if (c.group + groups_left < mine.copy_group) copy_now(c.to, c.from, c.bytes);
+    if (c.group + groups_left < mine.copy_group) happen(*t->unit, mine, c);
     else mine.copies[kept++] = c;
   }
   mine.copies.resize(kept);
+  for (unsigned i = 1; i <= InFlight::kCopyTokens && groups_left + i <= mine.copy_group; ++i)
+    sanitizer::acquire(&mine.copied[(mine.copy_group - groups_left - i) % InFlight::kCopyTokens]);
 }
 
 }  // namespace emulator

@@ -39,8 +39,7 @@ void start_threads(Unit& u) {
   const size_t n = u.fibers.size();
   u.ready.reset(n);
   for (Warp& w : u.warps) {
-    w.live = 0;
-    for (Meeting& m : w.meetings) m.arrived = 0;
+    w.live = w.begun = 0;
   }
   for (size_t k = 0; k < n; ++k) {
     const size_t i = late ? n - 1 - k : k;

@@ -17,7 +17,7 @@ struct InFlight {
   struct Copy {  // cp.async
     unsigned char* to;
     const void* from;
-    unsigned bytes, group;
+    unsigned bytes, valid, group;  // of the bytes, `valid` are copied and the rest is zero
   };
   struct Store {  // bulk copy from shared to global memory; `happen` is empty when it has happened
     std::function<void()> happen;
@@ -27,7 +27,9 @@ struct InFlight {
   std::vector<Store> stores;
   unsigned copy_group = 0, store_group = 0;  // the ones being filled
   std::vector<unsigned char*> unfenced;  // rows written by stmatrix, not fenced for the async proxy
-  char issued = 0, stored = 0;  // what ThreadSanitizer's release and acquire name
+  static constexpr unsigned kCopyTokens = 16;
+  // Names for ThreadSanitizer; copied[group % kCopyTokens].
+  char issued = 0, stored = 0, copied[kCopyTokens] = {};
   void clear() {
     copies.clear(), stores.clear(), unfenced.clear();
     copy_group = store_group = 0;

@@ -9,6 +9,7 @@ namespace {
 void finish_meeting(Unit& u, Warp& w, Meeting& m, const Fiber* last) {
   const unsigned lanes = m.arrived, warp = unsigned(&w - u.warps.data());
   m.arrived = 0;
+  w.begun &= ~(1u << (&m - w.meetings));
   if (m.run) m.run(w.args, lanes);
   const unsigned per_block = (u.block_threads + 31) / 32;
   Fiber* first = &u.fibers[size_t(warp / per_block) * u.block_threads + warp % per_block * 32];
@@ -21,6 +22,23 @@ void finish_meeting(Unit& u, Warp& w, Meeting& m, const Fiber* last) {
 
 }  // namespace
 
+namespace {
+
+// The meeting of these lanes that has begun, or a free one. Lanes of another mask may be on the way
+// to theirs at the same time.
+Meeting& meeting_of(Warp& w, unsigned mask) {
+  for (unsigned rest = w.begun; rest; rest &= rest - 1) {
+    Meeting& m = w.meetings[__builtin_ctz(rest)];
+    if (m.mask == mask) return m;
+  }
+  const unsigned free = unsigned(__builtin_ctz(~w.begun));  // at most 31 have begun without this lane
+  w.begun |= 1u << free;
+  w.meetings[free].arrived = 0;
+  return w.meetings[free];
+}
+
+}  // namespace
+
 void meet(const char* op, int line, unsigned mask, void* arg, Together run, Meets who) {
   Thread* t = here();
   sanitizer::Quiet quiet;
@@ -29,10 +47,10 @@ void meet(const char* op, int line, unsigned mask, void* arg, Together run, Meet
   if (!(mask >> t->lane & 1)) failf("%s: the mask %08x lacks the calling lane %u", op, mask, t->lane);
   if (who == Meets::Whole && w.live != 0xFFFFFFFFu)
     failf("%s: all 32 lanes must call it; %08x have not ended", op, w.live);
-  Meeting& m = w.meetings[__builtin_ctz(mask)];
-  if (m.arrived && (m.line != line || m.mask != mask || std::strcmp(m.op, op)))
-    failf("divergent warp: %s (line %d, mask %08x) while other lanes wait at %s (line %d, mask %08x)",
-          op, line, mask, m.op, m.line, m.mask);
+  Meeting& m = meeting_of(w, mask);
+  if (m.arrived && (m.line != line || std::strcmp(m.op, op)))
+    failf("divergent warp: %s (line %d) while other lanes of the mask %08x wait at %s (line %d)", op,
+          line, mask, m.op, m.line);
   m.op = op, m.line = line, m.mask = mask, m.run = run;
   m.arrived |= 1u << t->lane;
   w.args[t->lane] = arg;
@@ -43,7 +61,8 @@ void meet(const char* op, int line, unsigned mask, void* arg, Together run, Meet
 
 void sync_warp(int line, unsigned mask) {
   Thread* t = here();
-  void* token = &t->unit->warps[t->fiber->warp].meetings[__builtin_ctz(mask | 1u << 31)];
+  Warp& w = t->unit->warps[t->fiber->warp];
+  void* token = &w.args[__builtin_ctz(mask | 1u << 31)];  // a name for ThreadSanitizer
   sanitizer::release(token);
   meet("__syncwarp", line, mask, nullptr, nullptr);
   sanitizer::acquire(token);

@@ -174,8 +174,10 @@ void end_thread(Unit& u, Fiber* me) {
   --u.warpgroups[me->rank * ((u.block_threads + 127) / 128) + thread / 128].live;
   Warp& w = u.warps[me->warp];
   w.live &= ~(1u << thread % 32);
-  for (Meeting& m : w.meetings)
-    if (m.arrived && m.arrived == (m.mask & w.live)) finish_meeting(u, w, m, nullptr);
+  for (unsigned rest = w.begun; rest; rest &= rest - 1) {
+    Meeting& m = w.meetings[__builtin_ctz(rest)];
+    if (m.arrived == (m.mask & w.live)) finish_meeting(u, w, m, nullptr);
+  }
   open_cluster_if_full(u);
 }
 
@@ -269,6 +271,7 @@ unsigned poll(const unsigned* p) {
   Unit& u = *here()->unit;
   Fiber* me = here()->fiber;
   const unsigned value = __atomic_load_n(p, __ATOMIC_ACQUIRE);
+  sanitizer::acquire(p);
   if (me->spin_address == p && me->spin_value == value) {
     u.spinning.push_back(me);
     wait_here("a poll of a flag in global memory", 0);

@@ -1,5 +1,6 @@
 // Bulk copies: tensor boxes and plain ranges, between global and shared memory. Part of scheduler.cpp.
 #pragma once
+#include "emulator/engine.h"
 #include "emulator/models.h"
 #include "emulator/tensor_map.h"
 #include "emulator/unit.h"
@@ -53,22 +54,6 @@ void each_piece(const TensorMap& m, const Place& c, F f) {
              uint32_t(lo), uint32_t(hi - lo));
     }
   }
-}
-
-// `f` as the copy engine, after what `token` was released by.
-template <class F>
-void as_engine(Unit& u, const void* token, F f) {
-#if defined(EMULATOR_TSAN)
-  auto& engine = u.engines[u.next_engine++ % 16];
-  if (!engine) engine = sanitizer::new_identity();
-  const auto me = sanitizer::identity();
-  sanitizer::become(engine);
-  sanitizer::acquire(token);
-  f();
-  sanitizer::become(me);
-#else
-  (void)u, (void)token, f();
-#endif
 }
 
 // Queues a load of `by`, or does it at once.

@@ -41,9 +41,10 @@ struct Meeting {
 };
 
 struct Warp {
-  unsigned live = 0;
+  unsigned live = 0;   // lanes that have not ended
+  unsigned begun = 0;  // meetings some lanes wait in
   void* args[32];
-  Meeting meetings[32];  // by the lowest lane of the mask
+  Meeting meetings[32];  // each of other lanes
 };
 
 struct Barrier {
