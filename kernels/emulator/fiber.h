@@ -65,11 +65,6 @@ class Stacks {
     return stack;
   }
   void give(char* stack) { free_.push_back(stack); }
-  // After a failed launch stacks were left in use.
-  void all_free() {
-    free_.clear();
-    for (auto& m : mappings_) add(m);
-  }
 
  private:
   struct Mapping {

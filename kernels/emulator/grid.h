@@ -10,7 +10,7 @@ namespace {
 void allocate_shared(Unit& u, const Launch& l) {
   u.shared_pitch = (l.shared_bytes + kSharedGuardBytes + 1023) / 1024 * 1024;
   const size_t n = u.shared_pitch * l.cluster;
-  if (n <= u.shared_capacity) return;
+  if (kReuse && n <= u.shared_capacity) return;
   std::free(u.shared);
   u.shared = static_cast<unsigned char*>(std::aligned_alloc(1024, n));
   u.shared_capacity = n;
@@ -57,7 +57,6 @@ void start_threads(Unit& u) {
 
 void start_unit(Unit& u, uint64_t number) {
   const Launch& l = *u.launch->launch;
-  if (!kReuseStacks) u.stacks.all_free();
   u.block_threads = l.block[0] * l.block[1] * l.block[2];
   u.live = u.block_threads * l.cluster;
   u.fibers.resize(u.live);
@@ -134,17 +133,16 @@ bool shared_intact(Unit& u) {
   return true;
 }
 
-// What all its threads and engines did is visible to the host thread.
+// What its threads and engines did is visible after the launch, and not to the units that follow.
 void end_unit(Unit& u) {
 #if defined(EMULATOR_TSAN)
   auto join = [&](sanitizer::Identity i) {
-    if (i) sanitizer::become(i), sanitizer::release(&u.ended);
+    if (i) sanitizer::become(i), sanitizer::release(&u.launch->ended);
   };
   for (Fiber& f : u.fibers) join(f.identity);
   for (auto i : u.engines) join(i);
   for (auto& w : u.warpgroups) join(w.identity[0]), join(w.identity[1]);
   sanitizer::become(u.main_identity);
-  sanitizer::acquire(&u.ended);
 #endif
   shared_intact(u);
   ++u.launch->progress;
@@ -212,10 +210,12 @@ void run_polling(Shared& s, std::vector<std::unique_ptr<Unit>>& polling) {
 }
 
 void work(Shared& s) {
+  sanitizer::Quiet quiet;
   std::vector<std::unique_ptr<Unit>> polling;
+  std::unique_ptr<Unit> own[kReuse ? 1 : 3];  // in turn, so that neighbours are different threads
   uint64_t number;
-  std::unique_ptr<Unit> u;
-  while (!s.failed && next_unit(s, number)) {
+  for (size_t turn = 0; !s.failed && next_unit(s, number); ++turn) {
+    auto& u = own[turn % std::size(own)];
     if (!u) u = pool.take();
     u->launch = &s;
     u->main_stack = {};
@@ -225,9 +225,11 @@ void work(Shared& s) {
     if (outcome == Outcome::Polling) polling.push_back(std::move(u));
     else if (outcome == Outcome::Ended) end_unit(*u);
   }
-  if (u) retire(std::move(u), s.failed);
+  for (auto& u : own)
+    if (u) retire(std::move(u), s.failed);
   run_polling(s, polling);
   for (auto& p : polling) retire(std::move(p), true);
+  sanitizer::acquire(&s.ended);
   --s.workers;
 }
 

@@ -68,11 +68,12 @@ inline void write(const void*, size_t) {}
 }  // namespace emulator::sanitizer
 
 namespace emulator {
-// A stack that passes from one thread to the next would order them to ThreadSanitizer.
+// Stacks and shared memory pass from one thread or block to the next. To ThreadSanitizer that would
+// order them, or look like a race: there, a thread keeps its stack and a block gets new memory.
 #if defined(EMULATOR_TSAN)
-constexpr bool kReuseStacks = false;
+constexpr bool kReuse = false;
 #else
-constexpr bool kReuseStacks = true;
+constexpr bool kReuse = true;
 #endif
 }  // namespace emulator
 

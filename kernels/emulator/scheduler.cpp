@@ -33,6 +33,7 @@ struct Shared {
   std::atomic<uint64_t> progress{0};
   std::atomic<unsigned> idle{0}, workers{1};  // workers whose units only poll
   std::atomic<bool> failed{false};
+  char ended = 0;  // a name for ThreadSanitizer
   std::mutex guard;
 };
 
@@ -100,7 +101,8 @@ void bind(Unit& u, Fiber* f, char* stack) {
 
 void enter(Unit& u, Fiber* f, void** save, void** fake) {
   if (!f->stack) {
-    bind(u, f, u.stacks.take());
+    if (kReuse || !f->home) f->home = u.stacks.take();
+    bind(u, f, f->home);
     f->stack_pointer = fresh_stack(f->stack, fiber_main);
     f->fake_stack = nullptr;
   }
@@ -199,12 +201,12 @@ void fiber_main() {
       end_thread(u, me);
       next = u.launch->failed ? nullptr : pick(u);
       if (stack_overflowed(stack)) report(u, me, "stack overflow in the emulator"), next = nullptr;
-      if (kReuseStacks && next && !next->stack) {
+      if (kReuse && next && !next->stack) {
         bind(u, next, stack);
         u.current = next;
         continue;
       }
-      if (kReuseStacks) u.stacks.give(stack);
+      if (kReuse) u.stacks.give(stack);
     }
     void* nowhere;
     if (next)

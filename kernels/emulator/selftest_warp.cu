@@ -109,6 +109,11 @@ __device__ inline void chain(const WarpArgs& a) {
   }
 }
 
+// Every block writes the same place.
+__device__ inline void block_race(const WarpArgs& a) {
+  if (threadIdx.x == 0) a.out[0] = a.in[0];
+}
+
 __device__ inline void atomics(const WarpArgs& a) {
   atomicAdd(a.flags, 1u);
   atomicMax(a.flags + 1, blockIdx.x * blockDim.x + threadIdx.x);
@@ -160,6 +165,7 @@ EXPORT(warp_lost_lanes, selftest::WarpTile<64>, selftest::WarpArgs, selftest::lo
 EXPORT(warp_misaligned, selftest::WarpTile<32>, selftest::WarpArgs, selftest::misaligned)
 EXPORT(warp_wild, selftest::WarpTile<32>, selftest::WarpArgs, selftest::wild)
 EXPORT(warp_chain, selftest::WarpTile<64>, selftest::WarpArgs, selftest::chain)
+EXPORT(warp_block_race, selftest::WarpTile<64>, selftest::WarpArgs, selftest::block_race)
 EXPORT(warp_atomics, selftest::WarpTile<64>, selftest::WarpArgs, selftest::atomics)
 EXPORT(warp_mma_bf16, selftest::MmaTile, selftest::WarpArgs, selftest::mma<bf16>)
 EXPORT(warp_mma_f16, selftest::MmaTile, selftest::WarpArgs, selftest::mma<f16>)

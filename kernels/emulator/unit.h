@@ -17,6 +17,7 @@ namespace emulator {
 struct Fiber {
   void* stack_pointer = nullptr;  // where it was left
   char* stack = nullptr;          // null: not started
+  char* home = nullptr;           // the one it always has, where stacks are not reused
   unsigned index = 0;             // in the unit
   unsigned warp = 0;              // in the unit
   unsigned rank = 0;              // of its block
@@ -103,7 +104,7 @@ struct Unit {
   sanitizer::Identity main_identity = nullptr;
   Fiber* current = nullptr;
   bool left_in_the_middle = false;  // its launch failed
-  char started = 0, ended = 0;  // names for ThreadSanitizer
+  char started = 0;                 // a name for ThreadSanitizer
   uint64_t random = 1;
   unsigned char* shared = nullptr;  // of all blocks
   size_t shared_pitch = 0, shared_capacity = 0;

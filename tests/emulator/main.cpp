@@ -26,7 +26,7 @@ struct TileRecord {
   X(selftest_reverse) X(selftest_unsynced) X(selftest_diverge) X(selftest_overrun)              \
   X(selftest_shared_overrun) X(warp_functions) X(warp_copies) X(warp_copies_weak_wait)          \
   X(warp_divergent_shuffle) X(warp_lost_lanes) X(warp_misaligned) X(warp_wild) X(warp_chain)    \
-  X(warp_atomics) X(warp_mma_bf16) X(warp_mma_f16) X(warp_mma_tf32) X(product_bf16_n64)         \
+  X(warp_atomics) X(warp_block_race) X(warp_mma_bf16) X(warp_mma_f16) X(warp_mma_tf32) X(product_bf16_n64)         \
   X(product_f16_n80) X(product_bf16_n256) X(product_bf16_n64_mn128) X(product_bf16_n96_mn64)    \
   X(product_f16_n48_mn32) X(product_bf16_n64_pair) X(product_early_release)                     \
   X(product_weak_wait) X(product_no_proxy_fence) X(product_wrong_bytes) X(product_wrong_count)  \
@@ -152,6 +152,13 @@ void chain(const Named& k, int set) {
   expect("out", blocks - 1, out[blocks - 1], blocks - 1, 0);
 }
 
+void block_race(const Named& k) {
+  float in = 1, out = 0;
+  WarpArgs a{&in, &out, nullptr, 0, 0};
+  run(k, 4, 1, &a);
+  expect("out", 0, out, 1, 0);
+}
+
 void atomics(const Named& k) {
   const unsigned blocks = 300;  // enough threads for several workers
   float out[2] = {};
@@ -251,6 +258,7 @@ int main(int count, char** words) {
   else if (name == "warp_chain") chain(k, 1);
   else if (name == "warp_chain_unset") chain(k, 0);
   else if (name == "warp_atomics") atomics(k);
+  else if (name == "warp_block_race") block_race(k);
   else if (name == "warp_functions") warp_functions(k);
   else unaligned(k);
   std::printf("ok\n");
