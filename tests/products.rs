@@ -50,3 +50,14 @@ fn sm80_agrees_with_the_cpu_where_it_applies() {
     }
     check("sm80_64", Schedule::Random(3), &[DType::Bf16]);
 }
+
+#[test]
+fn sm90_agrees_with_the_cpu_where_it_applies() {
+    let wide = ["sm90_256x160", "sm90_128x256", "sm90_128x160", "sm90_128x160_ping"];
+    let narrow = ["sm90_skinny32", "sm90_skinny64", "sm90_skinny128"];
+    for (i, variant) in [&wide[..], &narrow[..]].concat().into_iter().enumerate() {
+        check(variant, Schedule::Early, &TYPES[1..]);
+        let other = if i % 2 == 0 { Schedule::Late } else { Schedule::Random(9) };
+        check(variant, other, &[DType::Bf16]);
+    }
+}

@@ -40,8 +40,8 @@ __device__ inline int slab_index(int r, int k) {
   return k * Rows + ((r / 8) ^ (k % 8)) * 8;
 }
 
-// Starts the copy of a slab, one 16-byte piece a thread and turn; zeros outside the operand (rows and depth are
-// multiples of 8, so a piece lies inside or outside as a whole).
+// Starts the copy of a slab, one 16-byte piece a thread and turn; zeros outside the operand. `rows` of an MN-major
+// operand is its pitch: it and the depth of a K-major one are multiples of 8, so a piece lies inside or outside whole.
 template <bool KMajor, int Rows, int Threads, class T>
 __device__ inline void fetch_slab(T* slab, const T* from, int rows, int depth, int row0, int k0) {
   constexpr int Pieces = Rows * 4, Across = Rows / 8;
@@ -66,9 +66,10 @@ __device__ inline void fetch(MmaShared<Tile, T>& s, const ProductArgs<T>& a, con
   const int slot = slab % Tile::Stages;
   const bool extra = slab >= w.base;
   const int k0 = (extra ? slab - w.base : w.first + slab) * Tile::Depth, depth = extra ? a.rank : a.k;
-  fetch_slab<LeftK, Tile::BlockM, Tile::Threads>(s.left[slot], extra ? a.t : a.left, a.m, depth, w.row0, k0);
-  fetch_slab<RightK, Tile::BlockN, Tile::Threads>(s.right[slot], extra ? a.l : a.right, a.n, depth, w.col0,
-                                                  k0);
+  fetch_slab<LeftK, Tile::BlockM, Tile::Threads>(s.left[slot], extra ? a.t : a.left,
+                                                 LeftK ? a.m : a.left_pitch, depth, w.row0, k0);
+  fetch_slab<RightK, Tile::BlockN, Tile::Threads>(s.right[slot], extra ? a.l : a.right,
+                                                  RightK ? a.n : a.right_pitch, depth, w.col0, k0);
 }
 
 // Thread: rows lane / 4 and + 8 of each 16, columns 2 (lane % 4) and + 1 of each 8.

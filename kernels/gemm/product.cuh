@@ -23,9 +23,10 @@ struct ProductArgs {
   T* out;             // (M, N)
   float* parts;       // (splits, M, N): partial sums, when splits > 1
   float alpha;
-  int m, n, k, rank;  // rank 0: no adapter
-  int splits;         // ranges of K; the adapter is part of the last one
-  int accumulate;     // add to the old content of `out`
+  int m, n, k, rank;            // rank 0: no adapter
+  int splits;                   // ranges of K; the adapter is part of the last one
+  int accumulate;               // add to the old content of `out`
+  int left_pitch, right_pitch;  // elements from one K-row of an MN-major operand to the next
 };
 
 // A sum becomes a result: rounded once, at the end.

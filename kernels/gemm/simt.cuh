@@ -22,11 +22,12 @@ struct SimtShared {
 };
 static_assert(sizeof(SimtShared) == SimtTile::SharedBytes, "the record says what is used");
 
-// An operand: element (row, k) of a matrix with `rows` rows along the result and `depth` along the sum.
+// An operand: element (row, k) of a matrix with `rows` rows along the result and `depth` along the sum; `pitch`
+// elements from one row to the next (of the result when K-major, of the sum when MN-major).
 template <class T>
 struct Operand {
   const T* at;
-  int rows, depth;
+  int rows, depth, pitch;
 };
 
 // Slab k0 .. k0 + Depth of rows row0 .. row0 + 64, zero outside. Neighbouring threads read neighbouring elements.
@@ -40,7 +41,7 @@ __device__ inline void load_slab(float (&s)[SimtTile::Depth][SimtTile::Pitch], c
     const int r = KMajor ? i / Tile::Depth : i % Tile::BlockM;
     const bool inside = row0 + r < x.rows && k0 + k < x.depth;
     const long long at =
-        KMajor ? (long long)(row0 + r) * x.depth + k0 + k : (long long)(k0 + k) * x.rows + row0 + r;
+        KMajor ? (long long)(row0 + r) * x.pitch + k0 + k : (long long)(k0 + k) * x.pitch + row0 + r;
     s[k][r] = inside ? to_f32(x.at[at]) : 0.0f;
   }
 }
@@ -87,10 +88,13 @@ __device__ inline void simt_product(const ProductArgs<T>& a) {
             split = int(blockIdx.z);
   const Range own = range_of((a.k + Tile::Depth - 1) / Tile::Depth, split, a.splits);
   SimtSums c = {};
-  add_slabs<LeftK, RightK, T>(c, s, {a.left, a.m, a.k}, {a.right, a.n, a.k}, row0, col0, own.first, own.last);
+  const Operand<T> left = {a.left, a.m, a.k, LeftK ? a.k : a.left_pitch};
+  const Operand<T> right = {a.right, a.n, a.k, RightK ? a.k : a.right_pitch};
+  add_slabs<LeftK, RightK, T>(c, s, left, right, row0, col0, own.first, own.last);
   if (a.rank > 0 && split == a.splits - 1) {
     const int slabs = (a.rank + Tile::Depth - 1) / Tile::Depth;
-    add_slabs<true, RightK, T>(c, s, {a.t, a.m, a.rank}, {a.l, a.n, a.rank}, row0, col0, 0, slabs);
+    const Operand<T> t = {a.t, a.m, a.rank, a.rank}, l = {a.l, a.n, a.rank, RightK ? a.rank : a.n};
+    add_slabs<true, RightK, T>(c, s, t, l, row0, col0, 0, slabs);
   }
   const int row = row0 + int(threadIdx.x) / 8 * Tile::ThreadM;
 #pragma unroll

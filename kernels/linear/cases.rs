@@ -1,19 +1,24 @@
-//! Shapes: single elements, ragged, with and without bias, empty; sums cut into ranges.
+//! Shapes: single elements, ragged, with and without bias, empty; sums cut into ranges; SDXL's layers.
 
 use super::Linear;
 use crate::kernels::case::Case;
 
 /// Calls that every variant must get right.
 pub fn cases() -> Vec<Case> {
-    let shapes: [(&[usize], usize); 10] = [
+    let shapes: [(&[usize], usize); 13] = [
         (&[1], 1),
         (&[3, 5], 2),
         (&[2, 3, 17], 19),
         (&[13, 48], 65),
         (&[2, 9, 130], 50),
         (&[300, 280], 24),
+        // rows of 16 bytes: the tensor cores' kernels
         (&[2, 37, 72], 136),
         (&[70, 8], 8),
+        (&[264, 80], 328),
+        // few tiles and a long sum: ranges in forward and dx, then in dw
+        (&[16, 1032], 24),
+        (&[1030, 16], 24),
         (&[0, 4], 3),
         (&[2, 0], 3),
     ];
@@ -24,4 +29,25 @@ pub fn cases() -> Vec<Case> {
         Case::normal(name, Linear { bias }, &dims[..2 + usize::from(bias)])
     };
     shapes.into_iter().flat_map(|s| [one(s, false), one(s, true)]).collect()
+}
+
+/// SDXL's layers at 1024 x 1024: the two levels with attention, one and four pictures; text keys and values;
+/// the time embedding.
+pub fn bench_cases() -> Vec<Case> {
+    let levels = [(4096, 640), (1024, 1280)];
+    let mut shapes = vec![(1, 1280, 1280), (77, 2048, 640), (77, 2048, 1280)];
+    for batch in [1, 4] {
+        for (tokens, width) in levels {
+            let rows = batch * tokens;
+            shapes.extend([
+                (rows, width, width),
+                (rows, width, 8 * width), // values and gates of GEGLU
+                (rows, 4 * width, width),
+            ]);
+        }
+    }
+    let one = |(rows, k, n): (usize, usize, usize)| {
+        Case::normal("linear", Linear { bias: true }, &[&[rows, k], &[n, k], &[n]])
+    };
+    shapes.into_iter().map(one).collect()
 }

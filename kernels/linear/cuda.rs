@@ -14,7 +14,7 @@ use crate::{
 /// `y = x w^T`, `dx = dy w` and `dw = dy^T x` of a layer.
 pub(crate) fn problems(x: &Spec, out: &Spec) -> [Problem; 3] {
     let (rows, k, n) = (rows(x), x.last(), out.last());
-    let of = |pass, m, n, k| Problem { pass, dtype: x.dtype, m, n, k, rank: 0 };
+    let of = |pass, m, n, k| Problem::dense(pass, x.dtype, [m, n, k], 0);
     [of(Pass::Forward, rows, n, k), of(Pass::Input, rows, k, n), of(Pass::Weight, n, k, rows)]
 }
 

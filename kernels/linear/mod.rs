@@ -3,9 +3,12 @@
 pub mod cases;
 pub(crate) mod cpu;
 pub(crate) mod cuda;
+mod narrow;
 pub(crate) mod product;
 pub(crate) mod sums;
+mod tensor;
 mod tiles;
+mod tilings;
 
 use crate::{
     device::{Cuda, Device},

@@ -3,8 +3,8 @@
 //! Linear layers with and without adapters are made of these; nothing else launches a product.
 
 use super::{
-    sums,
-    tiles::{self, Tiling},
+    narrow, sums, tensor, tiles,
+    tilings::{Family, Tiling},
 };
 use crate::{
     device::{Cuda, Touched},
@@ -33,6 +33,10 @@ pub(crate) struct Problem {
     pub k: usize,
     /// Rank of the adapter, 0 without one.
     pub rank: usize,
+    /// Elements from one row of `left [K, M]` to the next; used by `Weight` only.
+    pub left_pitch: usize,
+    /// Elements from one row of `right [K, N]` to the next; used by `Weight` only.
+    pub right_pitch: usize,
 }
 
 /// The operands of one product, device addresses; 0 where there is none.
@@ -78,10 +82,17 @@ pub(super) struct Args {
     rank: i32,
     splits: i32,
     accumulate: i32,
+    left_pitch: i32,
+    right_pitch: i32,
     unused: i32,
 }
 
 impl Problem {
+    /// All operands dense.
+    pub fn dense(pass: Pass, dtype: DType, [m, n, k]: [usize; 3], rank: usize) -> Self {
+        Self { pass, dtype, m, n, k, rank, left_pitch: m, right_pitch: n }
+    }
+
     /// Scratch of one product, whatever variant computes it.
     pub fn scratch_bytes(&self) -> usize {
         tiles::scratch_bytes(self)
@@ -98,9 +109,10 @@ impl Problem {
 
     fn touches(&self, o: &Operands, scratch: u64) -> Vec<Touched> {
         let size = self.dtype.size_bytes();
+        let wide = |n: usize, pitch: usize| if self.pass == Pass::Weight { pitch } else { n };
         let all = [
-            ("left", o.left, self.m * self.k * size),
-            ("right", o.right, self.n * self.k * size),
+            ("left", o.left, wide(self.m, self.left_pitch) * self.k * size),
+            ("right", o.right, wide(self.n, self.right_pitch) * self.k * size),
             ("adapter left", o.t, self.m * self.rank * size),
             ("adapter right", o.l, self.n * self.rank * size),
             ("bias", o.bias, if o.bias == 0 { 0 } else { self.n * size }),
@@ -128,6 +140,8 @@ impl Problem {
             rank: int(self.rank)?,
             splits: int(ranges)?,
             accumulate: i32::from(o.accumulate),
+            left_pitch: int(self.left_pitch)?,
+            right_pitch: int(self.right_pitch)?,
             unused: 0,
         })
     }
@@ -140,7 +154,14 @@ impl Problem {
         if self.m == 0 || self.n == 0 {
             return Ok(());
         }
-        self.tiled(cuda, tiles::tiling(cuda, self)?, o, scratch)
+        let tiling = tiles::tiling(cuda, self)?;
+        match tiling.family {
+            Family::Narrow => {
+                narrow::run(cuda, self, tiling, o, scratch, &self.touches(o, scratch))
+            }
+            Family::Sm90 => tensor::run(cuda, self, tiling, o, scratch, &self.touches(o, scratch)),
+            Family::Simt | Family::Sm80 => self.tiled(cuda, tiling, o, scratch),
+        }
     }
 
     /// One block a tile and range; the ranges are added by a second launch.

@@ -62,7 +62,7 @@ pub(crate) fn column_sums(
         let touches = [Touched { what: "x", address: x, bytes: rows * n * size }, parts];
         cuda.launch(&kernel, [blocks, chunks as u64, 1], &args, &touches)?;
     }
-    let one = Problem { pass: Pass::Weight, dtype, m: 1, n, k: rows, rank: 0 };
+    let one = Problem::dense(Pass::Weight, dtype, [1, n, rows], 0);
     let args = one.args(&Operands { accumulate, ..Operands::new(0, 0, out) }, chunks, scratch)?;
     let touches = [Touched { what: "gradient", address: out, bytes: n * size }];
     reduce(cuda, &one, &args, &touches)

@@ -1,92 +1,28 @@
-//! The compiled products, and which of them a shape gets: the one with the least predicted time.
+//! Which of the compiled products a shape gets: the one with the least predicted time.
 //!
 //! The prediction counts tiles, waves and bytes of a Hopper chip; it is a constant of the source, so that a plan
 //! is the same on every device. Not measured.
 
-use super::product::{Pass, Problem};
+use super::{
+    narrow,
+    product::{Pass, Problem},
+    tensor,
+    tilings::{Family, SIMT, TILINGS, Tiling, VARIANTS},
+};
 use crate::{
-    device::Cuda,
+    device::{Cuda, cubin_table::Target},
     error::Result,
-    kernels::variant::{Variant, choose},
-    tensor::DType,
+    kernels::variant::choose,
 };
 
-/// Which instructions a kernel is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
-    /// Ordinary multipliers.
-    Simt,
-    /// `mma.sync` and `cp.async`.
-    Sm80,
+/// A problem on a chip: what the variants are chosen by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OnChip {
+    /// The product.
+    pub problem: Problem,
+    /// What the chip's kernels were compiled for.
+    pub target: Target,
 }
-
-/// One kernel of every pass and element type.
-#[derive(Debug)]
-pub(super) struct Tiling {
-    /// The variant's name.
-    pub name: &'static str,
-    /// Its instructions.
-    pub family: Family,
-    /// Rows of a tile.
-    rows: usize,
-    /// Columns of a tile.
-    cols: usize,
-    /// Blocks a multiprocessor holds.
-    resident: usize,
-    /// Share of the tensor cores' 2048 multiply-adds a clock that the main loop is assumed to reach.
-    rate: f64,
-    /// Symbols by pass, then element type; empty where there is none.
-    symbols: [[&'static str; 3]; 3],
-}
-
-const SIMT: Tiling = Tiling {
-    name: "simt",
-    family: Family::Simt,
-    rows: 64,
-    cols: 64,
-    resident: 6,
-    rate: 0.04,
-    symbols: [
-        ["linear_forward_simt_f32", "linear_forward_simt_bf16", "linear_forward_simt_f16"],
-        ["linear_input_simt_f32", "linear_input_simt_bf16", "linear_input_simt_f16"],
-        ["linear_weight_simt_f32", "linear_weight_simt_bf16", "linear_weight_simt_f16"],
-    ],
-};
-const SM80_128: Tiling = Tiling {
-    name: "sm80_128",
-    family: Family::Sm80,
-    rows: 128,
-    cols: 128,
-    resident: 2,
-    rate: 0.45,
-    symbols: [
-        ["", "linear_forward_sm80_128_bf16", "linear_forward_sm80_128_f16"],
-        ["", "linear_input_sm80_128_bf16", "linear_input_sm80_128_f16"],
-        ["", "linear_weight_sm80_128_bf16", "linear_weight_sm80_128_f16"],
-    ],
-};
-const SM80_64: Tiling = Tiling {
-    name: "sm80_64",
-    family: Family::Sm80,
-    rows: 64,
-    cols: 64,
-    resident: 4,
-    rate: 0.3,
-    symbols: [
-        ["", "linear_forward_sm80_64_bf16", "linear_forward_sm80_64_f16"],
-        ["", "linear_input_sm80_64_bf16", "linear_input_sm80_64_f16"],
-        ["", "linear_weight_sm80_64_bf16", "linear_weight_sm80_64_f16"],
-    ],
-};
-
-/// In the order of [`VARIANTS`].
-pub(super) const TILINGS: [&Tiling; 3] = [&SM80_128, &SM80_64, &SIMT];
-/// The rows of `--variant linear=...`; the generic one last.
-pub(crate) const VARIANTS: &[Variant<Problem>] = &[
-    Variant { name: SM80_128.name, applies: |p| SM80_128.serves(p) },
-    Variant { name: SM80_64.name, applies: |p| SM80_64.serves(p) },
-    Variant { name: SIMT.name, applies: |p| SIMT.serves(p) },
-];
 
 /// Multiprocessors of the chip that times are predicted for.
 const MULTIPROCESSORS: usize = 132;
@@ -94,9 +30,9 @@ const MULTIPROCESSORS: usize = 132;
 const CLOCK_MHZ: f64 = 1550.0;
 /// Multiply-adds of a multiprocessor's tensor cores in a clock, 16-bit operands.
 const MULTIPLIES: f64 = 2048.0;
-/// What a tile costs besides its main loop: filling the pipeline, writing the results.
-const EDGE_US: f64 = 1.5;
-/// A launch more, for adding partial sums.
+/// A multiprocessor's share of the memory's 4.3 TB/s, in bytes a microsecond.
+const SHARE_BYTES_US: f64 = 32_000.0;
+/// A launch more, for adding partial sums or clearing their counters.
 const LAUNCH_US: f64 = 2.5;
 /// Partial sums stay in L2 more often than not; bytes a microsecond.
 const PARTS_BYTES_US: f64 = 3.0e6;
@@ -105,37 +41,72 @@ const SHORTEST_RANGE: usize = 128;
 const RANGES: [usize; 12] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
 
 impl Tiling {
-    /// Whether element type and extents are right for it: rows of 16 bytes wherever it copies 16 bytes.
-    fn serves(&self, p: &Problem) -> bool {
+    /// Whether element type, extents and chip are right for it.
+    pub fn applies(&self, on: &OnChip) -> bool {
+        let chip = match self.family {
+            Family::Simt | Family::Sm80 => true, // compiled for every target
+            Family::Sm90 | Family::Narrow => matches!(on.target, Target::Sm90a | Target::Host),
+        };
+        chip && self.serves(&on.problem)
+    }
+
+    /// Whether element type and extents are right for it: rows of 16 bytes wherever it copies 16 bytes, no empty
+    /// axis in a tensor map.
+    pub fn serves(&self, p: &Problem) -> bool {
         let eights = |all: &[usize]| all.iter().all(|n| n.is_multiple_of(8));
+        if self.symbol(p).is_empty() {
+            return false;
+        }
+        let inner = match p.pass {
+            Pass::Forward => eights(&[p.k, p.rank]) && p.n.is_multiple_of(2),
+            Pass::Input => eights(&[p.k, p.rank, p.n]),
+            Pass::Weight => eights(&[p.left_pitch, p.right_pitch]) && p.n.is_multiple_of(2),
+        };
+        let filled = p.m * p.n * p.k > 0;
         match self.family {
             Family::Simt => true,
-            Family::Sm80 => {
-                p.dtype != DType::F32
-                    && match p.pass {
-                        Pass::Forward => eights(&[p.k, p.rank]) && p.n.is_multiple_of(2),
-                        Pass::Input => eights(&[p.k, p.rank, p.n]),
-                        Pass::Weight => eights(&[p.m, p.n]),
-                    }
+            Family::Sm80 => inner,
+            Family::Sm90 => inner && filled && eights(&[p.n]),
+            Family::Narrow => {
+                let narrow = if p.pass == Pass::Weight { p.m.min(p.n) } else { p.n };
+                inner && filled && p.rank == 0 && narrow <= self.cols
             }
         }
     }
 
     /// Predicted microseconds when the sum is cut into `ranges`.
     fn predicted_us(&self, p: &Problem, ranges: usize) -> f64 {
-        let tiles = p.m.div_ceil(self.rows) * p.n.div_ceil(self.cols);
+        let parts = 8.0 * (ranges * p.m * p.n) as f64; // written and read once
+        let join_us = LAUNCH_US + parts / PARTS_BYTES_US;
+        if self.family == Family::Narrow {
+            return self.narrow_us(p, ranges) + if p.pass == Pass::Weight { join_us } else { 0.0 };
+        }
+        let cluster = if self.family == Family::Sm90 { tensor::CLUSTER } else { 1 };
+        let tiles = p.m.div_ceil(self.rows * cluster) * cluster * p.n.div_ceil(self.cols);
         let waves = (tiles * ranges).div_ceil(MULTIPROCESSORS * self.resident) as f64;
         let depth = p.k.div_ceil(ranges) + p.rank;
         let clocks = (self.rows * self.cols * self.resident * depth) as f64;
-        let block_us = clocks / (MULTIPLIES * self.rate * CLOCK_MHZ) + EDGE_US;
-        let parts = 8.0 * (ranges * p.m * p.n) as f64; // written and read once
-        let join_us = if ranges == 1 { 0.0 } else { LAUNCH_US + parts / PARTS_BYTES_US };
-        waves * block_us + join_us
+        let block_us = clocks / (MULTIPLIES * self.rate * CLOCK_MHZ) + self.edge_us;
+        waves * block_us + if ranges == 1 { 0.0 } else { join_us }
+    }
+
+    /// Time of reading the wide operand.
+    fn narrow_us(&self, p: &Problem, ranges: usize) -> f64 {
+        let (blocks, slabs, rows) = if p.pass == Pass::Weight {
+            (p.m.max(p.n).div_ceil(narrow::WIDE_COLS) * ranges, ranges, narrow::WIDE_COLS)
+        } else {
+            (p.m.div_ceil(self.rows) * narrow::CLUSTER, narrow::CLUSTER, self.rows)
+        };
+        let waves = blocks.div_ceil(MULTIPROCESSORS * self.resident) as f64;
+        let slab_bytes = (2 * tensor::SLAB * (rows + self.cols) * self.resident) as f64;
+        let slabs = p.k.div_ceil(tensor::SLAB).div_ceil(slabs) as f64;
+        waves * (slabs * slab_bytes / SHARE_BYTES_US + self.edge_us)
     }
 
     /// The best number of ranges and its predicted time.
     fn best(&self, p: &Problem) -> (usize, f64) {
-        let most = (p.k / SHORTEST_RANGE).max(1);
+        let whole = self.family == Family::Narrow && p.pass != Pass::Weight;
+        let most = if whole { 1 } else { (p.k / SHORTEST_RANGE).max(1) };
         let all = RANGES.iter().filter(|r| **r <= most).map(|r| (*r, self.predicted_us(p, *r)));
         all.min_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((1, f64::INFINITY))
     }
@@ -147,20 +118,24 @@ impl Tiling {
 
     /// Bytes of partial sums.
     fn parts_bytes(&self, p: &Problem) -> usize {
-        match self.ranges(p) {
-            1 => 0,
-            ranges => ranges.saturating_mul(p.m).saturating_mul(p.n).saturating_mul(4),
+        let all = |ranges: usize| ranges.saturating_mul(p.m).saturating_mul(p.n).saturating_mul(4);
+        match (self.family, self.ranges(p)) {
+            (Family::Sm90, _) => tensor::scratch_bytes(p, self),
+            (Family::Narrow, ranges) if p.pass == Pass::Weight => all(ranges),
+            (_, 1) => 0,
+            (_, ranges) => all(ranges),
         }
     }
 
     /// The kernel of a pass and element type.
     pub fn symbol(&self, p: &Problem) -> &'static str {
-        let pass = match p.pass {
+        let row = match p.pass {
             Pass::Forward => 0,
             Pass::Input => 1,
+            Pass::Weight if self.family == Family::Narrow && p.m < p.n => 3,
             Pass::Weight => 2,
         };
-        crate::kernels::variant::by_dtype(p.dtype, self.symbols[pass])
+        crate::kernels::variant::by_dtype(p.dtype, self.symbols[row])
     }
 }
 
@@ -180,20 +155,29 @@ pub(super) fn tiling(cuda: &Cuda, p: &Problem) -> Result<&'static Tiling> {
         Pass::Input => "linear.input",
         Pass::Weight => "linear.weight",
     };
-    let first = choose(cuda, slot, VARIANTS, p)?;
+    let on = OnChip { problem: *p, target: cuda.target() };
+    let first = choose(cuda, slot, VARIANTS, &on)?;
     if cuda.forced_variant(slot).is_some_and(|name| name == first.name) {
         return Ok(TILINGS.into_iter().find(|t| t.name == first.name).unwrap_or(&SIMT));
     }
-    let able = TILINGS.into_iter().filter(|t| t.serves(p));
-    Ok(able.min_by(|a, b| a.best(p).1.total_cmp(&b.best(p).1)).unwrap_or(&SIMT))
+    Ok(fastest(p, |t| t.applies(&on)))
+}
+
+fn fastest(p: &Problem, able: impl Fn(&Tiling) -> bool) -> &'static Tiling {
+    let able = TILINGS.into_iter().filter(|t| able(t));
+    able.min_by(|a, b| a.best(p).1.total_cmp(&b.best(p).1)).unwrap_or(&SIMT)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        kernels::linear::tilings::{SM80_64, SM90_NARROW_32, SM90_PING},
+        tensor::DType,
+    };
 
     fn problem(dtype: DType, m: usize, n: usize, k: usize) -> Problem {
-        Problem { pass: Pass::Forward, dtype, m, n, k, rank: 0 }
+        Problem::dense(Pass::Forward, dtype, [m, n, k], 0)
     }
 
     #[test]
@@ -221,5 +205,23 @@ mod tests {
         assert!(!able(&SM80_64, DType::Bf16, 3, 6, 12));
         assert!(!able(&SM80_64, DType::F32, 8, 8, 8));
         assert!(able(&SIMT, DType::F16, 1, 1, 1));
+        assert!(able(&SM90_PING, DType::F16, 1, 8, 8) && !able(&SM90_PING, DType::F16, 1, 4, 8));
+        assert!(!able(&SM90_PING, DType::F16, 0, 8, 8));
+        assert!(able(&SM90_NARROW_32, DType::F16, 9, 32, 8));
+        assert!(!able(&SM90_NARROW_32, DType::F16, 9, 40, 8));
+    }
+
+    #[test]
+    fn large_layers_go_to_large_tiles_few_tiles_are_cut_and_ranks_are_narrow() {
+        let of = |m, n, k| {
+            let p = problem(DType::Bf16, m, n, k);
+            let t = fastest(&p, |t| t.serves(&p));
+            (t.name, t.ranges(&p))
+        };
+        assert_eq!(of(16384, 640, 2560), ("sm90_256x160", 1));
+        assert_eq!(of(4096, 10240, 1280).1, 1);
+        assert!(of(1024, 1280, 5120).1 > 1);
+        assert_eq!(of(4096, 32, 1280).0, "sm90_skinny32");
+        assert_eq!(of(8, 64, 64).0, "sm80_64");
     }
 }

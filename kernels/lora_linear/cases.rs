@@ -1,17 +1,24 @@
-//! Shapes: ragged, rank 1, rank beyond one vector, rank 0, with and without bias.
+//! Shapes: ragged, rank 1, rank beyond one vector, rank 0, with and without bias; SDXL's layers.
 
 use super::LoraLinear;
 use crate::kernels::case::Case;
 
 /// Calls that every variant must get right.
 pub fn cases() -> Vec<Case> {
-    let shapes: [(&[usize], usize, usize); 7] = [
+    let shapes: [(&[usize], usize, usize); 12] = [
         (&[1, 1], 1, 1),
         (&[2, 3, 5], 4, 1),
         (&[7, 17], 33, 4),
         (&[2, 9, 48], 64, 8),
         (&[5, 20], 12, 33),
         (&[264, 272], 40, 8),
+        // ranks that are copied into rows of 16 bytes
+        (&[70, 40], 24, 4),
+        (&[33, 24], 16, 11),
+        // the tensor cores' kernels: ranks of one K-step, a part of one, more than a slab
+        (&[70, 72], 136, 16),
+        (&[2, 9, 1032], 24, 24),
+        (&[300, 88], 168, 72),
         (&[3, 4], 2, 0),
     ];
     let one = |(x, n, r): (&[usize], usize, usize), bias: bool| {
@@ -24,4 +31,20 @@ pub fn cases() -> Vec<Case> {
         Case::normal(name, LoraLinear { bias, scale: 0.5 }, &dims)
     };
     shapes.into_iter().flat_map(|s| [one(s, false), one(s, true)]).collect()
+}
+
+/// SDXL's attention projections at 1024 x 1024, one and four pictures, usual ranks.
+pub fn bench_cases() -> Vec<Case> {
+    let mut all = vec![];
+    for (rows, width) in [(4096, 640), (1024, 1280), (16384, 640), (4096, 1280)] {
+        for rank in [4, 16, 32, 128] {
+            let dims: [&[usize]; 5] =
+                [&[rows, width], &[width, width], &[width], &[rank, width], &[width, rank]];
+            let mut case =
+                Case::normal("lora_linear", LoraLinear { bias: true, scale: 1.0 }, &dims);
+            case.grads = vec![true, false, false, true, true]; // the base layer is frozen
+            all.push(case);
+        }
+    }
+    all
 }

@@ -1,13 +1,19 @@
 //! The products of an adapted layer: the adapter is more steps of the base product's sum.
+//!
+//! The tensor cores' kernels read rows of 16 bytes, so 16-bit factors whose rank is no multiple of 8 are first
+//! copied into rows that are, zero-filled: `h [rows, r]`, `up [N, r]`, `a [r, K]`.
 
 use super::Shape;
 use crate::{
-    device::Cuda,
-    error::Result,
-    kernels::linear::{
-        cuda::{target, weight_and_bias},
-        product::{Operands, Pass, Problem},
-        sums,
+    device::{Cuda, Touched},
+    error::{Error, Result},
+    kernels::{
+        linear::{
+            cuda::{target, weight_and_bias},
+            product::{Operands, Pass, Problem},
+            sums,
+        },
+        variant::by_dtype,
     },
     op::{Backward, Forward},
     tensor::DType,
@@ -31,76 +37,162 @@ struct Products {
     d_up: Problem,
 }
 
-impl Products {
+/// An adapted layer on a GPU.
+#[derive(Clone, Copy)]
+struct Layer {
+    s: Shape,
+    dtype: DType,
+    /// The rank of the copies, or of the factors themselves.
+    rank: usize,
+}
+
+impl Layer {
     fn new(s: Shape, dtype: DType) -> Self {
-        let of = |pass, m, n, k, rank| Problem { pass, dtype, m, n, k, rank };
-        Self {
-            down: of(Pass::Forward, s.rows, s.rank, s.k, 0),
-            forward: of(Pass::Forward, s.rows, s.n, s.k, s.rank),
-            up: of(Pass::Input, s.rows, s.rank, s.n, 0),
-            input: of(Pass::Input, s.rows, s.k, s.n, s.rank),
-            weight: of(Pass::Weight, s.n, s.k, s.rows, 0),
-            d_a: of(Pass::Weight, s.rank, s.k, s.rows, 0),
-            d_up: of(Pass::Weight, s.n, s.rank, s.rows, 0),
+        let aligned = s.k.is_multiple_of(8) && s.n.is_multiple_of(8);
+        let copies = dtype != DType::F32 && aligned && s.rows > 0;
+        Self { s, dtype, rank: if copies { s.rank.next_multiple_of(8) } else { s.rank } }
+    }
+
+    fn copies(&self) -> bool {
+        self.rank != self.s.rank
+    }
+
+    fn products(&self) -> Products {
+        let (s, r) = (self.s, self.rank);
+        let of = |pass, mnk, rank| Problem::dense(pass, self.dtype, mnk, rank);
+        Products {
+            down: of(Pass::Forward, [s.rows, s.rank, s.k], 0),
+            forward: of(Pass::Forward, [s.rows, s.n, s.k], r),
+            up: of(Pass::Input, [s.rows, r, s.n], 0),
+            input: of(Pass::Input, [s.rows, s.k, s.n], r),
+            weight: of(Pass::Weight, [s.n, s.k, s.rows], 0),
+            d_a: Problem { left_pitch: r, ..of(Pass::Weight, [s.rank, s.k, s.rows], 0) },
+            d_up: Problem { right_pitch: r, ..of(Pass::Weight, [s.n, s.rank, s.rows], 0) },
         }
+    }
+
+    /// Bytes of `len` elements, and the alignment of what follows.
+    fn bytes(&self, len: usize) -> usize {
+        len.saturating_mul(self.dtype.size_bytes()).next_multiple_of(256)
+    }
+
+    /// Bytes of the copies of `h`, `up` and `a`; 0 where there are none.
+    fn copy_bytes(&self) -> [usize; 3] {
+        if !self.copies() {
+            return [0; 3];
+        }
+        [self.s.rows, self.s.n, self.s.k].map(|n| self.bytes(n.saturating_mul(self.rank)))
+    }
+
+    /// Bytes of `g`.
+    fn g_bytes(&self) -> usize {
+        self.bytes(self.s.rows.saturating_mul(self.rank))
+    }
+
+    /// `x [rows, from]` in rows of `to`, or `x` itself where they are equal.
+    fn padded(&self, cuda: &Cuda, x: u64, [rows, from, to]: [usize; 3], copy: u64) -> Result<u64> {
+        if from == to {
+            return Ok(x);
+        }
+        let symbol = by_dtype(self.dtype, ["lora_pad_f32", "lora_pad_bf16", "lora_pad_f16"]);
+        let kernel = cuda.kernel::<PadArgs>("lora_linear", symbol)?;
+        let (len, size) = (rows * to, self.dtype.size_bytes());
+        let args = PadArgs { x, out: copy, len: len as u64, from: int(from)?, to: int(to)? };
+        let touches = [
+            Touched { what: "factor", address: x, bytes: rows * from * size },
+            Touched { what: "padded factor", address: copy, bytes: len * size },
+        ];
+        let blocks = (len as u64).div_ceil(u64::from(kernel.tile().block_cols));
+        cuda.launch(&kernel, [blocks, 1, 1], &args, &touches)?;
+        Ok(copy)
     }
 }
 
-/// Bytes of `g`; the partial sums lie behind it.
-fn g_bytes(s: Shape, dtype: DType) -> usize {
-    s.rows.saturating_mul(s.rank).saturating_mul(dtype.size_bytes()).next_multiple_of(256)
+/// The argument struct of `lora_pad.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct PadArgs {
+    x: u64,
+    out: u64,
+    len: u64,
+    from: i32,
+    to: i32,
+}
+
+fn int(n: usize) -> Result<i32> {
+    i32::try_from(n).map_err(|_| Error::NoKernel {
+        op: "lora_linear",
+        key: format!("{n} elements of a factor"),
+        tried: "up to 2^31".into(),
+    })
 }
 
 pub(super) fn forward_scratch(s: Shape, dtype: DType) -> usize {
-    let p = Products::new(s, dtype);
-    p.down.scratch_bytes().max(p.forward.scratch_bytes())
+    let layer = Layer::new(s, dtype);
+    let p = layer.products();
+    let copies: usize = layer.copy_bytes()[..2].iter().sum();
+    copies.saturating_add(p.down.scratch_bytes().max(p.forward.scratch_bytes()))
 }
 
 pub(super) fn backward_scratch(s: Shape, dtype: DType) -> usize {
-    let p = Products::new(s, dtype);
+    let layer = Layer::new(s, dtype);
+    let p = layer.products();
     let parts = [&p.up, &p.input, &p.weight, &p.d_a, &p.d_up].map(Problem::scratch_bytes);
     let sums = sums::column_scratch_bytes(s.rows, s.n);
     let most = parts.into_iter().max().unwrap_or(0).max(sums);
-    most.saturating_add(g_bytes(s, dtype))
+    let copies: usize = layer.copy_bytes().iter().sum();
+    most.saturating_add(layer.g_bytes()).saturating_add(copies)
 }
 
 /// The variants of forward or backward, for the printed plan.
 pub(super) fn describe(s: Shape, dtype: DType, cuda: &Cuda, backward: bool) -> String {
-    let p = Products::new(s, dtype);
+    let p = Layer::new(s, dtype).products();
     let names = if backward {
-        [("dx", &p.input), ("da", &p.d_a), ("dup", &p.d_up)].to_vec()
+        vec![("dx", &p.input), ("g", &p.up), ("da", &p.d_a), ("dup", &p.d_up)]
     } else {
-        [("y", &p.forward), ("h", &p.down)].to_vec()
+        vec![("y", &p.forward), ("h", &p.down)]
     };
     let one = |(what, p): (&str, &Problem)| format!("{what} {}", p.describe(cuda));
     names.into_iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 pub(super) fn forward(s: Shape, scale: f32, cuda: &Cuda, io: &Forward<'_>) -> Result<()> {
-    let p = Products::new(s, io.out_spec.dtype);
-    let (x, scratch) = (io.ins[0].address(), io.scratch.address());
-    let h = io.saved[0].address();
+    let layer = Layer::new(s, io.out_spec.dtype);
+    let p = layer.products();
+    let [h_bytes, up_bytes, _] = layer.copy_bytes();
+    let h_copy = io.scratch.address();
+    let up_copy = h_copy + h_bytes as u64;
+    let parts = up_copy + up_bytes as u64;
+    let (x, h) = (io.ins[0].address(), io.saved[0].address());
     let down = Operands::new(x, io.ins[s.a].address(), h);
-    p.down.run(cuda, &Operands { alpha: scale, ..down }, scratch)?;
+    p.down.run(cuda, &Operands { alpha: scale, ..down }, parts)?;
+    let t = layer.padded(cuda, h, [s.rows, s.rank, layer.rank], h_copy)?;
+    let l = layer.padded(cuda, io.ins[s.a + 1].address(), [s.n, s.rank, layer.rank], up_copy)?;
     let bias = if s.a == 3 { io.ins[2].address() } else { 0 };
     let base = Operands::new(x, io.ins[1].address(), io.out.address());
-    let l = io.ins[s.a + 1].address();
-    p.forward.run(cuda, &Operands { t: h, l, bias, ..base }, scratch)
+    p.forward.run(cuda, &Operands { t, l, bias, ..base }, parts)
 }
 
 pub(super) fn backward(s: Shape, scale: f32, cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
-    let dtype = io.out_spec.dtype;
-    let p = Products::new(s, dtype);
+    let layer = Layer::new(s, io.out_spec.dtype);
+    let p = layer.products();
+    let [h_bytes, up_bytes, a_bytes] = layer.copy_bytes();
     let (dy, g) = (io.d_out.address(), io.scratch.address());
-    let parts = g + g_bytes(s, dtype) as u64;
+    let h_copy = g + layer.g_bytes() as u64;
+    let up_copy = h_copy + h_bytes as u64;
+    let a_copy = up_copy + up_bytes as u64;
+    let parts = a_copy + a_bytes as u64;
     let (dx, da, dup) = (target(io, 0), target(io, s.a), target(io, s.a + 1));
     if dx.is_some() || da.is_some() {
-        let o = Operands::new(dy, io.ins[s.a + 1].address(), g);
-        p.up.run(cuda, &Operands { alpha: scale, ..o }, parts)?;
+        let up =
+            layer.padded(cuda, io.ins[s.a + 1].address(), [s.n, s.rank, layer.rank], up_copy)?;
+        p.up.run(cuda, &Operands { alpha: scale, ..Operands::new(dy, up, g) }, parts)?;
     }
     if let Some((dx, accumulate)) = dx {
+        // (r, K) in zero-filled rows is one row of r K elements made longer
+        let len = [1, s.rank * s.k, layer.rank * s.k];
+        let l = layer.padded(cuda, io.ins[s.a].address(), len, a_copy)?;
         let o = Operands::new(dy, io.ins[1].address(), dx);
-        let l = io.ins[s.a].address();
         p.input.run(cuda, &Operands { t: g, l, accumulate, ..o }, parts)?;
     }
     if let Some((da, accumulate)) = da {
@@ -108,7 +200,8 @@ pub(super) fn backward(s: Shape, scale: f32, cuda: &Cuda, io: &Backward<'_>) -> 
         p.d_a.run(cuda, &Operands { accumulate, ..o }, parts)?;
     }
     if let Some((dup, accumulate)) = dup {
-        let o = Operands::new(dy, io.saved[0].address(), dup);
+        let h = layer.padded(cuda, io.saved[0].address(), [s.rows, s.rank, layer.rank], h_copy)?;
+        let o = Operands::new(dy, h, dup);
         p.d_up.run(cuda, &Operands { accumulate, ..o }, parts)?;
     }
     weight_and_bias(cuda, io, &p.weight)

@@ -1,0 +1,198 @@
+//! Launches of the Hopper products: tensor maps, units of work, counters.
+
+use super::{
+    product::{Operands, Pass, Problem, int},
+    tilings::Tiling,
+};
+use crate::{
+    device::{Cuda, TensorMap, TensorMapSpec, Touched},
+    error::Result,
+};
+
+/// The argument struct of `gemm/problem_sm90.cuh`.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct TensorArgs {
+    left: TensorMap,
+    right: TensorMap,
+    t: TensorMap,
+    l: TensorMap,
+    out: TensorMap,
+    residual: TensorMap,
+    bias: u64,
+    parts: u64,
+    counters: u64,
+    n: i32,
+    k_slabs: i32,
+    rank: i32,
+    has_residual: i32,
+    tiles_m: i32,
+    tiles_n: i32,
+    splits: i32,
+    alpha: f32,
+    unused: [u32; 2],
+}
+
+/// `kSlab`: depth of a slab.
+pub(super) const SLAB: usize = 64;
+/// Blocks of a cluster, along M.
+pub(super) const CLUSTER: usize = 2;
+/// `kConsumers`: warpgroups that may join a tile's ranges apart.
+const CONSUMERS: usize = 2;
+/// `kStoreRows`: rows of an output box.
+const STORE_ROWS: u32 = 16;
+
+/// How the units of a product lie over the grid.
+struct Raster {
+    /// Clusters of tiles along M.
+    tiles_m: usize,
+    tiles_n: usize,
+    ranges: usize,
+}
+
+impl Raster {
+    fn new(p: &Problem, t: &Tiling) -> Self {
+        Self {
+            tiles_m: p.m.div_ceil(t.rows * CLUSTER),
+            tiles_n: p.n.div_ceil(t.cols),
+            ranges: t.ranges(p),
+        }
+    }
+
+    fn tiles(&self) -> usize {
+        self.tiles_m.saturating_mul(CLUSTER).saturating_mul(self.tiles_n)
+    }
+
+    /// Bytes of the counters, then of the partial sums behind them.
+    fn scratch(&self, t: &Tiling) -> [usize; 2] {
+        if self.ranges == 1 {
+            return [0, 0];
+        }
+        let parts = self.tiles().saturating_mul(t.rows * t.cols * 4);
+        let counters = self.tiles().saturating_mul(CONSUMERS * 4).next_multiple_of(256);
+        [counters, parts.saturating_mul(self.ranges - 1)]
+    }
+}
+
+/// Scratch of a product that is cut into ranges.
+pub(super) fn scratch_bytes(p: &Problem, t: &Tiling) -> usize {
+    let [counters, parts] = Raster::new(p, t).scratch(t);
+    counters.saturating_add(parts)
+}
+
+/// A row-major matrix on the device.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix {
+    pub what: &'static str,
+    pub address: u64,
+    pub rows: usize,
+    pub columns: usize,
+    /// Elements from one row to the next.
+    pub pitch: usize,
+}
+
+impl Matrix {
+    pub fn dense(what: &'static str, address: u64, [rows, columns]: [usize; 2]) -> Self {
+        Self { what, address, rows, columns, pitch: columns }
+    }
+}
+
+/// Encodes the maps of one product.
+pub(super) struct Maps<'a> {
+    pub cuda: &'a Cuda,
+    pub p: &'a Problem,
+}
+
+impl Maps<'_> {
+    /// A matrix in boxes of `block` (rows, columns); a box's columns are one swizzle row.
+    pub fn matrix(&self, m: Matrix, block: [u32; 2]) -> Result<TensorMap> {
+        let size = self.p.dtype.size_bytes();
+        self.cuda.tensor_map(&TensorMapSpec {
+            what: m.what,
+            address: m.address,
+            dtype: self.p.dtype,
+            dims: vec![m.columns as u64, m.rows as u64],
+            strides: vec![(m.pitch * size) as u64],
+            block: vec![block[1], block[0]],
+            swizzle: block[1] * size as u32,
+        })
+    }
+
+    /// A left operand with `k` steps of the sum.
+    fn left(&self, what: &'static str, at: u64, k: usize, t: &Tiling) -> Result<TensorMap> {
+        match self.p.pass {
+            Pass::Weight => self.matrix(self.p.left_rows(what, at), [64, 64]),
+            _ => self.matrix(Matrix::dense(what, at, [self.p.m, k]), [t.rows as u32, 64]),
+        }
+    }
+
+    /// A right operand; every block of a cluster brings its share of a slab.
+    fn right(&self, what: &'static str, at: u64, k: usize, t: &Tiling) -> Result<TensorMap> {
+        let atom = if t.cols.is_multiple_of(64) { 64 } else { 32 };
+        let (n, share) = (self.p.n, (t.cols / CLUSTER) as u32);
+        match self.p.pass {
+            Pass::Forward => self.matrix(Matrix::dense(what, at, [n, k]), [share, 64]),
+            Pass::Input => self.matrix(Matrix::dense(what, at, [k, n]), [64, atom]),
+            Pass::Weight => self.matrix(self.p.right_rows(what, at), [64, atom]),
+        }
+    }
+}
+
+impl Problem {
+    /// The left operand of a weight gradient, `[K, M]`.
+    pub(super) fn left_rows(&self, what: &'static str, address: u64) -> Matrix {
+        Matrix { what, address, rows: self.k, columns: self.m, pitch: self.left_pitch }
+    }
+
+    /// The right operand of a weight gradient, `[K, N]`.
+    pub(super) fn right_rows(&self, what: &'static str, address: u64) -> Matrix {
+        Matrix { what, address, rows: self.k, columns: self.n, pitch: self.right_pitch }
+    }
+}
+
+/// Launches one product; `scratch` has at least [`scratch_bytes`].
+///
+/// # Errors
+/// Those of the maps and the launch.
+pub(super) fn run(
+    cuda: &Cuda,
+    p: &Problem,
+    t: &Tiling,
+    o: &Operands,
+    scratch: u64,
+    touches: &[Touched],
+) -> Result<()> {
+    let raster = Raster::new(p, t);
+    let [counter_bytes, _] = raster.scratch(t);
+    let maps = Maps { cuda, p };
+    let none = TensorMap::default();
+    let out_block = [STORE_ROWS, if t.cols.is_multiple_of(64) { 64 } else { 32 }];
+    let out = maps.matrix(Matrix::dense("out", o.out, [p.m, p.n]), out_block)?;
+    let args = TensorArgs {
+        left: maps.left("left", o.left, p.k, t)?,
+        right: maps.right("right", o.right, p.k, t)?,
+        t: if p.rank > 0 { maps.left("adapter left", o.t, p.rank, t)? } else { none },
+        l: if p.rank > 0 { maps.right("adapter right", o.l, p.rank, t)? } else { none },
+        out,
+        residual: if o.accumulate { out } else { none },
+        bias: o.bias,
+        parts: scratch + counter_bytes as u64,
+        counters: scratch,
+        n: int(p.n)?,
+        k_slabs: int(p.k.div_ceil(SLAB))?,
+        rank: int(p.rank)?,
+        has_residual: i32::from(o.accumulate),
+        tiles_m: int(raster.tiles_m)?,
+        tiles_n: int(raster.tiles_n)?,
+        splits: int(raster.ranges)?,
+        alpha: o.alpha,
+        unused: [0; 2],
+    };
+    if counter_bytes > 0 {
+        cuda.fill(scratch, counter_bytes, 0)?;
+    }
+    let kernel = cuda.kernel::<TensorArgs>("linear", t.symbol(p))?;
+    let units = raster.tiles_m * raster.tiles_n * raster.ranges;
+    let clusters = units.min((cuda.multiprocessors() as usize / CLUSTER).max(1));
+    cuda.launch(&kernel, [(clusters * CLUSTER) as u64, 1, 1], &args, touches)
+}

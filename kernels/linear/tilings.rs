@@ -1,0 +1,204 @@
+//! The compiled products: tiles, symbols, assumed speeds.
+
+use super::tiles::OnChip;
+use crate::kernels::variant::Variant;
+
+/// Which instructions a kernel is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    /// Ordinary multipliers.
+    Simt,
+    /// `mma.sync` and `cp.async`.
+    Sm80,
+    /// `wgmma`, TMA and clusters.
+    Sm90,
+    /// The same for a narrow side, bound by reading the wide operand.
+    Narrow,
+}
+
+/// One kernel of every pass and element type.
+#[derive(Debug)]
+pub(super) struct Tiling {
+    /// The variant's name.
+    pub name: &'static str,
+    /// Its instructions.
+    pub family: Family,
+    /// Rows of a tile.
+    pub rows: usize,
+    /// Columns of a tile; of `Narrow` the most the narrow side has.
+    pub cols: usize,
+    /// Blocks a multiprocessor holds.
+    pub resident: usize,
+    /// Share of the tensor cores' 2048 multiply-adds a clock that the main loop is assumed to reach.
+    pub rate: f64,
+    /// What a tile costs besides its main loop: filling the pipeline, writing the results.
+    pub edge_us: f64,
+    /// Symbols by pass, then element type; empty where there is none. The last row is `Narrow`'s weight gradient
+    /// with few rows.
+    pub symbols: [[&'static str; 3]; 4],
+}
+
+/// `linear_<pass>_<tile>_<type>` of the 16-bit types.
+macro_rules! symbols {
+    ($pass:literal, $tile:literal) => {
+        [
+            "",
+            concat!("linear_", $pass, "_", $tile, "_bf16"),
+            concat!("linear_", $pass, "_", $tile, "_f16"),
+        ]
+    };
+}
+const NONE: [&str; 3] = [""; 3];
+
+pub(super) const SIMT: Tiling = Tiling {
+    name: "simt",
+    family: Family::Simt,
+    rows: 64,
+    cols: 64,
+    resident: 6,
+    rate: 0.04,
+    edge_us: 1.5,
+    symbols: [
+        ["linear_forward_simt_f32", "linear_forward_simt_bf16", "linear_forward_simt_f16"],
+        ["linear_input_simt_f32", "linear_input_simt_bf16", "linear_input_simt_f16"],
+        ["linear_weight_simt_f32", "linear_weight_simt_bf16", "linear_weight_simt_f16"],
+        NONE,
+    ],
+};
+pub(super) const SM80_128: Tiling = Tiling {
+    name: "sm80_128",
+    family: Family::Sm80,
+    rows: 128,
+    cols: 128,
+    resident: 2,
+    rate: 0.45,
+    symbols: [
+        symbols!("forward", "sm80_128"),
+        symbols!("input", "sm80_128"),
+        symbols!("weight", "sm80_128"),
+        NONE,
+    ],
+    ..SIMT
+};
+pub(super) const SM80_64: Tiling = Tiling {
+    name: "sm80_64",
+    rows: 64,
+    cols: 64,
+    resident: 4,
+    rate: 0.3,
+    symbols: [
+        symbols!("forward", "sm80_64"),
+        symbols!("input", "sm80_64"),
+        symbols!("weight", "sm80_64"),
+        NONE,
+    ],
+    ..SM80_128
+};
+pub(super) const SM90_256X160: Tiling = Tiling {
+    name: "sm90_256x160",
+    family: Family::Sm90,
+    rows: 256,
+    cols: 160,
+    resident: 1,
+    rate: 0.89,
+    edge_us: 1.2,
+    symbols: [
+        symbols!("forward", "sm90_256x160"),
+        symbols!("input", "sm90_256x160"),
+        symbols!("weight", "sm90_256x160"),
+        NONE,
+    ],
+};
+pub(super) const SM90_128X256: Tiling = Tiling {
+    name: "sm90_128x256",
+    rows: 128,
+    cols: 256,
+    symbols: [symbols!("forward", "sm90_128x256"), symbols!("input", "sm90_128x256"), NONE, NONE],
+    ..SM90_256X160
+};
+pub(super) const SM90_128X160: Tiling = Tiling {
+    name: "sm90_128x160",
+    rows: 128,
+    cols: 160,
+    rate: 0.78, // bound by shared memory
+    edge_us: 1.0,
+    symbols: [
+        symbols!("forward", "sm90_128x160"),
+        symbols!("input", "sm90_128x160"),
+        symbols!("weight", "sm90_128x160"),
+        NONE,
+    ],
+    ..SM90_256X160
+};
+/// The epilogue of one tile runs under the other's main loop.
+pub(super) const SM90_PING: Tiling = Tiling {
+    name: "sm90_128x160_ping",
+    edge_us: 0.6,
+    symbols: [symbols!("forward", "sm90_128x160_ping"), NONE, NONE, NONE],
+    ..SM90_128X160
+};
+pub(super) const SM90_NARROW_32: Tiling = Tiling {
+    name: "sm90_skinny32",
+    family: Family::Narrow,
+    rows: 64,
+    cols: 32,
+    resident: 2,
+    rate: 0.0, // predicted from bytes
+    edge_us: 2.0,
+    symbols: [
+        symbols!("forward", "sm90_skinny32"),
+        symbols!("input", "sm90_skinny32"),
+        symbols!("weight", "sm90_skinny32"),
+        symbols!("weight_t", "sm90_skinny32"),
+    ],
+};
+pub(super) const SM90_NARROW_64: Tiling = Tiling {
+    name: "sm90_skinny64",
+    cols: 64,
+    symbols: [
+        symbols!("forward", "sm90_skinny64"),
+        symbols!("input", "sm90_skinny64"),
+        symbols!("weight", "sm90_skinny64"),
+        symbols!("weight_t", "sm90_skinny64"),
+    ],
+    ..SM90_NARROW_32
+};
+pub(super) const SM90_NARROW_128: Tiling = Tiling {
+    name: "sm90_skinny128",
+    cols: 128,
+    resident: 1,
+    symbols: [
+        symbols!("forward", "sm90_skinny128"),
+        symbols!("input", "sm90_skinny128"),
+        symbols!("weight", "sm90_skinny128"),
+        symbols!("weight_t", "sm90_skinny128"),
+    ],
+    ..SM90_NARROW_32
+};
+
+/// In the order of [`VARIANTS`].
+pub(super) const TILINGS: [&Tiling; 10] = [
+    &SM90_256X160,
+    &SM90_128X256,
+    &SM90_128X160,
+    &SM90_PING,
+    &SM90_NARROW_32,
+    &SM90_NARROW_64,
+    &SM90_NARROW_128,
+    &SM80_128,
+    &SM80_64,
+    &SIMT,
+];
+/// The rows of `--variant linear=...`; the generic one last.
+pub(crate) const VARIANTS: &[Variant<OnChip>] = &[
+    Variant { name: SM90_256X160.name, applies: |p| SM90_256X160.applies(p) },
+    Variant { name: SM90_128X256.name, applies: |p| SM90_128X256.applies(p) },
+    Variant { name: SM90_128X160.name, applies: |p| SM90_128X160.applies(p) },
+    Variant { name: SM90_PING.name, applies: |p| SM90_PING.applies(p) },
+    Variant { name: SM90_NARROW_32.name, applies: |p| SM90_NARROW_32.applies(p) },
+    Variant { name: SM90_NARROW_64.name, applies: |p| SM90_NARROW_64.applies(p) },
+    Variant { name: SM90_NARROW_128.name, applies: |p| SM90_NARROW_128.applies(p) },
+    Variant { name: SM80_128.name, applies: |p| SM80_128.applies(p) },
+    Variant { name: SM80_64.name, applies: |p| SM80_64.applies(p) },
+    Variant { name: SIMT.name, applies: |p| SIMT.applies(p) },
+];
