@@ -3,7 +3,11 @@
 #![cfg(feature = "emulate")]
 
 use selvedge::{
-    device::{Cuda, Schedule},
+    device::{
+        Cuda, Schedule,
+        cubin::{self, KernelInfo},
+        cubin_table::{OBJECTS, Object, Target},
+    },
     kernels::{
         case::Case,
         compare::{Outcome, compare},
@@ -59,5 +63,75 @@ fn sm90_agrees_with_the_cpu_where_it_applies() {
         check(variant, Schedule::Early, &TYPES[1..]);
         let other = if i % 2 == 0 { Schedule::Late } else { Schedule::Random(9) };
         check(variant, other, &[DType::Bf16]);
+    }
+}
+
+/// Instructions of a kernel by the low 12 bits of their encoding (nvdisasm names them).
+struct Code(Vec<u16>);
+
+impl Code {
+    const HMMA: u16 = 0x23c;
+    const LDGSTS: u16 = 0xfae; // cp.async
+    const HGMMA: u16 = 0x9f0;
+    const UTMALDG: u16 = 0x5b4;
+    const UTMALDG_MULTICAST: u16 = 0x3b4;
+    const UTMASTG: u16 = 0x3b5;
+    const LDL: u16 = 0x983;
+    const STL: u16 = 0x387;
+
+    fn of(object: &'static Object, kernel: &KernelInfo) -> Self {
+        let code = cubin::code(object.source, object.image, &kernel.name).expect("a text section");
+        Self(code.chunks_exact(16).map(|i| u16::from_le_bytes([i[0], i[1]]) & 0xfff).collect())
+    }
+
+    fn count(&self, opcode: u16) -> usize {
+        self.0.iter().filter(|o| **o == opcode).count()
+    }
+}
+
+/// Kernels of this folder compiled for `target`; none in a build without nvcc.
+fn compiled(target: Target) -> Vec<(&'static Object, KernelInfo)> {
+    let ours = OBJECTS.iter().filter(|o| o.target == target && o.source.starts_with("linear/"));
+    ours.flat_map(|o| cubin::read(o.source, o.image).unwrap().into_iter().map(move |k| (o, k)))
+        .collect()
+}
+
+#[test]
+fn hopper_objects_use_wgmma_and_the_copy_engine_and_no_local_memory() {
+    for (object, kernel) in compiled(Target::Sm90a) {
+        cubin::check(object.source, &kernel).unwrap();
+        if !object.source.ends_with("_sm90.cu") {
+            continue;
+        }
+        let (name, code) = (kernel.name.as_str(), Code::of(object, &kernel));
+        let has = |opcode| assert!(code.count(opcode) > 0, "{name} lacks opcode {opcode:#x}");
+        assert_eq!(code.count(Code::LDL) + code.count(Code::STL), 0, "{name}");
+        has(Code::UTMALDG);
+        if name.contains("skinny") {
+            assert!(code.count(Code::HGMMA) >= 4, "{name}");
+            assert!(kernel.registers.unwrap() <= 96, "{name}");
+            continue;
+        }
+        // 4 K-steps of the main loop and of the adapter's, once or twice for 64 or 128 rows a consumer
+        assert!(code.count(Code::HGMMA) >= 12, "{name}: {}", code.count(Code::HGMMA));
+        has(Code::UTMALDG_MULTICAST);
+        has(Code::UTMASTG);
+        assert_eq!(kernel.registers, Some(168), "{name}: 40 and 232 after setmaxnreg");
+        let kib = if name.contains("128x160") { 197 } else { 225 };
+        let tile = kernel.tile;
+        assert_eq!((tile.threads, tile.cluster, tile.shared_bytes), (384, 2, kib << 10), "{name}");
+    }
+}
+
+#[test]
+fn ampere_objects_use_the_tensor_cores_and_asynchronous_copies() {
+    for (object, kernel) in compiled(Target::Sm80) {
+        cubin::check(object.source, &kernel).unwrap();
+        if object.source.ends_with("_sm80.cu") {
+            let code = Code::of(object, &kernel);
+            assert!(code.count(Code::HMMA) >= 16, "{}", kernel.name);
+            assert!(code.count(Code::LDGSTS) > 0, "{}", kernel.name);
+            assert!(kernel.registers.unwrap() <= 128, "{}", kernel.name);
+        }
     }
 }

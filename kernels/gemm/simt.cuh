@@ -23,11 +23,11 @@ struct SimtShared {
 static_assert(sizeof(SimtShared) == SimtTile::SharedBytes, "the record says what is used");
 
 // An operand: element (row, k) of a matrix with `rows` rows along the result and `depth` along the sum; `pitch`
-// elements from one row to the next (of the result when K-major, of the sum when MN-major).
+// elements from one row to the next (of the result when K-major, of the sum when MN-major), 0 where it is dense.
 template <class T>
 struct Operand {
   const T* at;
-  int rows, depth, pitch;
+  int rows, depth, pitch = 0;
 };
 
 // Slab k0 .. k0 + Depth of rows row0 .. row0 + 64, zero outside. Neighbouring threads read neighbouring elements.
@@ -35,13 +35,14 @@ template <bool KMajor, class T>
 __device__ inline void load_slab(float (&s)[SimtTile::Depth][SimtTile::Pitch], const Operand<T>& x, int row0,
                                  int k0) {
   using Tile = SimtTile;
+  const int pitch = x.pitch ? x.pitch : KMajor ? x.depth : x.rows;
 #pragma unroll 4
   for (int i = int(threadIdx.x); i < Tile::Depth * Tile::BlockM; i += Tile::Threads) {
     const int k = KMajor ? i % Tile::Depth : i / Tile::BlockM;
     const int r = KMajor ? i / Tile::Depth : i % Tile::BlockM;
     const bool inside = row0 + r < x.rows && k0 + k < x.depth;
     const long long at =
-        KMajor ? (long long)(row0 + r) * x.pitch + k0 + k : (long long)(k0 + k) * x.pitch + row0 + r;
+        KMajor ? (long long)(row0 + r) * pitch + k0 + k : (long long)(k0 + k) * pitch + row0 + r;
     s[k][r] = inside ? to_f32(x.at[at]) : 0.0f;
   }
 }
@@ -88,12 +89,12 @@ __device__ inline void simt_product(const ProductArgs<T>& a) {
             split = int(blockIdx.z);
   const Range own = range_of((a.k + Tile::Depth - 1) / Tile::Depth, split, a.splits);
   SimtSums c = {};
-  const Operand<T> left = {a.left, a.m, a.k, LeftK ? a.k : a.left_pitch};
-  const Operand<T> right = {a.right, a.n, a.k, RightK ? a.k : a.right_pitch};
+  const Operand<T> left = {a.left, a.m, a.k, LeftK ? 0 : a.left_pitch};
+  const Operand<T> right = {a.right, a.n, a.k, RightK ? 0 : a.right_pitch};
   add_slabs<LeftK, RightK, T>(c, s, left, right, row0, col0, own.first, own.last);
   if (a.rank > 0 && split == a.splits - 1) {
     const int slabs = (a.rank + Tile::Depth - 1) / Tile::Depth;
-    const Operand<T> t = {a.t, a.m, a.rank, a.rank}, l = {a.l, a.n, a.rank, RightK ? a.rank : a.n};
+    const Operand<T> t = {a.t, a.m, a.rank}, l = {a.l, a.n, a.rank};
     add_slabs<true, RightK, T>(c, s, t, l, row0, col0, 0, slabs);
   }
   const int row = row0 + int(threadIdx.x) / 8 * Tile::ThreadM;
