@@ -4,7 +4,7 @@
 
 namespace conv2d {
 
-// Extents of one call, as src/../mod.rs has them.
+// Extents of one call, as mod.rs has them.
 struct Shape {
   int images;
   int h, w, c;       // image as stored: rows, columns, channels

@@ -132,8 +132,9 @@ __device__ inline MmaShared<T, LA, LB>& mma_product(Operands& operands, int slab
 #pragma unroll
     for (int j = 0; j < T::FragN; ++j) {
       float* at = &s.staged[row + 16 * i][column + 8 * j];
-      at[0] = sums.v[i][j][0], at[1] = sums.v[i][j][1];
-      at[8 * T::Pitch] = sums.v[i][j][2], at[8 * T::Pitch + 1] = sums.v[i][j][3];
+      const float* v = sums.v[i][j];
+      *reinterpret_cast<float2*>(at) = make_float2(v[0], v[1]);
+      *reinterpret_cast<float2*>(at + 8 * T::Pitch) = make_float2(v[2], v[3]);
     }
   __syncthreads();
   return s;
