@@ -13,3 +13,16 @@ pub fn cases() -> Vec<Case> {
     };
     kinds.into_iter().flat_map(of).collect()
 }
+
+/// A map of the U-Net's first level, CLIP's hidden states, the time embedding.
+pub fn bench_cases() -> Vec<Case> {
+    let of = |kind, dims: &[usize]| {
+        Case::normal(&format!("activation {kind:?}"), Activation { kind }, &[dims])
+    };
+    vec![
+        of(Kind::Silu, &[2, 128, 128, 320]),
+        of(Kind::Gelu, &[2, 77, 5120]),
+        of(Kind::QuickGelu, &[2, 77, 3072]),
+        of(Kind::Silu, &[2, 1280]),
+    ]
+}

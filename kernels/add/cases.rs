@@ -12,3 +12,13 @@ pub fn cases() -> Vec<Case> {
     all.extend(pairs.map(|p| Case::normal("add_channels", AddChannels, &p)));
     all
 }
+
+/// The residual sums of SDXL's three levels, two pictures.
+pub fn bench_cases() -> Vec<Case> {
+    let maps: [&[usize]; 3] = [&[2, 128, 128, 320], &[2, 64, 64, 640], &[2, 32, 32, 1280]];
+    let sums = |d: &[usize]| {
+        let e = [d[0], d[3]];
+        [Case::normal("add", Add, &[d, d]), Case::normal("add_channels", AddChannels, &[d, &e])]
+    };
+    maps.into_iter().flat_map(sums).collect()
+}

@@ -14,3 +14,8 @@ pub fn cases() -> Vec<Case> {
         of(0.5, 0.0, &[1, 32, 32, 1280]),
     ]
 }
+
+/// A map of the U-Net's first level.
+pub fn bench_cases() -> Vec<Case> {
+    vec![Case::normal("affine", Affine { scale: 0.5, shift: 0.0 }, &[&[2, 128, 128, 320]])]
+}

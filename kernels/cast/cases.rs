@@ -26,3 +26,9 @@ pub fn cases() -> Vec<Case> {
 pub fn narrowing_cases() -> Vec<Case> {
     [DType::Bf16, DType::F16].into_iter().flat_map(to).collect()
 }
+
+/// A map of the U-Net's first level from every type to every type.
+pub fn bench_cases() -> Vec<Case> {
+    let of = |to| Case::normal(&format!("cast to {to}"), Cast { to }, &[&[2, 128, 128, 320]]);
+    [DType::F32, DType::Bf16, DType::F16].map(of).into()
+}

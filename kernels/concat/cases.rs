@@ -13,3 +13,13 @@ pub fn cases() -> Vec<Case> {
     ];
     pairs.map(|p| Case::normal("concat", Concat, &p)).into()
 }
+
+/// The skip connections of SDXL's three levels, two pictures.
+pub fn bench_cases() -> Vec<Case> {
+    let pairs: [[&[usize]; 2]; 3] = [
+        [&[2, 32, 32, 1280], &[2, 32, 32, 1280]],
+        [&[2, 64, 64, 640], &[2, 64, 64, 640]],
+        [&[2, 128, 128, 320], &[2, 128, 128, 320]],
+    ];
+    pairs.map(|p| Case::normal("concat", Concat, &p)).into()
+}

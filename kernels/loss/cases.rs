@@ -31,3 +31,12 @@ pub fn cases() -> Vec<Case> {
     };
     dims.into_iter().flat_map(both).collect()
 }
+
+/// Latents of four pictures.
+pub fn bench_cases() -> Vec<Case> {
+    let dims = [4, 128, 128, 4];
+    vec![
+        case(&dims, "masked", Arc::new(MaskedMse)),
+        case(&dims, "dco", Arc::new(Dco { beta: 1000.0 })),
+    ]
+}

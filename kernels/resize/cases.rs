@@ -21,3 +21,12 @@ pub fn cases() -> Vec<Case> {
     }
     all
 }
+
+/// The two upsamplings of SDXL, two pictures, and a mask brought to the latents.
+pub fn bench_cases() -> Vec<Case> {
+    vec![
+        Case::normal("resize_nearest", Nearest { h: 64, w: 64 }, &[&[2, 32, 32, 1280]]),
+        Case::normal("resize_nearest", Nearest { h: 128, w: 128 }, &[&[2, 64, 64, 640]]),
+        Case::normal("resize_bilinear", Bilinear { h: 128, w: 128 }, &[&[1, 1024, 1024, 1]]),
+    ]
+}

@@ -6,12 +6,14 @@
 mod attention;
 mod conv;
 mod linear;
+mod mixture;
 mod norm;
 mod resnet;
 
 pub use attention::{Attend, DIFFUSERS, attention};
 pub use conv::{Conv, conv};
 pub use linear::{Bias, conv1x1, embedding_mlp, linear};
+pub use mixture::{Mixture, Way, mixture};
 pub use norm::{After, group_norm, layer_norm};
 pub use resnet::{Resnet, resnet};
 

@@ -1,0 +1,192 @@
+//! Mixtures of experts as recorded programs: both ways agree, and every kernel of the products computes them.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use selvedge::{
+    device::Device,
+    error::Result,
+    kernels::activation::Kind,
+    lora::Adapters,
+    nn::{Bias, Mixture, Net, Way, linear, mixture},
+    plan::{Layout, Pass, PlanOptions, Recorder, Value, WeightSource},
+    tensor::{DType, Spec, philox::fill_normal},
+};
+use std::sync::Arc;
+
+const TOKENS: usize = 13;
+const WIDTH: usize = 8;
+const HIDDEN: usize = 16;
+
+/// Normal weights, the same for the same name; experts in the order of `order`, `fc2` zero where `silent`.
+#[derive(Clone, Default)]
+struct Weights {
+    order: Vec<usize>,
+    silent: bool,
+}
+
+fn normal(seed: u64, n: usize) -> Vec<f32> {
+    let mut v = vec![0.0; n];
+    fill_normal(seed, 5, &mut v);
+    v.iter_mut().for_each(|v| *v *= 0.4);
+    v
+}
+
+impl WeightSource for Weights {
+    fn get(&self, name: &str, dims: &[usize], _: Layout) -> Result<Option<Arc<Vec<f32>>>> {
+        let n = dims.iter().product();
+        let bare = name.replace("experts.", "");
+        let mut all =
+            normal(bare.bytes().fold(7, |h: u64, b| h.wrapping_mul(31) + u64::from(b)), n);
+        if self.silent && name.contains("fc2") {
+            all.fill(0.0);
+        }
+        if !self.order.is_empty() {
+            let one = n / self.order.len();
+            all = self.order.iter().flat_map(|e| all[e * one..(e + 1) * one].to_vec()).collect();
+        }
+        Ok(Some(Arc::new(all)))
+    }
+}
+
+/// Output and gradient of the tokens, then of every parameter.
+struct Ran {
+    out: Vec<f32>,
+    dx: Vec<f32>,
+    params: Vec<f32>,
+}
+
+fn run(
+    (device, dtype): (&Device, DType),
+    weights: &Weights,
+    body: impl FnOnce(&mut Net<'_>, Value) -> Result<Value>,
+) -> Ran {
+    let mut rec = Recorder::in_dtype(dtype);
+    rec.train_if(|_| true);
+    let adapters = Adapters::default();
+    let x = rec.input_with_grad("x", Spec::f32(&[1, TOKENS, WIDTH]));
+    let h = rec.compute(x).unwrap();
+    let h = body(&mut Net::new(&mut rec, &adapters), h).unwrap();
+    let y = rec.cast(h, DType::F32).unwrap();
+    let names: Vec<String> = rec.params().into_iter().map(|p| p.name).collect();
+    let options = PlanOptions { pass: Pass::Seeded, poison: true, ..PlanOptions::default() };
+    let plan = rec.plan(&[("y", y)], options).unwrap();
+    let mut p = plan.load(device.clone(), weights).unwrap();
+    p.set("x", &normal(1, TOKENS * WIDTH)).unwrap();
+    p.set_grad("y", &normal(2, TOKENS * WIDTH)).unwrap();
+    p.forward_backward(true).unwrap();
+    let params = names.iter().flat_map(|n| p.grad(n).unwrap()).collect();
+    Ran { out: p.get("y").unwrap(), dx: p.grad("x").unwrap(), params }
+}
+
+fn of(m: Mixture) -> impl FnOnce(&mut Net<'_>, Value) -> Result<Value> {
+    move |net, x| mixture(net, "ffm", x, m)
+}
+
+fn mix(experts: usize, top_k: usize, way: Way) -> Mixture {
+    Mixture { experts, top_k, hidden: HIDDEN, way }
+}
+
+fn close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let top = want.iter().fold(1.0f32, |m, v| m.max(v.abs()));
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        assert!((g - w).abs() <= tolerance * top, "{what}[{i}] is {g}, expected {w}");
+    }
+}
+
+fn same(a: &Ran, b: &Ran, tolerance: f32) {
+    close("output", &a.out, &b.out, tolerance);
+    close("gradient of the tokens", &a.dx, &b.dx, tolerance);
+    close("gradients of the parameters", &a.params, &b.params, tolerance);
+}
+
+const CPU: (&Device, DType) = (&Device::Cpu, DType::F32);
+
+#[test]
+fn dense_and_routed_mixtures_agree() {
+    for (experts, top_k) in [(4, 1), (4, 2), (7, 3), (3, 3)] {
+        let dense = run(CPU, &Weights::default(), of(mix(experts, top_k, Way::Dense)));
+        let routed = run(CPU, &Weights::default(), of(mix(experts, top_k, Way::Routed)));
+        same(&dense, &routed, 1e-5);
+    }
+}
+
+#[test]
+fn one_expert_is_a_plain_network() {
+    let one = run(CPU, &Weights::default(), of(mix(1, 1, Way::Auto)));
+    let plain = run(CPU, &Weights::default(), |net, x| {
+        net.within("ffm", |net| {
+            let h = linear(net, "fc1", x, HIDDEN, Bias::Learned)?;
+            let h = net.activate(h, Kind::Gelu)?;
+            let y = linear(net, "fc2", h, WIDTH, Bias::Learned)?;
+            net.add(x, y)
+        })
+    });
+    close("output", &one.out, &plain.out, 1e-5);
+    close("gradient of the tokens", &one.dx, &plain.dx, 1e-5);
+}
+
+#[test]
+fn silent_experts_leave_the_tokens_as_they_are() {
+    let weights = Weights { silent: true, ..Weights::default() };
+    let ran = run(CPU, &weights, of(mix(4, 4, Way::Auto)));
+    assert_eq!(ran.out, normal(1, TOKENS * WIDTH));
+}
+
+#[test]
+fn the_order_of_experts_does_not_matter() {
+    let order = vec![2, 0, 3, 1];
+    let one = Weights { order: vec![0, 1, 2, 3], ..Weights::default() };
+    let other = Weights { order, ..Weights::default() };
+    for way in [Way::Dense, Way::Routed] {
+        let (a, b) = (run(CPU, &one, of(mix(4, 2, way))), run(CPU, &other, of(mix(4, 2, way))));
+        close("output", &a.out, &b.out, 1e-5);
+        close("gradient of the tokens", &a.dx, &b.dx, 1e-5);
+    }
+}
+
+#[cfg(feature = "emulate")]
+mod emulated {
+    use super::*;
+    use selvedge::{
+        device::{Cuda, Schedule},
+        kernels::{
+            compare::{Outcome, compare},
+            moe::cases::cases,
+        },
+    };
+
+    #[test]
+    fn a_mixture_on_a_gpu_is_that_of_the_cpu() {
+        for schedule in [Schedule::Early, Schedule::Random(5)] {
+            let device = Device::Cuda(Cuda::emulated(schedule).unwrap());
+            for way in [Way::Dense, Way::Routed] {
+                let cpu = run(CPU, &Weights::default(), of(mix(4, 2, way)));
+                let gpu = run((&device, DType::F32), &Weights::default(), of(mix(4, 2, way)));
+                same(&gpu, &cpu, 1e-5);
+            }
+            // All experts count: no rounding of a logit changes who is chosen.
+            let cpu = run(CPU, &Weights::default(), of(mix(4, 4, Way::Auto)));
+            for dtype in [DType::Bf16, DType::F16] {
+                let gpu = run((&device, dtype), &Weights::default(), of(mix(4, 4, Way::Auto)));
+                same(&gpu, &cpu, 0.03);
+            }
+        }
+    }
+
+    #[test]
+    fn every_variant_of_the_operations_agrees_with_the_cpu() {
+        let slots = ["moe_experts.forward", "moe_experts.rows", "moe_experts.weight"];
+        for name in ["sm80_128", "sm80_64", "simt"] {
+            let cuda = Cuda::emulated(Schedule::Late).unwrap();
+            slots.iter().for_each(|slot| cuda.force_variant(slot, name));
+            cuda.force_variant("moe_route", "top_k"); // also where all experts are chosen
+            for case in cases() {
+                for dtype in [DType::Bf16, DType::F16] {
+                    let outcome = compare(&case, dtype, &cuda).unwrap();
+                    let agrees = matches!(outcome, Outcome::Agrees { .. });
+                    assert!(agrees, "{name} {dtype} {}: {outcome:?}", case.name);
+                }
+            }
+        }
+    }
+}
