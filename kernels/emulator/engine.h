@@ -10,8 +10,7 @@ namespace {
 template <class F>
 void as_engine(Unit& u, const void* token, F f) {
 #if defined(EMULATOR_TSAN)
-  auto& engine = u.engines[u.next_engine++ % 16];
-  if (!engine) engine = sanitizer::new_identity();
+  const auto engine = u.engines[u.next_engine++ % 16];
   const auto me = sanitizer::identity();
   sanitizer::become(engine);
   sanitizer::acquire(token);

@@ -32,6 +32,11 @@ void start_block(Unit& u, unsigned rank, uint64_t index) {
   sanitizer::forbid(b.shared + (l.shared_bytes + 7) / 8 * 8, kSharedGuardBytes - 8);
 }
 
+// By the host thread, because a thread is ordered after all its creator did before.
+void create_identity(sanitizer::Identity& i) {
+  if (!kReuse && !i) i = sanitizer::new_identity();
+}
+
 // Every thread of the unit becomes ready, none has started.
 void start_threads(Unit& u) {
   const unsigned per_block = (u.block_threads + 31) / 32;
@@ -50,6 +55,7 @@ void start_threads(Unit& u) {
     f.stack = nullptr, f.done = false, f.where = "its start", f.spin_address = nullptr;
     if (f.has_in_flight) f.in_flight->clear();
     f.has_in_flight = false, f.cluster_phase = 0;
+    create_identity(f.identity);
     u.warps[f.warp].live |= 1u << thread % 32;
     u.ready.push_back(&f);
   }
@@ -71,7 +77,9 @@ void start_unit(Unit& u, uint64_t number) {
   for (unsigned i = 0; i < u.warpgroups.size(); ++i) {
     u.warpgroups[i].clear();
     u.warpgroups[i].live = std::min(128u, u.block_threads - i % per_block * 128);
+    for (auto& identity : u.warpgroups[i].identity) create_identity(identity);
   }
+  for (auto& engine : u.engines) create_identity(engine);
   allocate_shared(u, l);
   for (unsigned r = 0; r < l.cluster; ++r) start_block(u, r, number * l.cluster + r);
   start_threads(u);

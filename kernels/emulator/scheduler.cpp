@@ -87,7 +87,6 @@ void bind(Unit& u, Fiber* f, char* stack) {
   Block& b = u.blocks[f->rank];
   const unsigned i = f->index % u.block_threads, x = i % l.block[0], rest = i / l.block[0];
   f->stack = stack;
-  if (!f->identity) f->identity = sanitizer::new_identity();
   *thread_of_stack(uintptr_t(stack)) = {{x, rest % l.block[1], rest / l.block[1]},
                                         b.id,
                                         {l.block[0], l.block[1], l.block[2]},

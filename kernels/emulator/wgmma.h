@@ -135,7 +135,6 @@ void report_reads(Unit& u, Warpgroup& w, const Product& p) {
 #if defined(EMULATOR_TSAN)
   const auto me = sanitizer::identity();
   for (unsigned i = 0; i < 2; ++i) {
-    if (!w.identity[i]) w.identity[i] = sanitizer::new_identity();
     sanitizer::become(w.identity[i]);
     sanitizer::acquire(i ? &u.proxy : &w.issued);
     touch(u, p);
