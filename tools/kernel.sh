@@ -27,8 +27,8 @@ fi
 
 cxx=${CXX:-g++}
 if command -v "$cxx" >/dev/null; then
-  "$cxx" -std=c++20 -O2 -g1 -fPIC -fvisibility=hidden -fno-gnu-unique -ffp-contract=off -Wno-unknown-pragmas \
-    -I kernels -shared -x c++ "$source" kernels/emulator/scheduler.cpp -o "$target.host.so"
+  "$cxx" -std=c++20 -O2 -g1 -fPIC -fvisibility=hidden -fno-gnu-unique -ffp-contract=off -fno-strict-aliasing \
+    -Wno-unknown-pragmas -I kernels -shared -x c++ "$source" kernels/emulator/scheduler.cpp -o "$target.host.so"
   echo "$target.host.so"
 else
   echo "no $cxx: no .host.so for the emulated device" >&2

@@ -1,27 +1,47 @@
 #!/usr/bin/env bash
-# sanitize.sh address|thread [TEST FILTER..]: every kernel on the emulated device under a sanitizer.
-# Compiles the kernels again for it (minutes) in a target folder of its own and runs tests/emulated.rs.
+# sanitize.sh address|thread FOLDER [TEXT [SCHEDULE..]]: the kernels of kernels/FOLDER on the emulated device,
+# compiled for a sanitizer, in the cases whose name contains TEXT (FOLDER), each schedule in turn (early late).
 # thread: races between threads, blocks, the copy engine and the tensor cores of a launch.
 # address: accesses outside of an allocation or of shared memory, misaligned accesses.
+# Needs target/debug/selvedge with the feature emulate, or $SELVEDGE. Exit 0: right results and no report.
 set -euo pipefail
+[ $# -ge 2 ] || { sed -n 2,6p "$0" >&2; exit 2; }
 cd "$(dirname "$0")/.."
-mode=$1
-shift
+mode=$1 folder=$2 text=${3:-$2}
+shift $(($# < 3 ? $# : 3))
+cxx=${CXX:-g++}
 case $mode in
-  address) library=libasan.so ;;
-  thread) library=libtsan.so ;;
-  *) sed -n 2,5p "$0"; exit 2 ;;
+  address) emulator="-fsanitize=address,undefined" kernel=$emulator library=libasan.so ;;
+  # The emulator reports what its models access and is not instrumented.
+  thread) emulator="-DEMULATOR_TSAN" kernel="-DEMULATOR_TSAN -fsanitize=thread" library=libtsan.so ;;
+  *) sed -n 2,6p "$0" >&2; exit 2 ;;
 esac
-export SELVEDGE_SANITIZE=$mode
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/sanitize
-export TSAN_OPTIONS="halt_on_error=0 ignore_noninstrumented_modules=1 history_size=4"
-export ASAN_OPTIONS="detect_leaks=0" UBSAN_OPTIONS="print_stacktrace=1"
-# Only the test is run with the sanitizer's library: cargo and the compilers are not.
-export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="env LD_PRELOAD=$("${CXX:-g++}" -print-file-name=$library)"
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+
+objects=${CARGO_TARGET_DIR:-target}/sanitize/$mode
+flags="-std=c++20 -O1 -g1 -fPIC -fvisibility=hidden -fno-gnu-unique -ffp-contract=off -fno-strict-aliasing"
+flags="$flags -Wno-unknown-pragmas -I kernels"
+mkdir -p "$objects/$folder"
+newest=$(find kernels -name '*.c*' -o -name '*.h' | xargs ls -t | head -1)
+export cxx flags kernel objects folder newest
+[ "$objects/scheduler.o" -nt "$newest" ] ||
+  "$cxx" $flags $emulator -c kernels/emulator/scheduler.cpp -o "$objects/scheduler.o"
+find "kernels/$folder" -name '*.cu' | xargs -P "$(nproc)" -I FILE bash -c '
+  so=$objects/$folder/$(basename FILE .cu).host.so
+  [ "$so" -nt "$newest" ] ||
+    "$cxx" $flags $kernel -shared -x c++ FILE -x none "$objects/scheduler.o" -o "$so"'
+
+export TSAN_OPTIONS="halt_on_error=0 exitcode=0 ignore_noninstrumented_modules=1"
+export ASAN_OPTIONS="detect_leaks=0 halt_on_error=1" UBSAN_OPTIONS="print_stacktrace=1"
+log=$objects/$folder/log
 status=0
-cargo test --features emulate --test emulated -- --nocapture "$@" 2>&1 | tee "$log" || status=$?
-reports=$(grep -cE "WARNING: ThreadSanitizer|ERROR: AddressSanitizer|runtime error:" "$log" || true)
-echo "$reports reports"
-[ "$status" = 0 ] && [ "$reports" = 0 ]
+[ $# -gt 0 ] || set -- early late
+for schedule in "$@"; do
+  echo "== $mode $folder \"$text\" $schedule"
+  LD_PRELOAD=$("$cxx" -print-file-name=$library) "${SELVEDGE:-target/debug/selvedge}" kernels check \
+    --device "emulated:$schedule" --kernel-dir "$objects/$folder" --op "$text" >"$log.$schedule" 2>&1 || status=1
+  reports=$(grep -cE "WARNING: ThreadSanitizer|ERROR: AddressSanitizer|runtime error:" "$log.$schedule" || true)
+  tail -1 "$log.$schedule"
+  echo "$reports reports in $log.$schedule"
+  [ "$reports" = 0 ] || status=1
+done
+exit $status

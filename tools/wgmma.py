@@ -143,7 +143,7 @@ def chain(name, operands):
         numbers = ", ".join(str(r + i) for i in range(operands))
         lines.append(
             f"  {'else ' if n > 8 else ''}if constexpr (N == {n}) {name}"
-            f"({n}, TYPE, WGMMA_N{r}, {numbers}, WGMMA_D{r});"
+            f"({n}, TYPE, WGMMA_N{r}, \\\n    {numbers}, WGMMA_D{r});"
         )
     return " \\\n".join(lines) + "\n"
 

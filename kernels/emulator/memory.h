@@ -5,7 +5,11 @@
 #include <cstring>
 #include <map>
 
-#include "emulator/sanitizer.h"
+// There when the process runs with AddressSanitizer, however this library was compiled.
+extern "C" {
+__attribute__((weak)) void __asan_poison_memory_region(const volatile void*, size_t);
+__attribute__((weak)) void __asan_unpoison_memory_region(const volatile void*, size_t);
+}
 
 namespace emulator {
 
@@ -18,9 +22,8 @@ class Memory {
     std::memset(base, kGuard, rounded + 2 * kGuardBytes);
     std::memset(base + kGuardBytes, kPoison, bytes);
     const uint64_t address = reinterpret_cast<uint64_t>(base + kGuardBytes);
-    sanitizer::forbid(base, kGuardBytes);
-    sanitizer::forbid(base + kGuardBytes + (bytes + 7) / 8 * 8,
-                      rounded - (bytes + 7) / 8 * 8 + kGuardBytes);
+    forbid(base, kGuardBytes);
+    forbid(base + kGuardBytes + (bytes + 7) / 8 * 8, rounded - (bytes + 7) / 8 * 8 + kGuardBytes);
     live_[address] = {bytes, rounded + 2 * kGuardBytes};
     in_use_ += bytes;
     return address;
@@ -29,7 +32,8 @@ class Memory {
   bool release(uint64_t address) {
     auto it = live_.find(address);
     if (it == live_.end()) return false;
-    sanitizer::allow(reinterpret_cast<void*>(address - kGuardBytes), it->second.total);
+    if (__asan_unpoison_memory_region)
+      __asan_unpoison_memory_region(reinterpret_cast<void*>(address - kGuardBytes), it->second.total);
     std::free(reinterpret_cast<void*>(address - kGuardBytes));
     in_use_ -= it->second.bytes;
     live_.erase(it);
@@ -49,9 +53,7 @@ class Memory {
 
   // The size of an allocation whose guard bands were written, or 0.
   size_t damaged() const {
-#if defined(__SANITIZE_ADDRESS__)
-    return 0;  // the write itself was reported
-#endif
+    if (__asan_poison_memory_region) return 0;  // the write itself was reported
     for (const auto& [address, a] : live_) {
       const auto* base = reinterpret_cast<const unsigned char*>(address - kGuardBytes);
       for (size_t i = 0; i < a.total; ++i) {
@@ -63,6 +65,9 @@ class Memory {
   }
 
  private:
+  static void forbid(const void* p, size_t n) {
+    if (__asan_poison_memory_region) __asan_poison_memory_region(p, n);
+  }
   static constexpr size_t kGuardBytes = 256;
   static constexpr unsigned char kGuard = 0xA5, kPoison = 0xFF;
   struct Allocation { size_t bytes, total; };

@@ -37,7 +37,8 @@ __device__ inline void warp_functions(const WarpArgs& a) {
   out[3] = __shfl_down_sync(All, x, 3);
   out[4] = __shfl_xor_sync(All, x, 6);
   out[5] = float(__popc(__ballot_sync(All, x > 0.5f)));
-  out[6] = float(__any_sync(All, lane == 7) + 2 * __all_sync(All, lane < 32) + 4 * __all_sync(All, lane < 31));
+  out[6] = float(__any_sync(All, lane == 7) + 2 * __all_sync(All, lane < 32));
+  out[6] += float(4 * __all_sync(All, lane < 31));
   out[7] = float(__reduce_add_sync(All, u) >> 8);
   out[8] = float(__reduce_max_sync(All, int(u)) >> 8);
   const unsigned half = lane < 16 ? 0xFFFFu : 0xFFFF0000u;  // two groups at their own pace

@@ -124,71 +124,135 @@ __device__ inline void wgmma_wait() {
 #define WGMMA_D128 WGMMA_D124, "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
 
 #define WGMMA_SS_ALL(TYPE) \
-  if constexpr (N == 8) WGMMA_SS(8, TYPE, WGMMA_N4, 4, 5, 6, 7, 8, WGMMA_D4); \
-  else if constexpr (N == 16) WGMMA_SS(16, TYPE, WGMMA_N8, 8, 9, 10, 11, 12, WGMMA_D8); \
-  else if constexpr (N == 24) WGMMA_SS(24, TYPE, WGMMA_N12, 12, 13, 14, 15, 16, WGMMA_D12); \
-  else if constexpr (N == 32) WGMMA_SS(32, TYPE, WGMMA_N16, 16, 17, 18, 19, 20, WGMMA_D16); \
-  else if constexpr (N == 40) WGMMA_SS(40, TYPE, WGMMA_N20, 20, 21, 22, 23, 24, WGMMA_D20); \
-  else if constexpr (N == 48) WGMMA_SS(48, TYPE, WGMMA_N24, 24, 25, 26, 27, 28, WGMMA_D24); \
-  else if constexpr (N == 56) WGMMA_SS(56, TYPE, WGMMA_N28, 28, 29, 30, 31, 32, WGMMA_D28); \
-  else if constexpr (N == 64) WGMMA_SS(64, TYPE, WGMMA_N32, 32, 33, 34, 35, 36, WGMMA_D32); \
-  else if constexpr (N == 72) WGMMA_SS(72, TYPE, WGMMA_N36, 36, 37, 38, 39, 40, WGMMA_D36); \
-  else if constexpr (N == 80) WGMMA_SS(80, TYPE, WGMMA_N40, 40, 41, 42, 43, 44, WGMMA_D40); \
-  else if constexpr (N == 88) WGMMA_SS(88, TYPE, WGMMA_N44, 44, 45, 46, 47, 48, WGMMA_D44); \
-  else if constexpr (N == 96) WGMMA_SS(96, TYPE, WGMMA_N48, 48, 49, 50, 51, 52, WGMMA_D48); \
-  else if constexpr (N == 104) WGMMA_SS(104, TYPE, WGMMA_N52, 52, 53, 54, 55, 56, WGMMA_D52); \
-  else if constexpr (N == 112) WGMMA_SS(112, TYPE, WGMMA_N56, 56, 57, 58, 59, 60, WGMMA_D56); \
-  else if constexpr (N == 120) WGMMA_SS(120, TYPE, WGMMA_N60, 60, 61, 62, 63, 64, WGMMA_D60); \
-  else if constexpr (N == 128) WGMMA_SS(128, TYPE, WGMMA_N64, 64, 65, 66, 67, 68, WGMMA_D64); \
-  else if constexpr (N == 136) WGMMA_SS(136, TYPE, WGMMA_N68, 68, 69, 70, 71, 72, WGMMA_D68); \
-  else if constexpr (N == 144) WGMMA_SS(144, TYPE, WGMMA_N72, 72, 73, 74, 75, 76, WGMMA_D72); \
-  else if constexpr (N == 152) WGMMA_SS(152, TYPE, WGMMA_N76, 76, 77, 78, 79, 80, WGMMA_D76); \
-  else if constexpr (N == 160) WGMMA_SS(160, TYPE, WGMMA_N80, 80, 81, 82, 83, 84, WGMMA_D80); \
-  else if constexpr (N == 168) WGMMA_SS(168, TYPE, WGMMA_N84, 84, 85, 86, 87, 88, WGMMA_D84); \
-  else if constexpr (N == 176) WGMMA_SS(176, TYPE, WGMMA_N88, 88, 89, 90, 91, 92, WGMMA_D88); \
-  else if constexpr (N == 184) WGMMA_SS(184, TYPE, WGMMA_N92, 92, 93, 94, 95, 96, WGMMA_D92); \
-  else if constexpr (N == 192) WGMMA_SS(192, TYPE, WGMMA_N96, 96, 97, 98, 99, 100, WGMMA_D96); \
-  else if constexpr (N == 200) WGMMA_SS(200, TYPE, WGMMA_N100, 100, 101, 102, 103, 104, WGMMA_D100); \
-  else if constexpr (N == 208) WGMMA_SS(208, TYPE, WGMMA_N104, 104, 105, 106, 107, 108, WGMMA_D104); \
-  else if constexpr (N == 216) WGMMA_SS(216, TYPE, WGMMA_N108, 108, 109, 110, 111, 112, WGMMA_D108); \
-  else if constexpr (N == 224) WGMMA_SS(224, TYPE, WGMMA_N112, 112, 113, 114, 115, 116, WGMMA_D112); \
-  else if constexpr (N == 232) WGMMA_SS(232, TYPE, WGMMA_N116, 116, 117, 118, 119, 120, WGMMA_D116); \
-  else if constexpr (N == 240) WGMMA_SS(240, TYPE, WGMMA_N120, 120, 121, 122, 123, 124, WGMMA_D120); \
-  else if constexpr (N == 248) WGMMA_SS(248, TYPE, WGMMA_N124, 124, 125, 126, 127, 128, WGMMA_D124); \
-  else if constexpr (N == 256) WGMMA_SS(256, TYPE, WGMMA_N128, 128, 129, 130, 131, 132, WGMMA_D128);
+  if constexpr (N == 8) WGMMA_SS(8, TYPE, WGMMA_N4, \
+    4, 5, 6, 7, 8, WGMMA_D4); \
+  else if constexpr (N == 16) WGMMA_SS(16, TYPE, WGMMA_N8, \
+    8, 9, 10, 11, 12, WGMMA_D8); \
+  else if constexpr (N == 24) WGMMA_SS(24, TYPE, WGMMA_N12, \
+    12, 13, 14, 15, 16, WGMMA_D12); \
+  else if constexpr (N == 32) WGMMA_SS(32, TYPE, WGMMA_N16, \
+    16, 17, 18, 19, 20, WGMMA_D16); \
+  else if constexpr (N == 40) WGMMA_SS(40, TYPE, WGMMA_N20, \
+    20, 21, 22, 23, 24, WGMMA_D20); \
+  else if constexpr (N == 48) WGMMA_SS(48, TYPE, WGMMA_N24, \
+    24, 25, 26, 27, 28, WGMMA_D24); \
+  else if constexpr (N == 56) WGMMA_SS(56, TYPE, WGMMA_N28, \
+    28, 29, 30, 31, 32, WGMMA_D28); \
+  else if constexpr (N == 64) WGMMA_SS(64, TYPE, WGMMA_N32, \
+    32, 33, 34, 35, 36, WGMMA_D32); \
+  else if constexpr (N == 72) WGMMA_SS(72, TYPE, WGMMA_N36, \
+    36, 37, 38, 39, 40, WGMMA_D36); \
+  else if constexpr (N == 80) WGMMA_SS(80, TYPE, WGMMA_N40, \
+    40, 41, 42, 43, 44, WGMMA_D40); \
+  else if constexpr (N == 88) WGMMA_SS(88, TYPE, WGMMA_N44, \
+    44, 45, 46, 47, 48, WGMMA_D44); \
+  else if constexpr (N == 96) WGMMA_SS(96, TYPE, WGMMA_N48, \
+    48, 49, 50, 51, 52, WGMMA_D48); \
+  else if constexpr (N == 104) WGMMA_SS(104, TYPE, WGMMA_N52, \
+    52, 53, 54, 55, 56, WGMMA_D52); \
+  else if constexpr (N == 112) WGMMA_SS(112, TYPE, WGMMA_N56, \
+    56, 57, 58, 59, 60, WGMMA_D56); \
+  else if constexpr (N == 120) WGMMA_SS(120, TYPE, WGMMA_N60, \
+    60, 61, 62, 63, 64, WGMMA_D60); \
+  else if constexpr (N == 128) WGMMA_SS(128, TYPE, WGMMA_N64, \
+    64, 65, 66, 67, 68, WGMMA_D64); \
+  else if constexpr (N == 136) WGMMA_SS(136, TYPE, WGMMA_N68, \
+    68, 69, 70, 71, 72, WGMMA_D68); \
+  else if constexpr (N == 144) WGMMA_SS(144, TYPE, WGMMA_N72, \
+    72, 73, 74, 75, 76, WGMMA_D72); \
+  else if constexpr (N == 152) WGMMA_SS(152, TYPE, WGMMA_N76, \
+    76, 77, 78, 79, 80, WGMMA_D76); \
+  else if constexpr (N == 160) WGMMA_SS(160, TYPE, WGMMA_N80, \
+    80, 81, 82, 83, 84, WGMMA_D80); \
+  else if constexpr (N == 168) WGMMA_SS(168, TYPE, WGMMA_N84, \
+    84, 85, 86, 87, 88, WGMMA_D84); \
+  else if constexpr (N == 176) WGMMA_SS(176, TYPE, WGMMA_N88, \
+    88, 89, 90, 91, 92, WGMMA_D88); \
+  else if constexpr (N == 184) WGMMA_SS(184, TYPE, WGMMA_N92, \
+    92, 93, 94, 95, 96, WGMMA_D92); \
+  else if constexpr (N == 192) WGMMA_SS(192, TYPE, WGMMA_N96, \
+    96, 97, 98, 99, 100, WGMMA_D96); \
+  else if constexpr (N == 200) WGMMA_SS(200, TYPE, WGMMA_N100, \
+    100, 101, 102, 103, 104, WGMMA_D100); \
+  else if constexpr (N == 208) WGMMA_SS(208, TYPE, WGMMA_N104, \
+    104, 105, 106, 107, 108, WGMMA_D104); \
+  else if constexpr (N == 216) WGMMA_SS(216, TYPE, WGMMA_N108, \
+    108, 109, 110, 111, 112, WGMMA_D108); \
+  else if constexpr (N == 224) WGMMA_SS(224, TYPE, WGMMA_N112, \
+    112, 113, 114, 115, 116, WGMMA_D112); \
+  else if constexpr (N == 232) WGMMA_SS(232, TYPE, WGMMA_N116, \
+    116, 117, 118, 119, 120, WGMMA_D116); \
+  else if constexpr (N == 240) WGMMA_SS(240, TYPE, WGMMA_N120, \
+    120, 121, 122, 123, 124, WGMMA_D120); \
+  else if constexpr (N == 248) WGMMA_SS(248, TYPE, WGMMA_N124, \
+    124, 125, 126, 127, 128, WGMMA_D124); \
+  else if constexpr (N == 256) WGMMA_SS(256, TYPE, WGMMA_N128, \
+    128, 129, 130, 131, 132, WGMMA_D128);
 #define WGMMA_RS_ALL(TYPE) \
-  if constexpr (N == 8) WGMMA_RS(8, TYPE, WGMMA_N4, 4, 5, 6, 7, 8, 9, 10, WGMMA_D4); \
-  else if constexpr (N == 16) WGMMA_RS(16, TYPE, WGMMA_N8, 8, 9, 10, 11, 12, 13, 14, WGMMA_D8); \
-  else if constexpr (N == 24) WGMMA_RS(24, TYPE, WGMMA_N12, 12, 13, 14, 15, 16, 17, 18, WGMMA_D12); \
-  else if constexpr (N == 32) WGMMA_RS(32, TYPE, WGMMA_N16, 16, 17, 18, 19, 20, 21, 22, WGMMA_D16); \
-  else if constexpr (N == 40) WGMMA_RS(40, TYPE, WGMMA_N20, 20, 21, 22, 23, 24, 25, 26, WGMMA_D20); \
-  else if constexpr (N == 48) WGMMA_RS(48, TYPE, WGMMA_N24, 24, 25, 26, 27, 28, 29, 30, WGMMA_D24); \
-  else if constexpr (N == 56) WGMMA_RS(56, TYPE, WGMMA_N28, 28, 29, 30, 31, 32, 33, 34, WGMMA_D28); \
-  else if constexpr (N == 64) WGMMA_RS(64, TYPE, WGMMA_N32, 32, 33, 34, 35, 36, 37, 38, WGMMA_D32); \
-  else if constexpr (N == 72) WGMMA_RS(72, TYPE, WGMMA_N36, 36, 37, 38, 39, 40, 41, 42, WGMMA_D36); \
-  else if constexpr (N == 80) WGMMA_RS(80, TYPE, WGMMA_N40, 40, 41, 42, 43, 44, 45, 46, WGMMA_D40); \
-  else if constexpr (N == 88) WGMMA_RS(88, TYPE, WGMMA_N44, 44, 45, 46, 47, 48, 49, 50, WGMMA_D44); \
-  else if constexpr (N == 96) WGMMA_RS(96, TYPE, WGMMA_N48, 48, 49, 50, 51, 52, 53, 54, WGMMA_D48); \
-  else if constexpr (N == 104) WGMMA_RS(104, TYPE, WGMMA_N52, 52, 53, 54, 55, 56, 57, 58, WGMMA_D52); \
-  else if constexpr (N == 112) WGMMA_RS(112, TYPE, WGMMA_N56, 56, 57, 58, 59, 60, 61, 62, WGMMA_D56); \
-  else if constexpr (N == 120) WGMMA_RS(120, TYPE, WGMMA_N60, 60, 61, 62, 63, 64, 65, 66, WGMMA_D60); \
-  else if constexpr (N == 128) WGMMA_RS(128, TYPE, WGMMA_N64, 64, 65, 66, 67, 68, 69, 70, WGMMA_D64); \
-  else if constexpr (N == 136) WGMMA_RS(136, TYPE, WGMMA_N68, 68, 69, 70, 71, 72, 73, 74, WGMMA_D68); \
-  else if constexpr (N == 144) WGMMA_RS(144, TYPE, WGMMA_N72, 72, 73, 74, 75, 76, 77, 78, WGMMA_D72); \
-  else if constexpr (N == 152) WGMMA_RS(152, TYPE, WGMMA_N76, 76, 77, 78, 79, 80, 81, 82, WGMMA_D76); \
-  else if constexpr (N == 160) WGMMA_RS(160, TYPE, WGMMA_N80, 80, 81, 82, 83, 84, 85, 86, WGMMA_D80); \
-  else if constexpr (N == 168) WGMMA_RS(168, TYPE, WGMMA_N84, 84, 85, 86, 87, 88, 89, 90, WGMMA_D84); \
-  else if constexpr (N == 176) WGMMA_RS(176, TYPE, WGMMA_N88, 88, 89, 90, 91, 92, 93, 94, WGMMA_D88); \
-  else if constexpr (N == 184) WGMMA_RS(184, TYPE, WGMMA_N92, 92, 93, 94, 95, 96, 97, 98, WGMMA_D92); \
-  else if constexpr (N == 192) WGMMA_RS(192, TYPE, WGMMA_N96, 96, 97, 98, 99, 100, 101, 102, WGMMA_D96); \
-  else if constexpr (N == 200) WGMMA_RS(200, TYPE, WGMMA_N100, 100, 101, 102, 103, 104, 105, 106, WGMMA_D100); \
-  else if constexpr (N == 208) WGMMA_RS(208, TYPE, WGMMA_N104, 104, 105, 106, 107, 108, 109, 110, WGMMA_D104); \
-  else if constexpr (N == 216) WGMMA_RS(216, TYPE, WGMMA_N108, 108, 109, 110, 111, 112, 113, 114, WGMMA_D108); \
-  else if constexpr (N == 224) WGMMA_RS(224, TYPE, WGMMA_N112, 112, 113, 114, 115, 116, 117, 118, WGMMA_D112); \
-  else if constexpr (N == 232) WGMMA_RS(232, TYPE, WGMMA_N116, 116, 117, 118, 119, 120, 121, 122, WGMMA_D116); \
-  else if constexpr (N == 240) WGMMA_RS(240, TYPE, WGMMA_N120, 120, 121, 122, 123, 124, 125, 126, WGMMA_D120); \
-  else if constexpr (N == 248) WGMMA_RS(248, TYPE, WGMMA_N124, 124, 125, 126, 127, 128, 129, 130, WGMMA_D124); \
-  else if constexpr (N == 256) WGMMA_RS(256, TYPE, WGMMA_N128, 128, 129, 130, 131, 132, 133, 134, WGMMA_D128);
+  if constexpr (N == 8) WGMMA_RS(8, TYPE, WGMMA_N4, \
+    4, 5, 6, 7, 8, 9, 10, WGMMA_D4); \
+  else if constexpr (N == 16) WGMMA_RS(16, TYPE, WGMMA_N8, \
+    8, 9, 10, 11, 12, 13, 14, WGMMA_D8); \
+  else if constexpr (N == 24) WGMMA_RS(24, TYPE, WGMMA_N12, \
+    12, 13, 14, 15, 16, 17, 18, WGMMA_D12); \
+  else if constexpr (N == 32) WGMMA_RS(32, TYPE, WGMMA_N16, \
+    16, 17, 18, 19, 20, 21, 22, WGMMA_D16); \
+  else if constexpr (N == 40) WGMMA_RS(40, TYPE, WGMMA_N20, \
+    20, 21, 22, 23, 24, 25, 26, WGMMA_D20); \
+  else if constexpr (N == 48) WGMMA_RS(48, TYPE, WGMMA_N24, \
+    24, 25, 26, 27, 28, 29, 30, WGMMA_D24); \
+  else if constexpr (N == 56) WGMMA_RS(56, TYPE, WGMMA_N28, \
+    28, 29, 30, 31, 32, 33, 34, WGMMA_D28); \
+  else if constexpr (N == 64) WGMMA_RS(64, TYPE, WGMMA_N32, \
+    32, 33, 34, 35, 36, 37, 38, WGMMA_D32); \
+  else if constexpr (N == 72) WGMMA_RS(72, TYPE, WGMMA_N36, \
+    36, 37, 38, 39, 40, 41, 42, WGMMA_D36); \
+  else if constexpr (N == 80) WGMMA_RS(80, TYPE, WGMMA_N40, \
+    40, 41, 42, 43, 44, 45, 46, WGMMA_D40); \
+  else if constexpr (N == 88) WGMMA_RS(88, TYPE, WGMMA_N44, \
+    44, 45, 46, 47, 48, 49, 50, WGMMA_D44); \
+  else if constexpr (N == 96) WGMMA_RS(96, TYPE, WGMMA_N48, \
+    48, 49, 50, 51, 52, 53, 54, WGMMA_D48); \
+  else if constexpr (N == 104) WGMMA_RS(104, TYPE, WGMMA_N52, \
+    52, 53, 54, 55, 56, 57, 58, WGMMA_D52); \
+  else if constexpr (N == 112) WGMMA_RS(112, TYPE, WGMMA_N56, \
+    56, 57, 58, 59, 60, 61, 62, WGMMA_D56); \
+  else if constexpr (N == 120) WGMMA_RS(120, TYPE, WGMMA_N60, \
+    60, 61, 62, 63, 64, 65, 66, WGMMA_D60); \
+  else if constexpr (N == 128) WGMMA_RS(128, TYPE, WGMMA_N64, \
+    64, 65, 66, 67, 68, 69, 70, WGMMA_D64); \
+  else if constexpr (N == 136) WGMMA_RS(136, TYPE, WGMMA_N68, \
+    68, 69, 70, 71, 72, 73, 74, WGMMA_D68); \
+  else if constexpr (N == 144) WGMMA_RS(144, TYPE, WGMMA_N72, \
+    72, 73, 74, 75, 76, 77, 78, WGMMA_D72); \
+  else if constexpr (N == 152) WGMMA_RS(152, TYPE, WGMMA_N76, \
+    76, 77, 78, 79, 80, 81, 82, WGMMA_D76); \
+  else if constexpr (N == 160) WGMMA_RS(160, TYPE, WGMMA_N80, \
+    80, 81, 82, 83, 84, 85, 86, WGMMA_D80); \
+  else if constexpr (N == 168) WGMMA_RS(168, TYPE, WGMMA_N84, \
+    84, 85, 86, 87, 88, 89, 90, WGMMA_D84); \
+  else if constexpr (N == 176) WGMMA_RS(176, TYPE, WGMMA_N88, \
+    88, 89, 90, 91, 92, 93, 94, WGMMA_D88); \
+  else if constexpr (N == 184) WGMMA_RS(184, TYPE, WGMMA_N92, \
+    92, 93, 94, 95, 96, 97, 98, WGMMA_D92); \
+  else if constexpr (N == 192) WGMMA_RS(192, TYPE, WGMMA_N96, \
+    96, 97, 98, 99, 100, 101, 102, WGMMA_D96); \
+  else if constexpr (N == 200) WGMMA_RS(200, TYPE, WGMMA_N100, \
+    100, 101, 102, 103, 104, 105, 106, WGMMA_D100); \
+  else if constexpr (N == 208) WGMMA_RS(208, TYPE, WGMMA_N104, \
+    104, 105, 106, 107, 108, 109, 110, WGMMA_D104); \
+  else if constexpr (N == 216) WGMMA_RS(216, TYPE, WGMMA_N108, \
+    108, 109, 110, 111, 112, 113, 114, WGMMA_D108); \
+  else if constexpr (N == 224) WGMMA_RS(224, TYPE, WGMMA_N112, \
+    112, 113, 114, 115, 116, 117, 118, WGMMA_D112); \
+  else if constexpr (N == 232) WGMMA_RS(232, TYPE, WGMMA_N116, \
+    116, 117, 118, 119, 120, 121, 122, WGMMA_D116); \
+  else if constexpr (N == 240) WGMMA_RS(240, TYPE, WGMMA_N120, \
+    120, 121, 122, 123, 124, 125, 126, WGMMA_D120); \
+  else if constexpr (N == 248) WGMMA_RS(248, TYPE, WGMMA_N124, \
+    124, 125, 126, 127, 128, 129, 130, WGMMA_D124); \
+  else if constexpr (N == 256) WGMMA_RS(256, TYPE, WGMMA_N128, \
+    128, 129, 130, 131, 132, 133, 134, WGMMA_D128);
 
 // A and B in shared memory; Trans = 1: that operand is MN-major.
 template <class T, int N, int TransA = 0, int TransB = 0>

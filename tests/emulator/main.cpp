@@ -26,7 +26,8 @@ struct TileRecord {
   X(selftest_reverse) X(selftest_unsynced) X(selftest_diverge) X(selftest_overrun)              \
   X(selftest_shared_overrun) X(warp_functions) X(warp_copies) X(warp_copies_weak_wait)          \
   X(warp_divergent_shuffle) X(warp_lost_lanes) X(warp_misaligned) X(warp_wild) X(warp_chain)    \
-  X(warp_atomics) X(warp_block_race) X(warp_mma_bf16) X(warp_mma_f16) X(warp_mma_tf32) X(product_bf16_n64)         \
+  X(warp_atomics) X(warp_block_race) X(warp_mma_bf16) X(warp_mma_f16) X(warp_mma_tf32)                             \
+  X(product_bf16_n64)                                                                           \
   X(product_f16_n80) X(product_bf16_n256) X(product_bf16_n64_mn128) X(product_bf16_n96_mn64)    \
   X(product_f16_n48_mn32) X(product_bf16_n64_pair) X(product_early_release)                     \
   X(product_weak_wait) X(product_no_proxy_fence) X(product_wrong_bytes) X(product_wrong_count)  \
