@@ -49,7 +49,7 @@ fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=build");
     println!("cargo:rerun-if-changed=kernels");
-    for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "CXX", "SELVEDGE_SANITIZE"] {
+    for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "CXX"] {
         println!("cargo:rerun-if-env-changed={name}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_else(|| fail("OUT_DIR is not set")));
@@ -167,24 +167,12 @@ fn device_jobs(sources: &[PathBuf], nvcc: &Path, cache: &Path) -> Vec<Job> {
     jobs
 }
 
-/// What $SELVEDGE_SANITIZE adds for the emulator itself and for kernels; `tools/sanitize.sh` sets it.
-fn sanitizer() -> [&'static [&'static str]; 2] {
-    match env::var("SELVEDGE_SANITIZE").unwrap_or_default().as_str() {
-        "" => [&[], &[]],
-        "address" => [&["-fsanitize=address,undefined"]; 2],
-        // The emulator reports what its models access and is not instrumented.
-        "thread" => [&["-DEMULATOR_TSAN"], &["-DEMULATOR_TSAN", "-fsanitize=thread"]],
-        other => fail(&format!("$SELVEDGE_SANITIZE is {other:?}; expected address or thread")),
-    }
-}
-
 /// The emulated driver and the object that runs grids, compiled by the host's C++ compiler.
 fn emulator_jobs(cache: &Path) -> (Job, Job) {
     let (cxx, version) = host_compiler();
     let file = |name: &str, target, flags: &[&str], extension| {
         let source = Path::new("kernels/emulator").join(name);
-        let flags = [&HOST_FLAGS[..], sanitizer()[0], flags].concat();
-        job(&source, target, &cxx, &flags, &version, cache, extension)
+        job(&source, target, &cxx, &[&HOST_FLAGS[..], flags].concat(), &version, cache, extension)
     };
     (
         file("driver.cpp", "Driver", &["-shared"], "driver.so"),
@@ -196,7 +184,7 @@ fn host_jobs(sources: &[PathBuf], scheduler: &Path, cache: &Path) -> Vec<Job> {
     let (cxx, version) = host_compiler();
     let linked = format!("{version}{}", scheduler.display()); // its name holds its hash
     let make = |source: &PathBuf| {
-        let flags = [&HOST_FLAGS[..], sanitizer()[1], &["-shared", "-x", "c++"]].concat();
+        let flags = [&HOST_FLAGS[..], &["-shared", "-x", "c++"]].concat();
         let mut job = job(source, "Host", &cxx, &flags, &linked, cache, "host.so");
         job.args.extend(["-x".into(), "none".into(), scheduler.to_string_lossy().into_owned()]);
         job
