@@ -115,7 +115,7 @@ __device__ inline void store_partial(const BackwardArgs<T>& a, const Work<T, fal
 // Block (resident block, head + H * slice, split + splits * sample). acc: dQ or dK; acc_v: dV.
 template <class Tl, bool ForQ>
 __device__ inline void accumulate(const BackwardArgs<typename Tl::T>& a, const Work<typename Tl::T, ForQ>& w,
-                                  Tile<Tl::Slice>& acc, Tile<Tl::Slice>& acc_v) {
+                                  Tile<Tl::Slice> (&acc)[1], Tile<Tl::Slice> (&acc_v)[1]) {
   using T = typename Tl::T;
   constexpr int X = Tl::BlockX;
   auto& s = shared_memory<typename Tl::Shared>();
@@ -140,16 +140,16 @@ __device__ inline void accumulate(const BackwardArgs<typename Tl::T>& a, const W
     ptx::cp_async_wait<1>();
     __syncthreads();
     const auto& x = s.x[block % 2];
-    Tile<X> score, d_prob;
-    uint32_t p[X / 16][4], ds[X / 16][4];
+    Tile<X> score[1], d_prob[1];
+    uint32_t p[1][X / 16][4], ds[1][X / 16][4];
     multiply_nt<X>(score, s.r[0], warp_row, x[0]);
     multiply_nt<X>(d_prob, s.r[1], warp_row, x[1]);
-    to_gradients<X, ForQ>(score, d_prob, a, w, row_lse, row_delta, row, block * X);
+    to_gradients<X, ForQ>(score[0], d_prob[0], a, w, row_lse, row_delta, row, block * X);
     if (!ForQ) {
-      pack<T, X>(p, score);
+      pack<T, X>(p[0], score[0]);
       multiply_add<Tl::Slice, X>(acc_v, p, x[1], w.slice * Tl::Slice);
     }
-    pack<T, X>(ds, d_prob);
+    pack<T, X>(ds[0], d_prob[0]);
     multiply_add<Tl::Slice, X>(acc, ds, x[0], w.slice * Tl::Slice);
     __syncthreads();  // nobody reads this stage any more
   }
@@ -161,36 +161,36 @@ template <class Tl>
 __device__ inline void backward_q(const BackwardArgs<typename Tl::T>& a) {
   using T = typename Tl::T;
   const Work<T, true> w(a, Tl::BlockR);
-  Tile<Tl::Slice> dq, none;
-  clear<Tl::Slice>(dq);
+  Tile<Tl::Slice> dq[1], none[1];
+  clear<Tl::Slice>(dq[0]);
   accumulate<Tl, true>(a, w, dq, none);
   auto& s = shared_memory<typename Tl::Shared>();
   const int warp_row = ptx::warp_id() * 16;
   const auto to = head_rows(a.dq, w.sample, w.head, a.len_q, a.heads, a.head_dim).from(w.row0 + warp_row);
   const float scale[2] = {a.scale, a.scale};
-  store_rows<Tl::Slice>(s.r[0], warp_row, dq, scale, to, w.slice * Tl::Slice, a.head_dim, a.add_q);
+  store_rows<Tl::Slice>(s.r[0], warp_row, dq[0], scale, to, w.slice * Tl::Slice, a.head_dim, a.add_q);
 }
 
 template <class Tl>
 __device__ inline void backward_kv(const BackwardArgs<typename Tl::T>& a) {
   using T = typename Tl::T;
   const Work<T, false> w(a, Tl::BlockR);
-  Tile<Tl::Slice> dk, dv;
-  clear<Tl::Slice>(dk);
-  clear<Tl::Slice>(dv);
+  Tile<Tl::Slice> dk[1], dv[1];
+  clear<Tl::Slice>(dk[0]);
+  clear<Tl::Slice>(dv[0]);
   accumulate<Tl, false>(a, w, dk, dv);
   auto& s = shared_memory<typename Tl::Shared>();
   const int warp_row = ptx::warp_id() * 16, first = w.row0 + warp_row, channel = w.slice * Tl::Slice;
   if (a.splits > 1) {
-    store_partial<Tl::Slice>(a, w, 0, first + lane_row(), dk, a.scale, channel);
-    store_partial<Tl::Slice>(a, w, 1, first + lane_row(), dv, 1.0f, channel);
+    store_partial<Tl::Slice>(a, w, 0, first + lane_row(), dk[0], a.scale, channel);
+    store_partial<Tl::Slice>(a, w, 1, first + lane_row(), dv[0], 1.0f, channel);
     return;
   }
   const auto to_k = head_rows(a.dk, w.sample, w.head, a.len_k, a.heads, a.head_dim).from(first);
   const auto to_v = head_rows(a.dv, w.sample, w.head, a.len_k, a.heads, a.head_dim).from(first);
   const float scale[2] = {a.scale, a.scale}, one[2] = {1.0f, 1.0f};
-  if (a.dk) store_rows<Tl::Slice>(s.r[0], warp_row, dk, scale, to_k, channel, a.head_dim, a.add_k);
-  if (a.dv) store_rows<Tl::Slice>(s.r[1], warp_row, dv, one, to_v, channel, a.head_dim, a.add_v);
+  if (a.dk) store_rows<Tl::Slice>(s.r[0], warp_row, dk[0], scale, to_k, channel, a.head_dim, a.add_k);
+  if (a.dv) store_rows<Tl::Slice>(s.r[1], warp_row, dv[0], one, to_v, channel, a.head_dim, a.add_v);
 }
 
 template <class T> using D48 = BackwardTile<T, 48, 48, 64>;

@@ -71,24 +71,27 @@ __device__ inline void soften(Tile<N>& s, Softmax& st, float (&rescale)[2], floa
   }
 }
 
-// Scores of one 16-row tile against the keys in `s.k`, softened and packed; scales `out` accordingly.
+// Scores of the warp's tiles against the keys in `s.k`, softened and packed; scales `out` accordingly.
 template <class Tl>
-__device__ inline void attend(typename Tl::Shared& s, const ForwardArgs<typename Tl::T>& a, int row0, int m,
-                              int key0, Softmax& st, Tile<Tl::Slice>& out,
-                              uint32_t (&p)[Tl::BlockN / 16][4]) {
-  const int in_block = ptx::warp_id() * Tl::WarpRows + 16 * m, first = row0 + in_block;
-  Tile<Tl::BlockN> score;
+__device__ inline void attend(typename Tl::Shared& s, const ForwardArgs<typename Tl::T>& a, int row0,
+                              int key0, Softmax (&st)[Tl::MTiles], Tile<Tl::Slice> (&out)[Tl::MTiles],
+                              uint32_t (&p)[Tl::MTiles][Tl::BlockN / 16][4]) {
+  Tile<Tl::BlockN> score[Tl::MTiles];
+  const int in_block = ptx::warp_id() * Tl::WarpRows, end = key0 + Tl::BlockN;
   multiply_nt<Tl::BlockN>(score, s.q, in_block, s.k);
-  const int end = key0 + Tl::BlockN;
-  if (end > a.len_k || (a.causal && end > first + 1))
-    mask<Tl::BlockN>(score, first + lane_row(), key0, a.len_k, a.causal);
-  float rescale[2];
-  soften<Tl::BlockN>(score, st, rescale, a.scale * kLog2e);
 #pragma unroll
-  for (int n = 0; n < Tl::Slice / 8; ++n)
+  for (int m = 0; m < Tl::MTiles; ++m) {
+    const int first = row0 + in_block + 16 * m;
+    if (end > a.len_k || (a.causal && end > first + 1))
+      mask<Tl::BlockN>(score[m], first + lane_row(), key0, a.len_k, a.causal);
+    float rescale[2];
+    soften<Tl::BlockN>(score[m], st[m], rescale, a.scale * kLog2e);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) out[n][i] *= rescale[i / 2];
-  pack<typename Tl::T, Tl::BlockN>(p, score);
+    for (int n = 0; n < Tl::Slice / 8; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) out[m][n][i] *= rescale[i / 2];
+    pack<typename Tl::T, Tl::BlockN>(p[m], score[m]);
+  }
 }
 
 // Output and LSE of one 16-row tile.
@@ -139,16 +142,13 @@ __device__ inline void forward(const ForwardArgs<typename Tl::T>& a) {
     __syncthreads();  // K is here, and nobody reads the previous V any more
     start_load<Tl::Threads>(s.v, v.from(key0), slice * Tl::Slice, a.head_dim);
     ptx::cp_async_commit();
-#pragma unroll
-    for (int m = 0; m < Tl::MTiles; ++m) attend<Tl>(s, a, row0, m, key0, st[m], out[m], p[m]);
+    attend<Tl>(s, a, row0, key0, st, out, p);
     ptx::cp_async_wait<0>();
     __syncthreads();  // V is here, and nobody reads this K any more
     if (key0 + Tl::BlockN < last)
       start_load<Tl::Threads>(s.k, k.from(key0 + Tl::BlockN), 0, a.head_dim);
     ptx::cp_async_commit();
-#pragma unroll
-    for (int m = 0; m < Tl::MTiles; ++m)
-      multiply_add<Tl::Slice, Tl::BlockN>(out[m], p[m], s.v, 0);
+    multiply_add<Tl::Slice, Tl::BlockN>(out, p, s.v, 0);
   }
 #pragma unroll
   for (int m = 0; m < Tl::MTiles; ++m)

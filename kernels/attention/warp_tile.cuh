@@ -41,34 +41,47 @@ __device__ inline int lane_column() { return ptx::lane_id() % 4 * 2; }
 template <int N>
 using Tile = float[N / 8][4];  // (16, N): [column tile][2 * (row q + 8) + column]
 
-// s (16, N) = A[row0 .. row0 + 16] B^T, B (N, Depth) as stored.
-template <int N, class OpA, class OpB>
-__device__ inline void multiply_nt(Tile<N>& s, const OpA& a, int row0, const OpB& b) {
+template <int N>
+__device__ inline void clear(Tile<N>& s) {
+#pragma unroll
+  for (int n = 0; n < N / 8; ++n)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) s[n][i] = 0.0f;
+}
+
+// s[m] (16, N) = A[row0 + 16m .. row0 + 16m + 16] B^T, B (N, Depth) as stored; M tiles share what is read
+// of B.
+template <int N, class OpA, class OpB, int M>
+__device__ inline void multiply_nt(float (&s)[M][N / 8][4], const OpA& a, int row0, const OpB& b) {
   static_assert(N == OpB::Rows && OpA::Depth == OpB::Depth, "A B^T");
   using T = typename OpA::Element;
   const int lane = ptx::lane_id();
   const int b_row = (lane & 7) + (lane >> 4) * 8, b_column = (lane >> 3 & 1) * 8;
 #pragma unroll
-  for (int n = 0; n < N / 8; ++n)
-#pragma unroll
-    for (int i = 0; i < 4; ++i) s[n][i] = 0.0f;
+  for (int m = 0; m < M; ++m) clear<N>(s[m]);
 #pragma unroll
   for (int k = 0; k < OpA::Depth; k += 16) {
-    uint32_t ra[4];
-    ptx::ldmatrix_x4(ra, &a.v[row0 + (lane & 15)][k + (lane >> 4) * 8]);
+    uint32_t ra[M][4];
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+      ptx::ldmatrix_x4(ra[m], &a.v[row0 + 16 * m + (lane & 15)][k + (lane >> 4) * 8]);
 #pragma unroll
     for (int n = 0; n < N; n += 16) {
       uint32_t rb[4];
       ptx::ldmatrix_x4(rb, &b.v[n + b_row][k + b_column]);
-      ptx::mma_m16n8k16<T>(s[n / 8], ra, {rb[0], rb[1]});
-      ptx::mma_m16n8k16<T>(s[n / 8 + 1], ra, {rb[2], rb[3]});
+#pragma unroll
+      for (int m = 0; m < M; ++m) {
+        ptx::mma_m16n8k16<T>(s[m][n / 8], ra[m], {rb[0], rb[1]});
+        ptx::mma_m16n8k16<T>(s[m][n / 8 + 1], ra[m], {rb[2], rb[3]});
+      }
     }
   }
 }
 
-// acc (16, N) += P (16, K) B, B (K, columns [column0, column0 + N)) as stored; P packed by `pack`.
-template <int N, int K, class OpB>
-__device__ inline void multiply_add(Tile<N>& acc, const uint32_t (&p)[K / 16][4], const OpB& b, int column0) {
+// acc[m] (16, N) += P[m] (16, K) B, B (K, columns [column0, column0 + N)) as stored; P packed by `pack`.
+template <int N, int K, class OpB, int M>
+__device__ inline void multiply_add(float (&acc)[M][N / 8][4], const uint32_t (&p)[M][K / 16][4],
+                                    const OpB& b, int column0) {
   static_assert(K == OpB::Rows && N <= OpB::Depth, "P B");
   using T = typename OpB::Element;
   const int lane = ptx::lane_id();
@@ -78,8 +91,11 @@ __device__ inline void multiply_add(Tile<N>& acc, const uint32_t (&p)[K / 16][4]
     for (int n = 0; n < N; n += 16) {
       uint32_t rb[4];
       ptx::ldmatrix_x4_trans(rb, &b.v[16 * k + (lane & 15)][column0 + n + (lane >> 4) * 8]);
-      ptx::mma_m16n8k16<T>(acc[n / 8], p[k], {rb[0], rb[1]});
-      ptx::mma_m16n8k16<T>(acc[n / 8 + 1], p[k], {rb[2], rb[3]});
+#pragma unroll
+      for (int m = 0; m < M; ++m) {
+        ptx::mma_m16n8k16<T>(acc[m][n / 8], p[m][k], {rb[0], rb[1]});
+        ptx::mma_m16n8k16<T>(acc[m][n / 8 + 1], p[m][k], {rb[2], rb[3]});
+      }
     }
 }
 
@@ -93,14 +109,6 @@ __device__ inline void pack(uint32_t (&p)[N / 16][4], const Tile<N>& s) {
       const float(&from)[4] = s[2 * k + i / 2];
       p[k][i] = ptx::pack<T>(from[i % 2 * 2], from[i % 2 * 2 + 1]);
     }
-}
-
-template <int N>
-__device__ inline void clear(Tile<N>& s) {
-#pragma unroll
-  for (int n = 0; n < N / 8; ++n)
-#pragma unroll
-    for (int i = 0; i < 4; ++i) s[n][i] = 0.0f;
 }
 
 // Sixteen rows of a result, acc (16, N) * factor of the row, as T to channels [channel, channel + N) of `g`,
