@@ -96,8 +96,7 @@ __device__ inline void backward_cluster(const Args<typename F::T>& a) {
   const Place<F> p(a);
   copy_rows(p, a.x, a.walk.c, s.data);
   copy_rows(p, a.dy, a.walk.c, s.data + F::DataBytes / 32);  // the second half
-  ptx::cp_async_commit();
-  ptx::cp_async_wait<0>();  // a thread reads only what it copied
+  wait_for_data();
   if (a.silu) {
     backward_rows<F, true>(a, p, s);
   } else {

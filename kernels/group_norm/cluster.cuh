@@ -11,7 +11,7 @@ namespace group_norm {
 
 constexpr int kCluster = 8;             // what every Hopper takes
 constexpr int kTileGroups = 32;         // groups of one channel tile at most
-constexpr int kSmallBytes = 80 << 10;   // of data a block: two blocks an SM
+constexpr int kSmallBytes = 88 << 10;   // of data a block: two blocks an SM
 constexpr int kLargeBytes = 184 << 10;  // one block an SM
 
 template <class T_, int DataBytes_, int Threads_>
@@ -67,6 +67,15 @@ struct Place {
     for (int r = row, i = 0; r < end; r += step, ++i) use(r, i);
   }
 };
+
+// The copies of this thread have arrived (it reads no others), and all blocks of the cluster run, so that their
+// shared memory can be written.
+__device__ inline void wait_for_data() {
+  ptx::cluster_arrive();
+  ptx::cp_async_commit();
+  ptx::cp_async_wait<0>();
+  ptx::cluster_wait();
+}
 
 // Starts the copies of this thread's vectors of one tensor.
 template <class F>

@@ -8,7 +8,7 @@ pub(super) const CLUSTER: usize = 8;
 /// Groups of one channel tile at most; `kTileGroups`.
 const TILE_GROUPS: usize = 32;
 /// Bytes of data of one block of the two sizes; `kSmallBytes`, `kLargeBytes`.
-const SMALL_BYTES: usize = 80 << 10;
+const SMALL_BYTES: usize = 88 << 10;
 const LARGE_BYTES: usize = 184 << 10;
 /// Elements from which clusters are used; three launches over less are no longer than one of
 /// clusters.

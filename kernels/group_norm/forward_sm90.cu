@@ -4,7 +4,7 @@
 // SDXL N=2, 128x128, C=320, bf16: 21 MB a tensor -> 10 us at 4.3 TB/s and one launch instead of three:
 // memory-bound.
 // Tile: a cluster of 8 blocks holds whole groups of one sample, rows split over the blocks; 512 threads a
-// block, cp.async of all its data at once; 80 KiB of data with two blocks an SM (_small) or 184 KiB with one
+// block, cp.async of all its data at once; 88 KiB of data with two blocks an SM (_small) or 184 KiB with one
 // (_large).
 // Statistics: the mean, then squared distances from it, both over data in shared memory; sums go to all
 // blocks of the cluster through distributed shared memory as two floats each (48 bits).
@@ -47,8 +47,7 @@ __device__ inline void forward_cluster(const Args<typename F::T>& a) {
   const Place<F> p(a);
   const int width = a.walk.c / a.groups, groups = p.tile_c / width;
   copy_rows(p, a.x, a.walk.c, s.data);
-  ptx::cp_async_commit();
-  ptx::cp_async_wait<0>();  // a thread reads only what it copied
+  wait_for_data();
   const float count = float(a.walk.rows) * float(width);
   float sum[Vec] = {}, square[Vec] = {};
   p.for_rows([&](int, int index) {
