@@ -96,7 +96,8 @@ pub(super) fn wide(dtype: DType) -> usize {
     16 / dtype.size_bytes()
 }
 
-/// The column tiles of a row of `vectors`, and the vectors of one: where the fewest threads idle.
+/// The column tiles of a row of `vectors`, and the vectors of one: where fewer threads idle, but long
+/// pieces of a row before the last eighth of them.
 fn tile(vectors: usize) -> (usize, usize) {
     let first = vectors.div_ceil(THREADS);
     let last = (vectors / 8).max(first); // a piece of a row: 128 bytes at least
@@ -106,7 +107,7 @@ fn tile(vectors: usize) -> (usize, usize) {
     };
     let mut best = first;
     for tiles in first..=last.min(first + 16) {
-        if busy(tiles) > busy(best) {
+        if busy(tiles) * 8 > busy(best) * 9 {
             best = tiles;
         }
     }

