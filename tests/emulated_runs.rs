@@ -13,7 +13,7 @@ use selvedge::{
     tensor::{DType, philox},
     train::{
         Batch, Group, Objective, Optimizer, RandomWeights, Rules, StepSize, Stepper,
-        plan_denoising, plan_training,
+        fit::step_bytes, plan_denoising, plan_training,
     },
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -170,6 +170,8 @@ fn three_steps(device: &Device, dtype: DType) -> (Vec<f32>, Vec<f32>) {
     let config = nano();
     let size = size(dtype);
     let plan = plan_training(&config, &size).unwrap();
+    let moments = 4 * plan.summary().trainable_parameters as u64; // the average beside the usual two
+    let planned = step_bytes(&plan) + moments;
     let mut program = load(plan, &config, device);
     let group = |name: &str| Group {
         learning_rate: if name.contains("lora_A") { 1e-2 } else { 5e-3 },
@@ -196,6 +198,10 @@ fn three_steps(device: &Device, dtype: DType) -> (Vec<f32>, Vec<f32>) {
             stepper.accumulate(&batch).unwrap();
         }
         norms.push(stepper.update().unwrap());
+    }
+    if let Device::Cuda(cuda) = device {
+        let share = cuda.most_bytes() as f64 / planned as f64;
+        assert!((0.95..1.05).contains(&share), "{} bytes, planned {planned}", cuda.most_bytes());
     }
     let state = stepper.optimizer.state(&stepper.program).unwrap();
     assert_eq!(state.step, 3);

@@ -212,7 +212,11 @@ pub fn run(args: Args) -> Result<u8> {
         note(&format!("{} operations in {}", steps.len(), path.display()));
     }
     result.insert("planned_bytes".into(), json!(planned));
-    result.insert("peak_bytes".into(), json!(peak_memory_bytes()));
+    let peak = match &device {
+        Device::Cpu => peak_memory_bytes(),
+        Device::Cuda(cuda) => Some(cuda.most_bytes() as u64),
+    };
+    result.insert("peak_bytes".into(), json!(peak));
     result.insert("threads".into(), json!(rayon::current_num_threads()));
     result.insert("device".into(), json!(device.name()));
     result.insert("random_weights".into(), json!(shared.real.is_none()));

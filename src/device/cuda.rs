@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::ffi::c_int;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The library of a real driver.
@@ -43,6 +43,7 @@ pub struct Cuda {
     total_bytes: usize,
     multiprocessors: u32,
     live: Mutex<BTreeMap<u64, Allocation>>,
+    most_bytes: AtomicUsize,
     allocations: AtomicU64,
     pub(super) captured: Mutex<Captured>,
     pub(super) kernels: Mutex<Kernels>,
@@ -169,6 +170,7 @@ impl Cuda {
             total_bytes,
             multiprocessors,
             live: Mutex::default(),
+            most_bytes: AtomicUsize::new(0),
             allocations: AtomicU64::new(0),
             captured: Mutex::default(),
             kernels: Mutex::default(),
@@ -224,6 +226,11 @@ impl Cuda {
         self.driver.memory_info()
     }
 
+    /// The most memory that was allocated at a time so far, bytes.
+    pub fn most_bytes(&self) -> usize {
+        self.most_bytes.load(Ordering::Relaxed)
+    }
+
     /// `bytes` of memory (at least 1), content undefined.
     ///
     /// # Errors
@@ -244,7 +251,11 @@ impl Cuda {
             Err(e) => return Err(e),
         };
         let number = self.allocations.fetch_add(1, Ordering::Relaxed);
-        self.live().insert(address, Allocation { bytes: bytes.max(1), number });
+        let mut live = self.live();
+        live.insert(address, Allocation { bytes: bytes.max(1), number });
+        let now = live.values().map(|a| a.bytes).sum();
+        drop(live);
+        self.most_bytes.fetch_max(now, Ordering::Relaxed);
         Ok(Memory { cuda: self.clone(), address, bytes })
     }
 

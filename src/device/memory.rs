@@ -21,36 +21,61 @@ pub enum Arena {
 pub enum Weight {
     /// Shared with other programs.
     Host(Arc<Vec<f32>>),
-    /// A copy on the device.
-    Cuda(Memory, usize),
+    /// Address and bytes of a copy in a [`WeightBlock`].
+    Cuda(u64, usize),
 }
 
-impl Weight {
-    /// Brings `data` to `device`, stored as `dtype`; the host keeps f32.
+/// The frozen weights of one program: on a GPU one allocation, so that a thousand weights waste no pages.
+#[derive(Debug)]
+pub enum WeightBlock {
+    /// Weights stay where they are.
+    Host,
+    /// Memory, and where the next weight goes.
+    Cuda(Arc<Cuda>, Memory, usize),
+}
+
+/// Every weight starts at a multiple of this, bytes.
+const WEIGHT_ALIGN: usize = 256;
+
+impl WeightBlock {
+    /// Room for weights of these sizes in bytes.
     ///
     /// # Errors
-    /// Those of the driver.
-    pub fn new(device: &Device, data: Arc<Vec<f32>>, dtype: DType) -> Result<Self> {
+    /// [`crate::error::Error::OutOfMemory`], or those of the driver.
+    pub fn new(device: &Device, sizes: impl Iterator<Item = usize>) -> Result<Self> {
         match device {
-            Device::Cpu => Ok(Weight::Host(data)),
+            Device::Cpu => Ok(WeightBlock::Host),
             Device::Cuda(cuda) => {
-                let memory = cuda.alloc((data.len() * dtype.size_bytes()).max(1))?;
-                let mut at = memory.address();
-                for part in data.chunks(UPLOAD_ELEMENTS) {
-                    let bytes = dtype.encode(part);
-                    cuda.upload(at, &bytes)?;
-                    at += bytes.len() as u64;
-                }
-                Ok(Weight::Cuda(memory, data.len() * dtype.size_bytes()))
+                let bytes: usize = sizes.map(|b| b.next_multiple_of(WEIGHT_ALIGN)).sum();
+                Ok(WeightBlock::Cuda(cuda.clone(), cuda.alloc(bytes.max(1))?, 0))
             }
         }
     }
 
+    /// Brings the next weight to the device, stored as `dtype`; the host keeps f32.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn put(&mut self, data: Arc<Vec<f32>>, dtype: DType) -> Result<Weight> {
+        let WeightBlock::Cuda(cuda, memory, next) = self else { return Ok(Weight::Host(data)) };
+        let (start, bytes) = (memory.address() + *next as u64, data.len() * dtype.size_bytes());
+        let mut at = start;
+        for part in data.chunks(UPLOAD_ELEMENTS) {
+            let stored = dtype.encode(part);
+            cuda.upload(at, &stored)?;
+            at += stored.len() as u64;
+        }
+        *next += bytes.next_multiple_of(WEIGHT_ALIGN);
+        Ok(Weight::Cuda(start, bytes))
+    }
+}
+
+impl Weight {
     /// To read.
     pub fn buf(&self) -> Buf<'_> {
         match self {
             Weight::Host(w) => Buf::Host(bytemuck::cast_slice(w)),
-            Weight::Cuda(memory, bytes) => Buf::Device(memory.address(), *bytes),
+            Weight::Cuda(address, bytes) => Buf::Device(*address, *bytes),
         }
     }
 }

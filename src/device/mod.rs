@@ -26,7 +26,7 @@ pub use blas::{Blas, Factor, MatrixProduct};
 pub use cuda::{Cuda, DRIVER_LIBRARY, Memory, Schedule};
 pub use graph::{Event, Graph};
 pub use launch::{Kernel, Occupancy, Touched};
-pub use memory::{Arena, Weight};
+pub use memory::{Arena, Weight, WeightBlock};
 pub use pinned::Pinned;
 pub use swap::Swap;
 pub use tensor_map::{TensorMap, TensorMapSpec};

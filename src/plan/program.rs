@@ -9,7 +9,7 @@ use super::{
     run::run_step,
 };
 use crate::{
-    device::{Arena, Buf, Device, Pinned, Weight},
+    device::{Arena, Buf, Device, Pinned, Weight, WeightBlock},
     error::{Error, Result},
     tensor::{DType, Spec},
 };
@@ -55,6 +55,7 @@ pub struct Program {
     device: Device,
     arena: Arena,
     weights: Vec<Weight>,
+    block: WeightBlock,
     operands: Vec<Operands>,
     names: HashMap<String, Value>,
     entries: Vec<(String, Range<usize>)>,
@@ -83,6 +84,7 @@ impl Program {
             device,
             arena,
             weights: vec![],
+            block: WeightBlock::Host,
             operands: vec![],
             names: HashMap::new(),
             entries,
@@ -101,6 +103,7 @@ impl Program {
     fn take_weights(&mut self, source: &dyn WeightSource) -> Result<HashMap<usize, usize>> {
         let (mut index, mut missing) = (HashMap::new(), vec![]);
         let used = self.plan.used_params();
+        self.block = WeightBlock::new(&self.device, self.plan.frozen(&used).map(Spec::bytes))?;
         for (r, slot) in self.plan.rec.slots.iter().enumerate() {
             match &slot.class {
                 Class::Input { .. } => drop(self.names.insert(slot.name.clone(), Value(r))),
@@ -120,7 +123,7 @@ impl Program {
                         }
                         Some(w) => {
                             index.insert(r, self.weights.len());
-                            self.weights.push(Weight::new(&self.device, w, slot.spec.dtype)?);
+                            self.weights.push(self.block.put(w, slot.spec.dtype)?);
                         }
                     }
                 }
