@@ -72,7 +72,7 @@ fn run(
     let mut p = plan.load(device.clone(), weights).unwrap();
     p.set("x", &normal(1, TOKENS * WIDTH)).unwrap();
     p.set_grad("y", &normal(2, TOKENS * WIDTH)).unwrap();
-    p.forward_backward(true).unwrap();
+    p.forward_backward(true, None).unwrap();
     let params = names.iter().flat_map(|n| p.grad(n).unwrap()).collect();
     Ran { out: p.get("y").unwrap(), dx: p.grad("x").unwrap(), params }
 }

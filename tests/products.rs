@@ -80,7 +80,7 @@ impl Code {
     const STL: u16 = 0x387;
 
     fn of(object: &'static Object, kernel: &KernelInfo) -> Self {
-        let code = cubin::code(object.source, object.image, &kernel.name).expect("a text section");
+        let code = cubin::code(object.source, object.image(), &kernel.name).expect("a text section");
         Self(code.chunks_exact(16).map(|i| u16::from_le_bytes([i[0], i[1]]) & 0xfff).collect())
     }
 
@@ -92,7 +92,7 @@ impl Code {
 /// Kernels of this folder compiled for `target`; none in a build without nvcc.
 fn compiled(target: Target) -> Vec<(&'static Object, KernelInfo)> {
     let ours = OBJECTS.iter().filter(|o| o.target == target && o.source.starts_with("linear/"));
-    ours.flat_map(|o| cubin::read(o.source, o.image).unwrap().into_iter().map(move |k| (o, k)))
+    ours.flat_map(|o| cubin::read(o.source, o.image()).unwrap().into_iter().map(move |k| (o, k)))
         .collect()
 }
 
