@@ -80,7 +80,8 @@ impl Code {
     const STL: u16 = 0x387;
 
     fn of(object: &'static Object, kernel: &KernelInfo) -> Self {
-        let code = cubin::code(object.source, object.image(), &kernel.name).expect("a text section");
+        let code =
+            cubin::code(object.source, object.image(), &kernel.name).expect("a text section");
         Self(code.chunks_exact(16).map(|i| u16::from_le_bytes([i[0], i[1]]) & 0xfff).collect())
     }
 
