@@ -137,6 +137,11 @@ pub trait Op: std::fmt::Debug + Send + Sync {
     /// [`crate::error::Error::Shape`] or `DType` with `at` = the operation's name; the recorder prefixes the scope.
     fn infer(&self, ins: &[Spec]) -> Result<Signature>;
 
+    /// Why there is no backward pass, where there is none; a plan that needs one is refused with it.
+    fn forward_only(&self) -> Option<&'static str> {
+        None
+    }
+
     /// What backward reads when the gradients of the inputs marked in `wants` are wanted.
     fn keeps(&self, wants: &[bool]) -> Keeps;
 

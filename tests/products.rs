@@ -13,7 +13,7 @@ use selvedge::{
         compare::{Outcome, compare},
         linear, lora_linear,
     },
-    tensor::DType,
+    tensor::{DType, Spec},
 };
 
 const TYPES: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
@@ -22,13 +22,24 @@ fn cases() -> Vec<Case> {
     [linear::cases::cases(), lora_linear::cases::cases()].concat()
 }
 
-/// Compares the cases with `variant` wherever it applies.
-fn check(variant: &str, schedule: Schedule, types: &[DType]) {
+/// Whether forward or backward of `case` uses the forced `variant`.
+fn uses(case: &Case, dtype: DType, cuda: &Cuda, variant: &str) -> bool {
+    let ins: Vec<Spec> = case.ins.iter().map(|s| Spec::new(&s.dims, dtype)).collect();
+    let Ok(signature) = case.op.infer(&ins) else { return false };
+    let names = [false, true].map(|b| case.op.variant(cuda, &ins, &signature.out, b));
+    names.iter().flat_map(|n| n.split([' ', ','])).any(|word| word == variant)
+}
+
+/// Compares the cases that use `variant` with the CPU.
+fn check(slot: &str, variant: &str, schedule: Schedule, types: &[DType]) {
     let cuda = Cuda::emulated(schedule).unwrap();
-    cuda.force_variant("linear", variant);
+    cuda.force_variant(slot, variant);
     let mut wrong = vec![];
     for dtype in types {
-        for case in cases() {
+        let all: Vec<Case> =
+            cases().into_iter().filter(|c| uses(c, *dtype, &cuda, variant)).collect();
+        assert!(all.len() >= 2, "{variant} {dtype}: {} cases", all.len());
+        for case in all {
             match compare(&case, *dtype, &cuda).unwrap() {
                 Outcome::Agrees { worst } => println!("{dtype} {}: {worst:.2}", case.name),
                 Outcome::Differs { problem } => {
@@ -43,16 +54,16 @@ fn check(variant: &str, schedule: Schedule, types: &[DType]) {
 
 #[test]
 fn simt_agrees_with_the_cpu() {
-    check("simt", Schedule::Early, &TYPES);
-    check("simt", Schedule::Random(5), &[DType::F32]);
+    check("linear", "simt", Schedule::Early, &TYPES);
+    check("linear", "simt", Schedule::Random(5), &[DType::F32]);
 }
 
 #[test]
 fn sm80_agrees_with_the_cpu_where_it_applies() {
     for variant in ["sm80_128", "sm80_64"] {
-        check(variant, Schedule::Late, &TYPES[1..]);
+        check("linear", variant, Schedule::Late, &TYPES[1..]);
     }
-    check("sm80_64", Schedule::Random(3), &[DType::Bf16]);
+    check("linear", "sm80_64", Schedule::Random(3), &[DType::Bf16]);
 }
 
 #[test]
@@ -60,9 +71,31 @@ fn sm90_agrees_with_the_cpu_where_it_applies() {
     let wide = ["sm90_256x160", "sm90_128x256", "sm90_128x160", "sm90_128x160_ping"];
     let narrow = ["sm90_skinny32", "sm90_skinny64", "sm90_skinny128"];
     for (i, variant) in [&wide[..], &narrow[..]].concat().into_iter().enumerate() {
-        check(variant, Schedule::Early, &TYPES[1..]);
+        check("linear", variant, Schedule::Early, &TYPES[1..]);
         let other = if i % 2 == 0 { Schedule::Late } else { Schedule::Random(9) };
-        check(variant, other, &[DType::Bf16]);
+        check("linear", variant, other, &[DType::Bf16]);
+    }
+}
+
+#[test]
+fn fused_layers_agree_with_the_cpu_with_and_without_their_own_kernel() {
+    let fused =
+        [("linear_fused.geglu", "sm90_geglu"), ("linear_fused.activation", "sm90_activated")];
+    for (slot, variant) in fused {
+        check(slot, variant, Schedule::Early, &TYPES[1..]);
+        check(slot, variant, Schedule::Random(4), &[DType::Bf16]);
+    }
+    let cuda = Cuda::emulated(Schedule::Late).unwrap();
+    cuda.force_variant("linear_fused", "two_steps");
+    for (case, dtype) in cases().iter().flat_map(|c| TYPES.map(|t| (c, t))) {
+        if case.name.starts_with("fused") {
+            let outcome = compare(case, dtype, &cuda).unwrap();
+            assert!(
+                matches!(outcome, Outcome::Agrees { .. }),
+                "{dtype} {}: {outcome:?}",
+                case.name
+            );
+        }
     }
 }
 
@@ -118,7 +151,8 @@ fn hopper_objects_use_wgmma_and_the_copy_engine_and_no_local_memory() {
         has(Code::UTMALDG_MULTICAST);
         has(Code::UTMASTG);
         assert_eq!(kernel.registers, Some(168), "{name}: 40 and 232 after setmaxnreg");
-        let kib = if name.contains("128x160") { 197 } else { 225 };
+        let small = name.contains("128x160") || name.contains("activated");
+        let kib = if small { 197 } else { 225 };
         let tile = kernel.tile;
         assert_eq!((tile.threads, tile.cluster, tile.shared_bytes), (384, 2, kib << 10), "{name}");
     }

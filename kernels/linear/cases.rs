@@ -1,7 +1,10 @@
 //! Shapes: single elements, ragged, with and without bias, empty; sums cut into ranges; SDXL's layers.
 
-use super::Linear;
-use crate::kernels::case::Case;
+use super::{
+    Linear,
+    fused::{FusedLinear, Then},
+};
+use crate::kernels::{activation::Kind, case::Case};
 
 /// Calls that every variant must get right.
 pub fn cases() -> Vec<Case> {
@@ -28,7 +31,38 @@ pub fn cases() -> Vec<Case> {
         let name = if bias { "linear with bias" } else { "linear" };
         Case::normal(name, Linear { bias }, &dims[..2 + usize::from(bias)])
     };
-    shapes.into_iter().flat_map(|s| [one(s, false), one(s, true)]).collect()
+    let plain = shapes.into_iter().flat_map(|s| [one(s, false), one(s, true)]);
+    plain.chain(fused_cases()).collect()
+}
+
+/// Every function, with and without residual; widths for the tensor cores and for none; a sum cut into ranges.
+fn fused_cases() -> Vec<Case> {
+    use Then::{Activation, Geglu, Nothing};
+    let shapes: [(&[usize], usize, Then, bool); 11] = [
+        (&[3, 5], 4, Nothing, true),
+        (&[2, 37, 72], 136, Nothing, true),
+        (&[16, 1032], 24, Nothing, true),
+        (&[7, 6], 5, Activation(Kind::Silu), true),
+        (&[70, 40], 168, Activation(Kind::Gelu), false),
+        (&[9, 16], 24, Activation(Kind::QuickGelu), true),
+        (&[16, 1032], 24, Activation(Kind::Relu), false),
+        (&[3, 7], 6, Geglu, true),
+        (&[135, 72], 272, Geglu, true),
+        (&[16, 1032], 32, Geglu, false),
+        (&[0, 4], 6, Geglu, false),
+    ];
+    let one = |(x, n, then, residual): (&[usize], usize, Then, bool)| {
+        let (k, out) = (x.last().copied().unwrap_or(1), if then == Geglu { n / 2 } else { n });
+        let y = [&x[..x.len() - 1], &[out]].concat();
+        let (w, b) = ([n, k], [n]);
+        let mut dims: Vec<&[usize]> = vec![x, &w, &b];
+        dims.extend(residual.then_some(&y[..]));
+        let op = FusedLinear { bias: true, residual, then };
+        let mut case = Case::normal(&format!("fused linear {then:?}"), op, &dims);
+        case.grads.fill(false);
+        case
+    };
+    shapes.into_iter().map(one).collect()
 }
 
 /// SDXL's layers at 1024 x 1024: the two levels with attention, one and four pictures; text keys and values;

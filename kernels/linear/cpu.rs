@@ -53,6 +53,18 @@ pub(super) fn forward(mut io: Forward<'_>) {
     let (m, k, n) = (rows(&io.specs[0]), io.specs[0].last(), io.out_spec.last());
     let (x, w, out) = (io.ins[0].f32(), io.ins[1].f32(), io.out.f32());
     let bias = io.ins.get(2).map(|b| b.f32());
+    layer(out, x, w, bias, [m, n, k], io.scratch.f32());
+}
+
+/// `out [m, n] = x w^T + bias`; `scratch` has [`forward_scratch`] bytes.
+pub(super) fn layer(
+    out: &mut [f32],
+    x: &[f32],
+    w: &[f32],
+    bias: Option<&[f32]>,
+    [m, n, k]: [usize; 3],
+    scratch: &mut [f32],
+) {
     if m < FEW_ROWS {
         bias.iter().for_each(|b| fill_rows(out, b));
         let beta = if bias.is_some() { 1.0 } else { 0.0 };
@@ -60,7 +72,7 @@ pub(super) fn forward(mut io: Forward<'_>) {
         return matmul(MatMut::new(out, m, n), Mat::new(x, m, k), w, 1.0, beta, Threads::All);
     }
     let start = bias.map_or(Start::Zero, Start::Bias);
-    times(out, x, &transposed(w, n, k, 1.0), start, m, io.scratch.f32());
+    times(out, x, &transposed(w, n, k, 1.0), start, m, scratch);
 }
 
 /// `out = start + x source` for `rows` rows on all threads.

@@ -3,6 +3,7 @@
 pub mod cases;
 pub(crate) mod cpu;
 pub(crate) mod cuda;
+pub mod fused;
 mod narrow;
 pub(crate) mod product;
 pub(crate) mod sums;

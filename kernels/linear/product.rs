@@ -37,6 +37,8 @@ pub(crate) struct Problem {
     pub left_pitch: usize,
     /// Elements from one row of `right [K, N]` to the next; used by `Weight` only.
     pub right_pitch: usize,
+    /// Whether a tensor of the result's shape is added.
+    pub residual: bool,
 }
 
 /// The operands of one product, device addresses; 0 where there is none.
@@ -49,6 +51,8 @@ pub(crate) struct Operands {
     /// The adapter's right operand; it lies as `right` does.
     pub l: u64,
     pub bias: u64,
+    /// Added to the result, `[M, N]`.
+    pub residual: u64,
     pub out: u64,
     /// Factor of the sum.
     pub alpha: f32,
@@ -59,7 +63,7 @@ pub(crate) struct Operands {
 impl Operands {
     /// No adapter, no bias, factor 1, old content overwritten.
     pub fn new(left: u64, right: u64, out: u64) -> Self {
-        Self { left, right, t: 0, l: 0, bias: 0, out, alpha: 1.0, accumulate: false }
+        Self { left, right, t: 0, l: 0, bias: 0, residual: 0, out, alpha: 1.0, accumulate: false }
     }
 }
 
@@ -90,7 +94,12 @@ pub(super) struct Args {
 impl Problem {
     /// All operands dense.
     pub fn dense(pass: Pass, dtype: DType, [m, n, k]: [usize; 3], rank: usize) -> Self {
-        Self { pass, dtype, m, n, k, rank, left_pitch: m, right_pitch: n }
+        Self { pass, dtype, m, n, k, rank, left_pitch: m, right_pitch: n, residual: false }
+    }
+
+    /// The same, with or without a residual.
+    pub fn with_residual(self, residual: bool) -> Self {
+        Self { residual, ..self }
     }
 
     /// Scratch of one product, whatever variant computes it.
@@ -107,7 +116,7 @@ impl Problem {
         }
     }
 
-    fn touches(&self, o: &Operands, scratch: u64) -> Vec<Touched> {
+    pub(super) fn touches(&self, o: &Operands, scratch: u64) -> Vec<Touched> {
         let size = self.dtype.size_bytes();
         let wide = |n: usize, pitch: usize| if self.pass == Pass::Weight { pitch } else { n };
         let all = [
@@ -116,6 +125,7 @@ impl Problem {
             ("adapter left", o.t, self.m * self.rank * size),
             ("adapter right", o.l, self.n * self.rank * size),
             ("bias", o.bias, if o.bias == 0 { 0 } else { self.n * size }),
+            ("residual", o.residual, if o.residual == 0 { 0 } else { self.m * self.n * size }),
             ("out", o.out, self.m * self.n * size),
             ("partial sums", scratch, self.scratch_bytes()),
         ];
@@ -130,7 +140,7 @@ impl Problem {
             t: o.t,
             l: o.l,
             bias: o.bias,
-            residual: 0,
+            residual: o.residual,
             out: o.out,
             parts,
             alpha: o.alpha,

@@ -150,6 +150,24 @@ impl Problem {
     }
 }
 
+/// What a fused kernel does to the sums.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fused {
+    /// GEGLU: `n / 2` columns come out.
+    pub gated: bool,
+    /// Otherwise the number of the activation.
+    pub activation: i32,
+}
+
+/// `FusedArgs` of `gemm/fused_sm90.cuh`.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct FusedArgs {
+    product: TensorArgs,
+    activation: i32,
+    unused: [u32; 15],
+}
+
 /// Launches one product; `scratch` has at least [`scratch_bytes`].
 ///
 /// # Errors
@@ -162,37 +180,87 @@ pub(super) fn run(
     scratch: u64,
     touches: &[Touched],
 ) -> Result<()> {
+    let args = args(cuda, p, t, o, scratch, p.n)?;
+    let kernel = cuda.kernel::<TensorArgs>("linear", t.symbol(p))?;
+    cuda.launch(&kernel, grid(cuda, &args), &args, touches)
+}
+
+/// Launches one fused layer, forward only.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn run_fused(
+    cuda: &Cuda,
+    p: &Problem,
+    t: &Tiling,
+    o: &Operands,
+    scratch: u64,
+    after: Fused,
+) -> Result<()> {
+    let columns = if after.gated { p.n / 2 } else { p.n };
+    let product = args(cuda, p, t, o, scratch, columns)?;
+    let args = FusedArgs { product, activation: after.activation, unused: [0; 15] };
+    let kernel = cuda.kernel::<FusedArgs>("linear", t.symbol(p))?;
+    // of the result and the residual only the columns that come out
+    let mut touches = p.touches(o, 0);
+    touches.retain(|t| t.address != o.out && t.address != o.residual && t.address != 0);
+    let bytes = p.m * columns * p.dtype.size_bytes();
+    touches.push(Touched { what: "out", address: o.out, bytes });
+    if o.residual != 0 {
+        touches.push(Touched { what: "residual", address: o.residual, bytes });
+    }
+    cuda.launch(&kernel, grid(cuda, &product), &args, &touches)
+}
+
+/// A persistent grid: as many clusters as run at once, or as there are units.
+fn grid(cuda: &Cuda, args: &TensorArgs) -> [u64; 3] {
+    let units = args.tiles_m as u64 * args.tiles_n as u64 * args.splits as u64;
+    let room = (u64::from(cuda.multiprocessors()) / CLUSTER as u64).max(1);
+    [units.min(room) * CLUSTER as u64, 1, 1]
+}
+
+/// The arguments of one product whose result has `columns`; clears the counters of its ranges.
+fn args(
+    cuda: &Cuda,
+    p: &Problem,
+    t: &Tiling,
+    o: &Operands,
+    scratch: u64,
+    columns: usize,
+) -> Result<TensorArgs> {
     let raster = Raster::new(p, t);
     let [counter_bytes, _] = raster.scratch(t);
+    if counter_bytes > 0 {
+        cuda.fill(scratch, counter_bytes, 0)?;
+    }
     let maps = Maps { cuda, p };
     let none = TensorMap::default();
-    let out_block = [STORE_ROWS, if t.cols.is_multiple_of(64) { 64 } else { 32 }];
-    let out = maps.matrix(Matrix::dense("out", o.out, [p.m, p.n]), out_block)?;
-    let args = TensorArgs {
+    let block = [STORE_ROWS, if t.cols.is_multiple_of(64) { 64 } else { 32 }];
+    let result = |what, at| maps.matrix(Matrix::dense(what, at, [p.m, columns]), block);
+    let out = result("out", o.out)?;
+    let residual = match (o.accumulate, o.residual) {
+        (true, _) => out,
+        (false, 0) => none,
+        (false, at) => result("residual", at)?,
+    };
+    Ok(TensorArgs {
         left: maps.left("left", o.left, p.k, t)?,
         right: maps.right("right", o.right, p.k, t)?,
         t: if p.rank > 0 { maps.left("adapter left", o.t, p.rank, t)? } else { none },
         l: if p.rank > 0 { maps.right("adapter right", o.l, p.rank, t)? } else { none },
         out,
-        residual: if o.accumulate { out } else { none },
+        residual,
         bias: o.bias,
         parts: scratch + counter_bytes as u64,
         counters: scratch,
         n: int(p.n)?,
         k_slabs: int(p.k.div_ceil(SLAB))?,
         rank: int(p.rank)?,
-        has_residual: i32::from(o.accumulate),
+        has_residual: i32::from(o.accumulate || o.residual != 0),
         tiles_m: int(raster.tiles_m)?,
         tiles_n: int(raster.tiles_n)?,
         splits: int(raster.ranges)?,
         alpha: o.alpha,
         unused: [0; 2],
-    };
-    if counter_bytes > 0 {
-        cuda.fill(scratch, counter_bytes, 0)?;
-    }
-    let kernel = cuda.kernel::<TensorArgs>("linear", t.symbol(p))?;
-    let units = raster.tiles_m * raster.tiles_n * raster.ranges;
-    let clusters = units.min((cuda.multiprocessors() as usize / CLUSTER).max(1));
-    cuda.launch(&kernel, [(clusters * CLUSTER) as u64, 1, 1], &args, touches)
+    })
 }

@@ -33,9 +33,9 @@ const MULTIPLIES: f64 = 2048.0;
 /// A multiprocessor's share of the memory's 4.3 TB/s, in bytes a microsecond.
 const SHARE_BYTES_US: f64 = 32_000.0;
 /// A launch more, for adding partial sums or clearing their counters.
-const LAUNCH_US: f64 = 2.5;
+const LAUNCH_US: f64 = 2.0;
 /// Partial sums stay in L2 more often than not; bytes a microsecond.
-const PARTS_BYTES_US: f64 = 3.0e6;
+const PARTS_BYTES_US: f64 = 4.0e6;
 /// The shortest range of a sum worth a block of its own.
 const SHORTEST_RANGE: usize = 128;
 const RANGES: [usize; 12] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
@@ -69,14 +69,16 @@ impl Tiling {
             Family::Sm90 => inner && filled && eights(&[p.n]),
             Family::Narrow => {
                 let narrow = if p.pass == Pass::Weight { p.m.min(p.n) } else { p.n };
-                inner && filled && p.rank == 0 && narrow <= self.cols
+                inner && filled && p.rank == 0 && !p.residual && narrow <= self.cols
             }
         }
     }
 
     /// Predicted microseconds when the sum is cut into `ranges`.
     fn predicted_us(&self, p: &Problem, ranges: usize) -> f64 {
-        let parts = 8.0 * (ranges * p.m * p.n) as f64; // written and read once
+        // Partial sums are written and read once; Hopper's last range stays in registers.
+        let stored = if self.family == Family::Sm90 { ranges - 1 } else { ranges };
+        let parts = 8.0 * (stored * p.m * p.n) as f64;
         let join_us = LAUNCH_US + parts / PARTS_BYTES_US;
         if self.family == Family::Narrow {
             return self.narrow_us(p, ranges) + if p.pass == Pass::Weight { join_us } else { 0.0 };

@@ -176,6 +176,18 @@ pub(super) const SM90_NARROW_128: Tiling = Tiling {
     ..SM90_NARROW_32
 };
 
+/// [`super::fused`]'s kernels, which are not products of their own.
+pub(super) const GATED: Tiling = Tiling {
+    name: "sm90_geglu",
+    symbols: [["", "linear_geglu_sm90_bf16", "linear_geglu_sm90_f16"], NONE, NONE, NONE],
+    ..SM90_128X256
+};
+pub(super) const ACTIVATED: Tiling = Tiling {
+    name: "sm90_activated",
+    symbols: [["", "linear_activated_sm90_bf16", "linear_activated_sm90_f16"], NONE, NONE, NONE],
+    ..SM90_128X160
+};
+
 /// In the order of [`VARIANTS`].
 pub(super) const TILINGS: [&Tiling; 10] = [
     &SM90_256X160,

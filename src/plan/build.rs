@@ -148,6 +148,10 @@ fn backward_steps(
         if !live[i] || !flows.contains(&root(&n.out)) {
             continue; // nothing trainable upstream, or no gradient arrives
         }
+        if let Some(why) = n.op.forward_only() {
+            let at = format!("{}: {}", n.scope, n.op.name());
+            return Err(Error::Plan { at, problem: why.into() });
+        }
         let wants: Vec<bool> = n.ins.iter().map(|v| needs[root(v)]).collect();
         let wanted: Vec<usize> = n.ins.iter().map(root).filter(|r| needs[*r]).collect();
         if wanted.iter().collect::<HashSet<_>>().len() != wanted.len() {

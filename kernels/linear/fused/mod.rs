@@ -1,0 +1,140 @@
+//! A fully connected layer with what follows it, for inference.
+
+mod cpu;
+mod cuda;
+
+use super::output;
+use crate::{
+    device::{Cuda, Device},
+    error::{Error, Result},
+    kernels::{activation::Kind, check},
+    op::{Backward, Cost, Forward, Keeps, Op, Signature},
+    tensor::Spec,
+};
+
+/// What is done to `x w^T + b`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Nothing.
+    Nothing,
+    /// `f(h)`.
+    Activation(Kind),
+    /// `value gelu(gate)`, the two halves of `h`'s columns.
+    Geglu,
+}
+
+/// A fully connected layer, its activation and a residual in one pass; forward only.
+///
+/// `y = f(x w^T + b) + r`, or `y = value gelu(gate) + r` with `[value, gate] = x w^T + b`
+///
+/// # Shapes
+/// `x: [.., K]`, `w: [N, K]`, `b: [N]` (only with `bias`), `r` as `y` (only with `residual`), the last input;
+/// `y: [.., N]`, of GEGLU `[.., N / 2]`; all of one float type.
+///
+/// # Gradient
+/// None: backward would need `h`, which is not kept. A plan that trains through it is refused; record
+/// [`super::Linear`], the activation and the addition apart.
+///
+/// # Numerics
+/// f32 from the sums to the one rounding of `y`; on a GPU without a fused kernel `h` is rounded too.
+///
+/// # Errors
+/// `infer` refuses what [`super::Linear`] does, an odd width of GEGLU, and a residual of another shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FusedLinear {
+    /// Whether the third input is a bias.
+    pub bias: bool,
+    /// Whether the last input is added.
+    pub residual: bool,
+    /// What is done before that.
+    pub then: Then,
+}
+
+impl FusedLinear {
+    fn names(self) -> &'static [&'static str] {
+        match (self.bias, self.residual) {
+            (true, true) => &["x", "weight", "bias", "residual"],
+            (true, false) => &["x", "weight", "bias"],
+            (false, true) => &["x", "weight", "residual"],
+            (false, false) => &["x", "weight"],
+        }
+    }
+
+    fn refusal(self) -> Error {
+        Error::Plan { at: self.name().into(), problem: FORWARD_ONLY.into() }
+    }
+}
+
+const FORWARD_ONLY: &str = "a fused layer has no backward pass (it does not keep what its activation got); \
+                            record linear, the activation and add apart where gradients are wanted";
+
+impl Op for FusedLinear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn infer(&self, ins: &[Spec]) -> Result<Signature> {
+        check::float_inputs("linear", ins, self.names())?;
+        let bias = if self.bias { ins.get(2) } else { None };
+        let h = output("linear", &ins[0], &ins[1], bias)?;
+        let mut out = h.clone();
+        if self.then == Then::Geglu {
+            if h.last() % 2 == 1 {
+                let want = "[N, K] with an even N, values and gates".into();
+                return Err(check::shape("linear", "weight", &ins[1], want));
+            }
+            out.dims.pop();
+            out.dims.push(h.last() / 2);
+        }
+        if self.residual {
+            check::dims("linear", "residual", &ins[ins.len() - 1], &out.dims, "as the output")?;
+        }
+        let device = cuda::scratch(*self, &ins[0], &h);
+        let forward_scratch = cpu::scratch(*self, &ins[0], &h).max(device);
+        Ok(Signature { forward_scratch, ..Signature::of(out) })
+    }
+
+    fn forward_only(&self) -> Option<&'static str> {
+        Some(FORWARD_ONLY)
+    }
+
+    fn keeps(&self, _: &[bool]) -> Keeps {
+        Keeps::default()
+    }
+
+    fn cost(&self, ins: &[Spec], out: &Spec) -> Cost {
+        let bytes = ins.iter().chain([out]).map(|s| s.bytes() as f64).sum();
+        let columns = ins[1].dims[0] as f64;
+        let rows = super::rows(&ins[0]) as f64;
+        Cost { flop: 2.0 * rows * columns * ins[0].last() as f64, bytes }
+    }
+
+    fn detail(&self) -> String {
+        let then = match self.then {
+            Then::Nothing => String::new(),
+            Then::Activation(kind) => format!("{kind:?}"),
+            Then::Geglu => "GEGLU".into(),
+        };
+        match (then.is_empty(), self.residual) {
+            (true, true) => "residual".into(),
+            (false, true) => format!("{then}, residual"),
+            (_, false) => then,
+        }
+    }
+
+    fn variant(&self, cuda: &Cuda, ins: &[Spec], _: &Spec, backward: bool) -> String {
+        if backward { String::new() } else { cuda::describe(*self, cuda, &ins[0], &ins[1]) }
+    }
+
+    fn forward(&self, io: Forward<'_>) -> Result<()> {
+        match io.device {
+            Device::Cpu => cpu::forward(*self, io),
+            Device::Cuda(cuda) => return cuda::forward(*self, &cuda.clone(), &io),
+        }
+        Ok(())
+    }
+
+    fn backward(&self, _: Backward<'_>) -> Result<()> {
+        Err(self.refusal())
+    }
+}
