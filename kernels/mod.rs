@@ -27,6 +27,7 @@ pub mod loss;
 pub mod moe;
 pub mod noise;
 pub mod posterior;
+pub mod recorded;
 pub mod resize;
 pub mod scheduler;
 pub mod variant;
@@ -64,7 +65,27 @@ pub fn cases() -> Vec<case::Case> {
     all
 }
 
-/// Every folder's measured shapes, those of the models.
+/// Every folder's measured shapes, those of the models; the tests' where a folder has no others.
 pub fn bench_cases() -> Vec<case::Case> {
-    cases()
+    let mut all = vec![];
+    all.extend(activation::cases::cases());
+    all.extend(add::cases::cases());
+    all.extend(attention::cases::bench_cases());
+    all.extend(affine::cases::cases());
+    all.extend(cast::cases::cases());
+    all.extend(concat::cases::cases());
+    all.extend(conv2d::cases::bench_cases());
+    all.extend(diffuse::cases::cases());
+    all.extend(embedding::cases::cases());
+    all.extend(geglu::cases::cases());
+    all.extend(group_norm::cases::bench_cases());
+    all.extend(layer_norm::cases::bench_cases());
+    all.extend(linear::cases::cases());
+    all.extend(lora_linear::cases::cases());
+    all.extend(loss::cases::cases());
+    all.extend(posterior::cases::cases());
+    all.extend(latent_mix::cases::cases());
+    all.extend(noise::cases::cases());
+    all.extend(resize::cases::cases());
+    all
 }

@@ -145,3 +145,101 @@ fn the_run_time_compiler_makes_a_cubin_or_is_reported_missing() {
         Err(error) => assert!(error.to_string().contains("libnvrtc.so.13"), "{error}"),
     }
 }
+
+#[test]
+fn a_graph_runs_what_was_captured_as_often_as_it_is_launched() {
+    let cuda = emulated();
+    let (state, out) = (cuda.alloc(16).unwrap(), cuda.alloc(40).unwrap());
+    let kernel = cuda.kernel::<NoiseArgs>("noise", "noise_normal").unwrap();
+    let args = NoiseArgs { state: state.address(), out: out.address(), len: 10 };
+    let touches = [
+        Touched { what: "state", address: args.state, bytes: 16 },
+        Touched::new("out", args.out, &Spec::f32(&[10])),
+    ];
+    let read = || {
+        let mut got = [0.0f32; 10];
+        cuda.download(out.address(), bytemuck::cast_slice_mut(&mut got)).unwrap();
+        got
+    };
+    cuda.upload(state.address(), &[1; 16]).unwrap();
+    let graph = cuda
+        .capture(|| {
+            cuda.fill(out.address(), 40, 0)?;
+            cuda.launch(&kernel, [1, 1, 1], &args, &touches)
+        })
+        .unwrap();
+    assert!(read().iter().all(|x| x.is_nan()), "a capture runs nothing");
+    graph.launch().unwrap();
+    let first = read();
+    cuda.upload(state.address(), &[2; 16]).unwrap();
+    graph.launch().unwrap();
+    assert!(first.iter().chain(&read()).all(|x| x.is_finite()));
+    assert_ne!(first, read(), "what changes is data");
+    drop(state);
+    let error = graph.launch().unwrap_err().to_string();
+    assert!(error.contains("plan: graph: the memory at"), "{error}");
+}
+
+#[test]
+fn a_capture_that_fails_leaves_the_stream_usable() {
+    let cuda = emulated();
+    let memory = cuda.alloc(16).unwrap();
+    let refused = || Err(Error::Plan { at: "here".into(), problem: "on purpose".into() });
+    let error = cuda.capture(refused).unwrap_err().to_string();
+    assert!(error.contains("on purpose"), "{error}");
+    assert!(cuda.capture(|| cuda.synchronize()).is_err(), "waiting is not recorded");
+    let inner = cuda.capture(|| cuda.capture(|| Ok(())).map(drop)).unwrap_err().to_string();
+    assert!(inner.contains("a capture inside a capture"), "{inner}");
+    let graph = cuda.capture(|| cuda.fill(memory.address(), 16, 3)).unwrap();
+    graph.launch().unwrap();
+    let mut got = [0; 16];
+    cuda.download(memory.address(), &mut got).unwrap();
+    assert_eq!(got, [3; 16]);
+}
+
+#[test]
+fn events_measure_the_stream() {
+    let cuda = emulated();
+    let memory = cuda.alloc(1 << 20).unwrap();
+    let start = cuda.event().unwrap();
+    cuda.fill(memory.address(), 1 << 20, 1).unwrap();
+    let end = cuda.event().unwrap();
+    let ms = end.elapsed_ms_since(&start).unwrap();
+    assert!((0.0..10_000.0).contains(&ms), "{ms}");
+    start.record().unwrap();
+    assert!(start.elapsed_ms_since(&end).unwrap() >= 0.0);
+}
+
+#[test]
+fn pinned_memory_is_uploaded_and_can_be_written_again() {
+    let cuda = emulated();
+    let memory = cuda.alloc(64).unwrap();
+    let mut pinned = cuda.pinned(64).unwrap();
+    assert_eq!(pinned.read(), [0; 64]);
+    for value in [7, 9] {
+        pinned.write().unwrap().fill(value);
+        pinned.upload(memory.address()).unwrap();
+        let mut got = [0; 64];
+        cuda.download(memory.address(), &mut got).unwrap();
+        assert_eq!(got, [value; 64]);
+    }
+    assert!(pinned.upload(memory.address() + 1).is_err());
+}
+
+#[test]
+fn the_device_says_what_it_has() {
+    let cuda = emulated();
+    let before = cuda.mem_info().unwrap();
+    let memory = cuda.alloc(1 << 20).unwrap();
+    let after = cuda.mem_info().unwrap();
+    assert!(before.0 <= before.1 && before.1 == after.1);
+    assert!(after.0 + (1 << 20) <= before.0);
+    drop(memory);
+    assert!(cuda.multiprocessors() >= 1);
+    let kernel = cuda.kernel::<NoiseArgs>("noise", "noise_normal").unwrap();
+    assert!(cuda.occupancy(&kernel).unwrap().blocks >= 1);
+    let memory = cuda.alloc(64 * 256).unwrap();
+    let map = cuda.tensor_map(&matrix(memory.address())).unwrap();
+    let other = TensorMapSpec { swizzle: 128, block: vec![64, 16], ..matrix(memory.address()) };
+    assert_ne!(map, cuda.tensor_map(&other).unwrap());
+}

@@ -3,6 +3,7 @@
 use crate::{
     device::{Cuda, Device, Swap},
     error::{Error, Result},
+    kernels::recorded,
     tensor::DType,
 };
 use clap::Args;
@@ -34,6 +35,9 @@ pub struct Place {
     /// Kernels to use instead of the built-in ones.
     #[command(flatten)]
     pub kernels: Kernels,
+    /// Write the inputs of the operation in SCOPE (of its run number N) to FILE, for `kernels replay`.
+    #[arg(long, value_name = "SCOPE[@N]=FILE")]
+    pub capture: Option<String>,
 }
 
 /// Flags that put other kernels in the place of the built-in ones, for one run.
@@ -56,6 +60,7 @@ impl Kernels {
     /// # Errors
     /// For a device without kernels; for kernels that cannot be read, compiled or used.
     pub fn put_into(&self, device: &Device) -> Result<()> {
+        self.check_operations()?;
         let Device::Cuda(cuda) = device else {
             if self.swap().is_empty() {
                 return Ok(());
@@ -72,6 +77,30 @@ impl Kernels {
             note(&format!("kernels from files: {}", names.join(", ")));
         }
         Ok(())
+    }
+
+    /// Refuses a variant of an operation that does not exist; an unknown variant of one that does is refused
+    /// where it is chosen.
+    fn check_operations(&self) -> Result<()> {
+        if self.variants.is_empty() {
+            return Ok(());
+        }
+        let mut known: Vec<&str> = crate::kernels::cases().iter().map(|c| c.op.name()).collect();
+        known.sort_unstable();
+        known.dedup();
+        let operation = |word: &str| {
+            let slot = word.split('=').next().unwrap_or_default();
+            slot.split('.').next().unwrap_or_default().to_string()
+        };
+        match self.variants.iter().map(|w| operation(w)).find(|o| !known.contains(&o.as_str())) {
+            None => Ok(()),
+            Some(found) => Err(Error::Config {
+                key: "--variant".into(),
+                found,
+                expected: format!("an operation: {}", known.join(", ")),
+                fix: "write OPERATION=VARIANT or OPERATION.PASS=VARIANT".into(),
+            }),
+        }
     }
 
     /// Replaces kernels of an open device; the names of those that came from files.
@@ -92,6 +121,25 @@ impl Kernels {
 }
 
 impl Place {
+    /// Passes on what is to be captured.
+    fn ask(&self) -> Result<()> {
+        let Some(word) = &self.capture else { return Ok(()) };
+        let parts =
+            word.rsplit_once('=').filter(|(scope, file)| !scope.is_empty() && !file.is_empty());
+        let numbered = parts.and_then(|(scope, file)| match scope.rsplit_once('@') {
+            Some((scope, n)) => Some((scope, n.parse().ok()?, file)),
+            None => Some((scope, 0, file)),
+        });
+        let (scope, nth, file) = numbered.ok_or_else(|| Error::Config {
+            key: "--capture".into(),
+            found: word.clone(),
+            expected: "SCOPE=FILE, or SCOPE@N=FILE for its run number N, from 0".into(),
+            fix: "`selvedge plan` prints all scopes".into(),
+        })?;
+        recorded::ask(scope, nth, std::path::Path::new(file));
+        Ok(())
+    }
+
     /// The device and the element type.
     ///
     /// # Errors
@@ -103,6 +151,7 @@ impl Place {
             word => Device::parse(word)?,
         };
         self.kernels.put_into(&device)?;
+        self.ask()?;
         let natural = if device.name().starts_with("cuda") { DType::Bf16 } else { DType::F32 };
         let dtype = asked.unwrap_or(natural);
         if dtype != DType::F32 && matches!(device, Device::Cpu) {

@@ -47,6 +47,12 @@ pub enum Command {
 /// # Errors
 /// Those of the command; the process then exits with 2.
 pub fn run(cli: Cli) -> Result<u8> {
+    let code = run_command(cli)?;
+    crate::kernels::recorded::finish()?;
+    Ok(code)
+}
+
+fn run_command(cli: Cli) -> Result<u8> {
     match cli.command {
         Command::Quickstart(c) => c.run(),
         Command::Train(c) => train::run(*c),

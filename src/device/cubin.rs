@@ -50,7 +50,9 @@ const TILE_WORDS: usize = 9;
 const SYMTAB: u64 = 2;
 const DYNSYM: u64 = 11;
 const ATTRIBUTE_FRAME_SIZE: u8 = 0x11;
-const ATTRIBUTE_PARAMETER: u8 = 0x17; // index, ordinal, offset, size above 18 bits
+const ATTRIBUTE_PARAM: u8 = 0x17;
+/// Where a parameter's record keeps its size: above 18 bits of other facts.
+const PARAM_SIZE_SHIFT: u64 = 18;
 const ATTRIBUTE_REGISTERS: u8 = 0x2f;
 const ATTRIBUTE_OF_SYMBOL: [u8; 3] = [4, 8, 0]; // format "sized value", 8 bytes: symbol, number
 
@@ -96,14 +98,6 @@ pub fn read(at: &str, image: &[u8]) -> Result<Vec<KernelInfo>> {
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(found)
-}
-
-/// The machine code of a kernel of a device object, 16 bytes an instruction; none where it is not there.
-pub fn code<'a>(at: &'a str, image: &'a [u8], kernel: &str) -> Option<&'a [u8]> {
-    let elf = Elf::parse(at, image).ok()?;
-    let name = format!(".text.{kernel}");
-    let section = elf.sections.iter().find(|s| s.name == name)?;
-    slice(image, section.offset, section.size)
 }
 
 /// Refuses a kernel that uses local memory, or whose argument struct differs from its tile record.
@@ -251,20 +245,16 @@ impl<'a> Elf<'a> {
             .map(|n| n as u32)
     }
 
-    /// The size of a kernel's arguments from its own `.nv.info.<kernel>`, without what aligns the first.
+    /// The size of a kernel's one argument from its own `.nv.info.<kernel>`. The section's total is of no use:
+    /// it counts the gap before an argument of large alignment.
     fn param_bytes(&self, kernel: &str) -> Option<u32> {
         let name = format!(".nv.info.{kernel}");
         let section = self.sections.iter().find(|s| s.name == name)?;
         let bytes = slice(self.bytes, section.offset, section.size)?;
-        let range = |a: &[u8]| {
-            let offset = number(a, 10, 2)?;
-            Some((offset, offset + (number(a, 12, 4)? >> 18)))
-        };
-        let parameters = attributes(bytes).filter(|a| a[0] == 4 && a[1] == ATTRIBUTE_PARAMETER);
-        let ranges: Vec<(u64, u64)> = parameters.filter_map(range).collect();
-        let first = ranges.iter().map(|r| r.0).min()?;
-        let end = ranges.iter().map(|r| r.1).max()?;
-        Some((end - first) as u32)
+        let mut sizes = attributes(bytes)
+            .filter(|a| a[..2] == [ATTRIBUTE_OF_SYMBOL[0], ATTRIBUTE_PARAM])
+            .map(|a| number(a, 12, 4).map(|n| (n >> PARAM_SIZE_SHIFT) as u32));
+        sizes.try_fold(0, |sum, size| Some(sum + size?))
     }
 }
 

@@ -15,6 +15,7 @@ mod driver;
 mod graph;
 mod launch;
 mod memory;
+pub mod nvtx;
 mod objects;
 pub mod occupancy;
 mod pinned;
@@ -127,6 +128,22 @@ impl<'a> Buf<'a> {
     /// Host bytes, whatever the element type.
     pub fn raw(self) -> &'a [u8] {
         self.host()
+    }
+
+    /// A copy of the content, wherever it lies.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn bytes(self, device: &Device) -> Result<Vec<u8>> {
+        match (self, device) {
+            (Buf::Host(bytes), _) => Ok(bytes.to_vec()),
+            (Buf::Device(address, len), Device::Cuda(cuda)) => {
+                let mut bytes = vec![0; len];
+                cuda.download(address, &mut bytes)?;
+                Ok(bytes)
+            }
+            (Buf::Device(..), Device::Cpu) => unreachable!("plan: device buffer on the host"),
+        }
     }
 
     /// Device address; 0 for a buffer of no bytes.

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     device::{Arena, Buf, Device, Pinned, Weight, WeightBlock},
     error::{Error, Result},
+    kernels::recorded,
     tensor::{DType, Spec},
 };
 use std::collections::HashMap;
@@ -368,7 +369,8 @@ impl Program {
     }
 
     /// Runs `steps`. On a GPU they are launched one by one the first time, which loads their kernels, captured as
-    /// a graph the second, and replayed from then on; a poisoned program is always stepped.
+    /// a graph the second, and replayed from then on; a poisoned program is always stepped, and every
+    /// program while the inputs of an operation are asked for.
     fn run(
         &mut self,
         steps: Range<usize>,
@@ -377,7 +379,7 @@ impl Program {
     ) -> Result<()> {
         let stretch = Stretch { start: steps.start, end: steps.end, first, then: then.is_some() };
         let cuda = match &self.device {
-            Device::Cuda(cuda) if !self.plan.poison => cuda.clone(),
+            Device::Cuda(cuda) if !self.plan.poison && !recorded::is_asked() => cuda.clone(),
             _ => return self.steps(steps, first, then),
         };
         match self.replays.get(&stretch) {

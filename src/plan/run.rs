@@ -2,9 +2,9 @@
 
 use super::{Action, Plan, Step, Value, record::Class};
 use crate::{
-    device::{Buf, BufMut, Device},
+    device::{Buf, BufMut, Device, nvtx},
     error::Result,
-    kernels::cast::Cast,
+    kernels::{cast::Cast, recorded},
     op::{Backward, Forward, Grad, GradMode, Op as _},
     tensor::Spec,
 };
@@ -19,6 +19,11 @@ pub(super) fn run_step<'a>(
     writes: &mut dyn Iterator<Item = BufMut<'a>>,
 ) -> Result<()> {
     let none = || BufMut::Host(&mut []);
+    let _range = nvtx::range(|| match &step.action {
+        Action::Forward | Action::Again => plan.nodes[step.node].scope.clone(),
+        Action::Backward { .. } => format!("backward of {}", plan.nodes[step.node].scope),
+        _ => "gradients".into(),
+    });
     let (modes, keeps) = match &step.action {
         Action::Seed { mode, .. } => {
             let given = reads.next().unwrap_or(Buf::EMPTY);
@@ -29,7 +34,8 @@ pub(super) fn run_step<'a>(
         Action::Collect => return collect(plan, device, first, reads, writes),
         Action::Forward | Action::Again => {
             let n = &plan.nodes[step.node];
-            let ins = reads.take(n.ins.len()).collect();
+            let ins: Vec<Buf<'_>> = reads.take(n.ins.len()).collect();
+            recorded::before(device, &n.scope, &*n.op, &n.specs, &ins)?;
             let out = writes.next().unwrap_or_else(none);
             let saved = writes.take(n.saved.len()).collect();
             let scratch = writes.next().unwrap_or_else(none);

@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod list;
+mod replay;
 
 use super::common::Kernels;
 use crate::{
@@ -30,6 +31,8 @@ enum Action {
     Check(check::Check),
     /// Measures kernels against the chip's limits, a library, or one another.
     Bench(Box<bench::Bench>),
+    /// Runs one operation that --capture recorded alone, compares it with the CPU and measures it.
+    Replay(replay::Replay),
 }
 
 /// Runs the command; the value is the exit code.
@@ -41,6 +44,7 @@ pub fn run(args: Args) -> Result<u8> {
         Action::List(list) => list.run(),
         Action::Check(check) => check.run(),
         Action::Bench(bench) => bench::run(&bench),
+        Action::Replay(replay) => replay.run(),
     }
 }
 

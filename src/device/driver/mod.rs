@@ -31,30 +31,20 @@ pub(super) enum Attribute {
     Multiprocessors =
         sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as isize,
 }
-/// `CUDA_ERROR_NOT_SUPPORTED`: what a function answers that the library does not export.
-const NOT_SUPPORTED: Code = 801;
 
-/// Declares the table and loads each entry by its exported name. A library without an `optional` entry opens
-/// all the same: the entry is then a function that answers [`NOT_SUPPORTED`].
+/// Declares the table and loads each entry by its exported name.
 macro_rules! functions {
-    (required { $($field:ident = $symbol:literal: fn($($arg:ty),*);)* }
-     optional { $($other:ident = $name:literal: fn($($type:ty),*);)* }) => {
+    ($($field:ident = $symbol:literal: fn($($arg:ty),*);)*) => {
         /// One pointer a driver function; the library outlives them.
         struct Table {
             $($field: unsafe extern "C" fn($($arg),*) -> Code,)*
-            $($other: unsafe extern "C" fn($($type),*) -> Code,)*
         }
         impl Table {
             fn load(library: &libloading::Library, name: &str) -> Result<Self> {
-                $(unsafe extern "C" fn $other($(_: $type),*) -> Code {
-                    NOT_SUPPORTED
-                })*
                 Ok(Self {
                     // SAFETY: the type is that of the driver API's documented function of this name.
                     $($field: *unsafe { library.get($symbol.as_bytes()) }
                         .map_err(|_| no_driver(name, concat!("it exports no ", $symbol)))?,)*
-                    // SAFETY: as above.
-                    $($other: unsafe { library.get($name.as_bytes()) }.map_or($other, |f| *f),)*
                 })
             }
         }
@@ -62,52 +52,48 @@ macro_rules! functions {
 }
 
 functions! {
-    required {
-        init = "cuInit": fn(c_uint);
-        device_count = "cuDeviceGetCount": fn(*mut c_int);
-        device = "cuDeviceGet": fn(*mut c_int, c_int);
-        device_name = "cuDeviceGetName": fn(*mut c_char, c_int, c_int);
-        device_memory = "cuDeviceTotalMem_v2": fn(*mut usize, c_int);
-        device_attribute = "cuDeviceGetAttribute": fn(*mut c_int, c_int, c_int);
-        retain = "cuDevicePrimaryCtxRetain": fn(*mut Handle, c_int);
-        release = "cuDevicePrimaryCtxRelease_v2": fn(c_int);
-        set_current = "cuCtxSetCurrent": fn(Handle);
-        error_name = "cuGetErrorName": fn(Code, *mut *const c_char);
-        stream_create = "cuStreamCreate": fn(*mut Handle, c_uint);
-        stream_destroy = "cuStreamDestroy_v2": fn(Handle);
-        stream_synchronize = "cuStreamSynchronize": fn(Handle);
-        mem_alloc = "cuMemAlloc_v2": fn(*mut u64, usize);
-        mem_free = "cuMemFree_v2": fn(u64);
-        to_device = "cuMemcpyHtoDAsync_v2": fn(u64, *const c_void, usize, Handle);
-        to_host = "cuMemcpyDtoHAsync_v2": fn(*mut c_void, u64, usize, Handle);
-        on_device = "cuMemcpyDtoDAsync_v2": fn(u64, u64, usize, Handle);
-        fill = "cuMemsetD8Async": fn(u64, u8, usize, Handle);
-        module_load = "cuModuleLoadData": fn(*mut Handle, *const c_void);
-        module_unload = "cuModuleUnload": fn(Handle);
-        function = "cuModuleGetFunction": fn(*mut Handle, Handle, *const c_char);
-        function_set = "cuFuncSetAttribute": fn(Handle, c_int, c_int);
-        launch = "cuLaunchKernel": fn(Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle, *mut *mut c_void, *mut *mut c_void);
-    }
-    optional {
-        launch_ex = "cuLaunchKernelEx": fn(*const sys::CUlaunchConfig, Handle, *mut *mut c_void, *mut *mut c_void);
-        tensor_map = "cuTensorMapEncodeTiled": fn(*mut TensorMap, c_uint, u32, u64, *const u64, *const u64, *const u32, *const u32, c_uint, c_uint, c_uint, c_uint);
-        function_get = "cuFuncGetAttribute": fn(*mut c_int, c_int, Handle);
-        occupancy = "cuOccupancyMaxActiveBlocksPerMultiprocessor": fn(*mut c_int, Handle, c_int, usize);
-        capture_begin = "cuStreamBeginCapture_v2": fn(Handle, c_uint);
-        capture_end = "cuStreamEndCapture": fn(Handle, *mut Handle);
-        graph_instantiate = "cuGraphInstantiateWithFlags": fn(*mut Handle, Handle, u64);
-        graph_launch = "cuGraphLaunch": fn(Handle, Handle);
-        graph_exec_destroy = "cuGraphExecDestroy": fn(Handle);
-        graph_destroy = "cuGraphDestroy": fn(Handle);
-        event_create = "cuEventCreate": fn(*mut Handle, c_uint);
-        event_record = "cuEventRecord": fn(Handle, Handle);
-        event_synchronize = "cuEventSynchronize": fn(Handle);
-        event_elapsed = "cuEventElapsedTime_v2": fn(*mut f32, Handle, Handle);
-        event_destroy = "cuEventDestroy_v2": fn(Handle);
-        memory_info = "cuMemGetInfo_v2": fn(*mut usize, *mut usize);
-        host_alloc = "cuMemHostAlloc": fn(*mut *mut c_void, usize, c_uint);
-        host_free = "cuMemFreeHost": fn(*mut c_void);
-    }
+    init = "cuInit": fn(c_uint);
+    device_count = "cuDeviceGetCount": fn(*mut c_int);
+    device = "cuDeviceGet": fn(*mut c_int, c_int);
+    device_name = "cuDeviceGetName": fn(*mut c_char, c_int, c_int);
+    device_memory = "cuDeviceTotalMem_v2": fn(*mut usize, c_int);
+    device_attribute = "cuDeviceGetAttribute": fn(*mut c_int, c_int, c_int);
+    retain = "cuDevicePrimaryCtxRetain": fn(*mut Handle, c_int);
+    release = "cuDevicePrimaryCtxRelease_v2": fn(c_int);
+    set_current = "cuCtxSetCurrent": fn(Handle);
+    error_name = "cuGetErrorName": fn(Code, *mut *const c_char);
+    stream_create = "cuStreamCreate": fn(*mut Handle, c_uint);
+    stream_destroy = "cuStreamDestroy_v2": fn(Handle);
+    stream_synchronize = "cuStreamSynchronize": fn(Handle);
+    mem_alloc = "cuMemAlloc_v2": fn(*mut u64, usize);
+    mem_free = "cuMemFree_v2": fn(u64);
+    to_device = "cuMemcpyHtoDAsync_v2": fn(u64, *const c_void, usize, Handle);
+    to_host = "cuMemcpyDtoHAsync_v2": fn(*mut c_void, u64, usize, Handle);
+    on_device = "cuMemcpyDtoDAsync_v2": fn(u64, u64, usize, Handle);
+    fill = "cuMemsetD8Async": fn(u64, u8, usize, Handle);
+    module_load = "cuModuleLoadData": fn(*mut Handle, *const c_void);
+    module_unload = "cuModuleUnload": fn(Handle);
+    function = "cuModuleGetFunction": fn(*mut Handle, Handle, *const c_char);
+    function_set = "cuFuncSetAttribute": fn(Handle, c_int, c_int);
+    launch = "cuLaunchKernel": fn(Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle, *mut *mut c_void, *mut *mut c_void);
+    launch_ex = "cuLaunchKernelEx": fn(*const sys::CUlaunchConfig, Handle, *mut *mut c_void, *mut *mut c_void);
+    tensor_map = "cuTensorMapEncodeTiled": fn(*mut TensorMap, c_uint, u32, u64, *const u64, *const u64, *const u32, *const u32, c_uint, c_uint, c_uint, c_uint);
+    function_get = "cuFuncGetAttribute": fn(*mut c_int, c_int, Handle);
+    occupancy = "cuOccupancyMaxActiveBlocksPerMultiprocessor": fn(*mut c_int, Handle, c_int, usize);
+    capture_begin = "cuStreamBeginCapture_v2": fn(Handle, c_uint);
+    capture_end = "cuStreamEndCapture": fn(Handle, *mut Handle);
+    graph_instantiate = "cuGraphInstantiateWithFlags": fn(*mut Handle, Handle, u64);
+    graph_launch = "cuGraphLaunch": fn(Handle, Handle);
+    graph_exec_destroy = "cuGraphExecDestroy": fn(Handle);
+    graph_destroy = "cuGraphDestroy": fn(Handle);
+    event_create = "cuEventCreate": fn(*mut Handle, c_uint);
+    event_record = "cuEventRecord": fn(Handle, Handle);
+    event_synchronize = "cuEventSynchronize": fn(Handle);
+    event_elapsed = "cuEventElapsedTime_v2": fn(*mut f32, Handle, Handle);
+    event_destroy = "cuEventDestroy_v2": fn(Handle);
+    memory_info = "cuMemGetInfo_v2": fn(*mut usize, *mut usize);
+    host_alloc = "cuMemHostAlloc": fn(*mut *mut c_void, usize, c_uint);
+    host_free = "cuMemFreeHost": fn(*mut c_void);
 }
 
 /// An open driver library.

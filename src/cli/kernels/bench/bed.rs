@@ -138,7 +138,7 @@ impl<'a> Bed<'a> {
             .zip(&self.layout.ins)
             .map(|((bytes, spec), range)| match spec.dtype {
                 DType::I32 => (range.clone(), bytes),
-                dtype => (range.clone(), dtype.encode(bytemuck::cast_slice(&bytes))),
+                dtype => (range.clone(), dtype.encode(&DType::F32.decode(&bytes))),
             })
             .collect();
         content.push((self.layout.d_out.clone(), dtype.encode(&d_out)));

@@ -13,10 +13,11 @@ use crate::{
     op::Cost,
     tensor::DType,
 };
-use bed::{Bed, Pass, in_turns};
+pub(super) use bed::{Bed, Pass, in_turns};
 use clap::ValueEnum;
 use roofline::{Chip, Point};
-use stats::{Comparison, median};
+use stats::Comparison;
+pub(super) use stats::median;
 use std::{path::PathBuf, sync::Arc};
 
 /// Runs of a graph before those that count: clocks and caches settle.

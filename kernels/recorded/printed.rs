@@ -1,0 +1,221 @@
+//! An operation from its printed form: `Conv2d { stride: 1, pad: [1, 1, 1, 1], bias: false }`.
+
+use crate::{
+    kernels::{
+        activation, add, affine, attention, cast, concat, conv2d, diffuse, embedding, geglu,
+        group_norm, latent_mix, layer_norm, linear, lora_linear, loss, noise, posterior, resize,
+    },
+    op::Op,
+    tensor::DType,
+};
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// A printed value.
+#[derive(Clone, Debug, PartialEq)]
+enum Printed {
+    /// A number or a name without fields.
+    Word(String),
+    /// `[a, b]`.
+    List(Vec<Printed>),
+    /// `Name { field: value }`.
+    Struct(String, Vec<(String, Printed)>),
+}
+
+impl Printed {
+    /// Reads one value from the start of `text`; what is left.
+    fn read(text: &str) -> Option<(Self, &str)> {
+        let text = text.trim_start();
+        if let Some(mut rest) = text.strip_prefix('[') {
+            let mut items = vec![];
+            loop {
+                rest = rest.trim_start().trim_start_matches(',').trim_start();
+                if let Some(rest) = rest.strip_prefix(']') {
+                    return Some((Printed::List(items), rest));
+                }
+                let (item, left) = Self::read(rest)?;
+                items.push(item);
+                rest = left;
+            }
+        }
+        let end = text.find(|c: char| ",]}{: ".contains(c)).unwrap_or(text.len());
+        let (word, rest) = text.split_at(end);
+        if word.is_empty() {
+            return None;
+        }
+        let Some(mut rest) = rest.trim_start().strip_prefix('{') else {
+            return Some((Printed::Word(word.into()), rest));
+        };
+        let mut fields = vec![];
+        loop {
+            rest = rest.trim_start().trim_start_matches(',').trim_start();
+            if let Some(rest) = rest.strip_prefix('}') {
+                return Some((Printed::Struct(word.into(), fields), rest));
+            }
+            let (name, left) = rest.split_once(':')?;
+            let (value, left) = Self::read(left)?;
+            fields.push((name.trim().to_string(), value));
+            rest = left;
+        }
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Printed::Word(name) | Printed::Struct(name, _) => name,
+            Printed::List(_) => "",
+        }
+    }
+
+    fn field(&self, name: &str) -> Option<&Printed> {
+        match self {
+            Printed::Struct(_, fields) => fields.iter().find(|f| f.0 == name).map(|f| &f.1),
+            _ => None,
+        }
+    }
+
+    fn word<T: FromStr>(&self) -> Option<T> {
+        match self {
+            Printed::Word(word) => word.parse().ok(),
+            _ => None,
+        }
+    }
+
+    fn words<T: FromStr>(&self) -> Option<Vec<T>> {
+        match self {
+            Printed::List(items) => items.iter().map(Self::word).collect(),
+            _ => None,
+        }
+    }
+
+    /// The field `name` as a number, a truth value or a name.
+    fn get<T: FromStr>(&self, name: &str) -> Option<T> {
+        self.field(name)?.word()
+    }
+
+    fn array<T: FromStr, const N: usize>(&self, name: &str) -> Option<[T; N]> {
+        self.field(name)?.words()?.try_into().ok()
+    }
+}
+
+/// The operation that prints as `text`; `None` for one this program does not have.
+pub fn operation(text: &str) -> Option<Arc<dyn Op>> {
+    let (p, rest) = Printed::read(text)?;
+    if !rest.trim().is_empty() {
+        return None;
+    }
+    let p = &p;
+    Some(match p.name() {
+        "Activation" => Arc::new(activation::Activation { kind: kind(p)? }),
+        "Add" => Arc::new(add::Add),
+        "AddChannels" => Arc::new(add::AddChannels),
+        "Affine" => Arc::new(affine::Affine { scale: p.get("scale")?, shift: p.get("shift")? }),
+        "Attention" => {
+            Arc::new(attention::Attention { causal: p.get("causal")?, scale: p.get("scale")? })
+        }
+        "Cast" => Arc::new(cast::Cast { to: dtype(p)? }),
+        "Concat" => Arc::new(concat::Concat),
+        "Conv2d" => Arc::new(conv2d::Conv2d {
+            stride: p.get("stride")?,
+            pad: p.array("pad")?,
+            bias: p.get("bias")?,
+            upsample: p.get("upsample")?,
+        }),
+        "Dco" => Arc::new(loss::Dco { beta: p.get("beta")? }),
+        "Diffuse" => Arc::new(diffuse::Diffuse { mix: mix(p)? }),
+        "Embedding" => Arc::new(embedding::Embedding),
+        "GatherRows" => Arc::new(embedding::GatherRows),
+        "Geglu" => Arc::new(geglu::Geglu),
+        "GroupNorm" => Arc::new(group_norm::GroupNorm {
+            groups: p.get("groups")?,
+            eps: p.get("eps")?,
+            silu: p.get("silu")?,
+        }),
+        "LatentMix" => Arc::new(latent_mix(p)?),
+        "LayerNorm" => Arc::new(layer_norm::LayerNorm { eps: p.get("eps")? }),
+        "Linear" => Arc::new(linear::Linear { bias: p.get("bias")? }),
+        "LoraLinear" => {
+            Arc::new(lora_linear::LoraLinear { bias: p.get("bias")?, scale: p.get("scale")? })
+        }
+        "MaskedMse" => Arc::new(loss::MaskedMse),
+        "Nearest" => Arc::new(resize::Nearest { h: p.get("h")?, w: p.get("w")? }),
+        "Bilinear" => Arc::new(resize::Bilinear { h: p.get("h")?, w: p.get("w")? }),
+        "Normal" => Arc::new(noise::Normal { dims: p.field("dims")?.words()? }),
+        "Posterior" => Arc::new(posterior::Posterior { scale: p.get("scale")? }),
+        "Sinusoid" => Arc::new(embedding::Sinusoid {
+            dim: p.get("dim")?,
+            flip_sin_to_cos: p.get("flip_sin_to_cos")?,
+            shift: p.get("shift")?,
+            max_period: p.get("max_period")?,
+        }),
+        _ => return None,
+    })
+}
+
+fn kind(p: &Printed) -> Option<activation::Kind> {
+    use activation::Kind;
+    match p.field("kind")?.name() {
+        "Silu" => Some(Kind::Silu),
+        "Gelu" => Some(Kind::Gelu),
+        "QuickGelu" => Some(Kind::QuickGelu),
+        "Relu" => Some(Kind::Relu),
+        _ => None,
+    }
+}
+
+fn dtype(p: &Printed) -> Option<DType> {
+    match p.field("to")?.name() {
+        "F32" => Some(DType::F32),
+        "Bf16" => Some(DType::Bf16),
+        "F16" => Some(DType::F16),
+        _ => None,
+    }
+}
+
+fn mix(p: &Printed) -> Option<diffuse::Mix> {
+    match p.field("mix")?.name() {
+        "Noisy" => Some(diffuse::Mix::Noisy),
+        "Velocity" => Some(diffuse::Mix::Velocity),
+        _ => None,
+    }
+}
+
+fn latent_mix(p: &Printed) -> Option<latent_mix::LatentMix> {
+    let Printed::List(segments) = p.field("segments")? else { return None };
+    let segment = |s: &Printed| {
+        let (gamma, top, left) = (s.get("gamma")?, s.get("top")?, s.get("left")?);
+        Some(latent_mix::Segment { gamma, top, left })
+    };
+    Some(latent_mix::LatentMix {
+        segments: segments.iter().map(segment).collect::<Option<_>>()?,
+        canvas: p.array("canvas")?,
+        noise: match p.field("noise")?.name() {
+            "Given" => latent_mix::Noise::Given,
+            "Seeded" => latent_mix::Noise::Seeded,
+            _ => return None,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operation_of_the_cases_is_read_back_from_its_printed_form() {
+        for case in crate::kernels::cases() {
+            let text = format!("{:?}", case.op);
+            let read = operation(&text).unwrap_or_else(|| panic!("{text}"));
+            assert_eq!(format!("{read:?}"), text);
+        }
+    }
+
+    #[test]
+    fn damaged_text_is_no_operation() {
+        for text in ["", "Linear", "Linear { bias: 3 }", "Linear { bias: true", "Nothing", "[1, 2"]
+        {
+            assert!(operation(text).is_none(), "{text}");
+        }
+        let text = "Conv2d { stride: 1, pad: [1, 1, 1], bias: false, upsample: false }";
+        assert!(operation(text).is_none(), "three pads");
+    }
+}

@@ -1,0 +1,97 @@
+//! `selvedge kernels` as a user runs it, on the emulated device.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![cfg(feature = "emulate")]
+
+use serde_json::Value;
+use std::process::{Command, Output};
+
+fn selvedge(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_selvedge")).arg("kernels").args(args).output().unwrap()
+}
+
+/// The JSON lines of a command that succeeds.
+fn lines(args: &[&str]) -> Vec<Value> {
+    let output = selvedge(args);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{args:?}: {error}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+fn refusal(args: &[&str]) -> String {
+    let output = selvedge(args);
+    assert_eq!(output.status.code(), Some(2), "{args:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn the_list_names_tiles_registers_and_occupancy() {
+    let all = lines(&["list", "--json"]);
+    for k in &all {
+        assert!(k["problem"].is_null(), "{k}");
+    }
+    assert!(all.iter().any(|k| k["kernel"] == "noise_normal" && k["target"] == "host"));
+    for k in all.iter().filter(|k| k["target"] != "host") {
+        assert!(k["blocks_per_sm"].as_u64().unwrap() >= 1, "{k}");
+        assert_eq!(k["local_bytes"], 0, "{k}");
+    }
+    let table = String::from_utf8(selvedge(&["list", "--op", "noise"]).stdout).unwrap();
+    assert!(table.starts_with("kernel") && table.contains("1x1024x1"), "{table}");
+}
+
+#[test]
+fn a_check_reports_the_share_of_the_allowed_error() {
+    let all = lines(&["check", "--device", "emulated", "--op", "noise", "--json"]);
+    assert!(!all.is_empty() && all.iter().all(|c| c["ok"] == true && c["error"] == 0.0));
+    let error = refusal(&["check", "--device", "emulated", "--op", "nothing like this"]);
+    assert!(error.contains("--op: found nothing like this"), "{error}");
+    let error = refusal(&["check", "--device", "cpu"]);
+    assert!(error.contains("expected cuda[:N] or emulated"), "{error}");
+}
+
+#[test]
+fn a_bench_measures_and_plots_on_the_emulated_device() {
+    let folder = tempfile::tempdir().unwrap();
+    let svg = folder.path().join("roofline.svg");
+    let args = ["bench", "--device", "emulated", "--op", "add", "--json", "--dtype", "bf16"];
+    let args = [&args[..], &["--svg", svg.to_str().unwrap()]].concat();
+    let rows = lines(&args);
+    assert!(rows.iter().any(|r| r["pass"] == "forward"));
+    assert!(rows.iter().any(|r| r["pass"] == "backward"));
+    for r in &rows {
+        assert!(r["cold_ms"].as_f64().unwrap() > 0.0 && r["floor_ms"].as_f64().unwrap() > 0.0);
+        assert!(r["emulated"] == true && r["problem"].is_null(), "{r}");
+    }
+    assert!(std::fs::read_to_string(svg).unwrap().contains("<circle"));
+}
+
+#[test]
+fn two_variants_are_compared_in_turns() {
+    let args = ["bench", "--device", "emulated", "--op", "layer_norm", "--json", "--pass"];
+    let compare = ["forward", "--compare", "layer_norm.forward=block,warp_scalar"];
+    let rows = lines(&[&args[..], &compare].concat());
+    let compared = rows.iter().filter(|r| r["compared"]["ratio"].is_number()).count();
+    assert!(compared > 0, "{rows:?}");
+    let error = refusal(&["bench", "--device", "emulated", "--compare", "layer_norm"]);
+    assert!(error.contains("expected OP=A,B"), "{error}");
+}
+
+#[test]
+fn kernels_from_a_file_are_checked_and_compared_with_the_built_in_ones() {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/noise/noise.cu");
+    let file = ["--kernel-source", source];
+    let check = ["check", "--device", "emulated", "--op", "noise", "--json"];
+    assert!(lines(&[&check[..], &file].concat()).iter().all(|c| c["ok"] == true));
+    let bench = ["bench", "--device", "emulated", "--op", "noise", "--json", "--dtype", "f32"];
+    let rows = lines(&[&bench[..], &file, &["--against-built-in"]].concat());
+    assert!(rows.iter().all(|r| r["compared"]["verdict"].as_str().unwrap().contains("built-in")));
+}
+
+#[test]
+fn a_variant_of_an_unknown_operation_or_name_is_refused_with_the_known_ones() {
+    let check = ["check", "--device", "emulated", "--op", "layer_norm", "--variant"];
+    let error = refusal(&[&check[..], &["attenton=sm90"]].concat());
+    assert!(error.contains("found attenton") && error.contains("attention"), "{error}");
+    let error = refusal(&[&check[..], &["layer_norm=sm90"]].concat());
+    assert!(error.contains("found sm90, expected "), "{error}");
+}
