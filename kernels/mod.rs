@@ -85,6 +85,7 @@ pub fn bench_cases() -> Vec<case::Case> {
     all.extend(loss::cases::cases());
     all.extend(posterior::cases::cases());
     all.extend(latent_mix::cases::cases());
+    all.extend(moe::cases::bench_cases());
     all.extend(noise::cases::cases());
     all.extend(resize::cases::cases());
     all

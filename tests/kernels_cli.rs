@@ -2,8 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 #![cfg(feature = "emulate")]
 
+use selvedge::tensor::{philox, safetensors::Raw, write_safetensors};
 use serde_json::Value;
-use std::process::{Command, Output};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    process::{Command, Output},
+};
 
 fn selvedge(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_selvedge")).arg("kernels").args(args).output().unwrap()
@@ -94,4 +99,42 @@ fn a_variant_of_an_unknown_operation_or_name_is_refused_with_the_known_ones() {
     assert!(error.contains("found attenton") && error.contains("attention"), "{error}");
     let error = refusal(&[&check[..], &["layer_norm=sm90"]].concat());
     assert!(error.contains("found sm90, expected "), "{error}");
+}
+
+/// `selvedge forward vae-decoder --model nano --capture WORD`.
+fn decode(folder: &Path, word: &str) -> Output {
+    let mut latent = vec![0.0; 4 * 4 * 4];
+    philox::fill_normal(3, 0, &mut latent);
+    let sample = Raw::f32(&[1, 4, 4, 4], &latent);
+    let (inputs, outputs) = (folder.join("in.safetensors"), folder.join("out.safetensors"));
+    write_safetensors(&inputs, [("sample", &sample)], &BTreeMap::new()).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_selvedge"))
+        .args(["forward", "vae-decoder", "--model", "nano", "--device", "cpu", "--capture", word])
+        .arg("--inputs")
+        .arg(inputs)
+        .arg("--outputs")
+        .arg(outputs)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn one_operation_of_a_run_is_recorded_and_replayed_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("op.safetensors");
+    let word = |scope: &str| format!("{scope}={}", file.display());
+    let output = decode(folder.path(), &word("no.such.scope"));
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && error.contains("found no.such.scope"), "{error}");
+    // The message lists scopes that ran, `scope:operation`.
+    let ran = error.split("such as ").nth(1).unwrap().split([',', ';']).next().unwrap();
+    let output = decode(folder.path(), &word(ran));
+    assert!(output.status.success(), "{ran}: {}", String::from_utf8_lossy(&output.stderr));
+    let file = file.to_str().unwrap();
+    let output = selvedge(&["replay", file, "--device", "emulated", "--repeat", "2"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.starts_with("ok: ") && text.contains("forward: "), "{text}");
+    let error = refusal(&["replay", folder.path().join("in.safetensors").to_str().unwrap()]);
+    assert!(error.contains("no operation"), "{error}");
 }

@@ -3,7 +3,8 @@
 use crate::{
     kernels::{
         activation, add, affine, attention, cast, concat, conv2d, diffuse, embedding, geglu,
-        group_norm, latent_mix, layer_norm, linear, lora_linear, loss, noise, posterior, resize,
+        group_norm, latent_mix, layer_norm, linear, lora_linear, loss, moe, noise, posterior,
+        resize,
     },
     op::Op,
     tensor::DType,
@@ -113,6 +114,7 @@ pub fn operation(text: &str) -> Option<Arc<dyn Op>> {
             Arc::new(attention::Attention { causal: p.get("causal")?, scale: p.get("scale")? })
         }
         "Cast" => Arc::new(cast::Cast { to: dtype(p)? }),
+        "Combine" => Arc::new(moe::Combine { top_k: p.get("top_k")? }),
         "Concat" => Arc::new(concat::Concat),
         "Conv2d" => Arc::new(conv2d::Conv2d {
             stride: p.get("stride")?,
@@ -123,6 +125,7 @@ pub fn operation(text: &str) -> Option<Arc<dyn Op>> {
         "Dco" => Arc::new(loss::Dco { beta: p.get("beta")? }),
         "Diffuse" => Arc::new(diffuse::Diffuse { mix: mix(p)? }),
         "Embedding" => Arc::new(embedding::Embedding),
+        "Experts" => Arc::new(moe::Experts),
         "GatherRows" => Arc::new(embedding::GatherRows),
         "Geglu" => Arc::new(geglu::Geglu),
         "GroupNorm" => Arc::new(group_norm::GroupNorm {
@@ -140,7 +143,9 @@ pub fn operation(text: &str) -> Option<Arc<dyn Op>> {
         "Nearest" => Arc::new(resize::Nearest { h: p.get("h")?, w: p.get("w")? }),
         "Bilinear" => Arc::new(resize::Bilinear { h: p.get("h")?, w: p.get("w")? }),
         "Normal" => Arc::new(noise::Normal { dims: p.field("dims")?.words()? }),
+        "Permute" => Arc::new(moe::Permute { experts: p.get("experts")?, slots: p.get("slots")? }),
         "Posterior" => Arc::new(posterior::Posterior { scale: p.get("scale")? }),
+        "Route" => Arc::new(moe::Route { slots: p.get("slots")? }),
         "Sinusoid" => Arc::new(embedding::Sinusoid {
             dim: p.get("dim")?,
             flip_sin_to_cos: p.get("flip_sin_to_cos")?,

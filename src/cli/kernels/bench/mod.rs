@@ -1,6 +1,7 @@
 //! `selvedge kernels bench`: time of kernels, against the chip's limits, a library, or one another.
 
 mod bed;
+mod report;
 mod roofline;
 mod stats;
 mod yardstick;
@@ -10,11 +11,11 @@ use crate::{
     device::{Blas, Cuda},
     error::{Error, Result},
     kernels::case::Case,
-    op::Cost,
-    tensor::DType,
+    tensor::{DType, Spec},
 };
 pub(super) use bed::{Bed, Pass, in_turns};
 use clap::ValueEnum;
+use report::{Row, header};
 use roofline::{Chip, Point};
 use stats::Comparison;
 pub(super) use stats::median;
@@ -36,8 +37,8 @@ pub struct Bench {
     /// Only cases whose name contains this.
     #[arg(long, default_value = "", value_name = "TEXT")]
     op: String,
-    /// Element types (repeatable): f32, bf16, f16.
-    #[arg(long, value_name = "TYPE", default_values = ["bf16"])]
+    /// Element types (repeatable): f32, bf16, f16; bf16 by default, f32 where there is only that.
+    #[arg(long, value_name = "TYPE")]
     dtype: Vec<String>,
     /// Which passes.
     #[arg(long, value_enum, default_value_t = Which::Both)]
@@ -116,21 +117,6 @@ struct Session<'a> {
     rivals: Rivals,
 }
 
-/// One line of the result.
-struct Row {
-    case: String,
-    dtype: DType,
-    pass: String,
-    variant: String,
-    cold: bool,
-    cold_ms: f64,
-    warm_ms: f64,
-    cost: Cost,
-    blas_ms: Option<f64>,
-    verdict: Option<(Comparison, String)>,
-    problem: Option<String>,
-}
-
 /// Runs the command; exit code 1 when a kernel left a result unwritten.
 ///
 /// # Errors
@@ -152,8 +138,8 @@ pub fn run(args: &Bench) -> Result<u8> {
     }
     let (mut points, mut wrong) = (vec![], 0);
     for case in &cases {
-        for dtype in &dtypes {
-            for row in session.measure(case, *dtype)? {
+        for dtype in types_of(case, &dtypes) {
+            for row in session.measure(case, dtype)? {
                 wrong += usize::from(row.problem.is_some());
                 let name = format!("{} {} {}", row.case, row.dtype, row.pass);
                 points.push(Point { name, dtype: row.dtype, cost: row.cost, ms: row.cold_ms });
@@ -170,6 +156,19 @@ pub fn run(args: &Bench) -> Result<u8> {
         note("no kernel for these cases and element types on this device");
     }
     Ok(u8::from(wrong > 0 || points.is_empty()))
+}
+
+/// The types asked for; else the usual one, or f32 where the operation has no other.
+fn types_of(case: &Case, asked: &[DType]) -> Vec<DType> {
+    if !asked.is_empty() {
+        return asked.to_vec();
+    }
+    let usual = DType::Bf16;
+    let specs: Vec<Spec> = (case.ins.iter())
+        .map(|s| if s.dtype == DType::I32 { s.clone() } else { Spec::new(&s.dims, usual) })
+        .collect();
+    let floats = specs.iter().any(|s| s.dtype == usual);
+    vec![if floats && case.op.infer(&specs).is_ok() { usual } else { DType::F32 }]
 }
 
 fn open(args: &Bench) -> Result<Session<'_>> {
@@ -333,59 +332,5 @@ impl Session<'_> {
         let times = in_turns(&both, self.warm_up(), self.iterations())?;
         let comparison = Comparison::of(&times[0], &times[1]);
         Ok(Some((comparison, comparison.verdict(names[0], names[1]))))
-    }
-}
-
-fn header() -> String {
-    format!(
-        "{:<52} {:<5} {:<10} {:>10} {:>10} {:>9} {:>8} {:>10} {:>6} {:>10}  variant\n",
-        "case", "type", "pass", "cold ms", "warm ms", "TFLOP/s", "GB/s", "floor ms", "%", "cuBLAS"
-    )
-}
-
-impl Session<'_> {
-    fn line(&self, row: &Row) -> String {
-        let number =
-            |n: Option<f64>, digits: usize| n.map_or("-".into(), |n| format!("{n:.digits$}"));
-        let floor = self.chip.map(|c| c.floor_ms(row.cost, row.dtype));
-        let share = floor.filter(|_| !self.emulated).map(|f| f / row.cold_ms * 100.0);
-        let mut line = format!(
-            "{:<52} {:<5} {:<10} {:>10.4} {:>10.4} {:>9.3} {:>8.1} {:>10} {:>6} {:>10}  {}{}\n",
-            row.case,
-            row.dtype.to_string(),
-            row.pass,
-            row.cold_ms,
-            row.warm_ms,
-            row.cost.flop / row.cold_ms * 1e-9,
-            row.cost.bytes / row.cold_ms * 1e-6,
-            number(floor, 4),
-            number(share, 0),
-            number(row.blas_ms, 4),
-            row.variant,
-            if row.cold || self.emulated { "" } else { " (too small: partly in the cache)" },
-        );
-        if let Some((_, verdict)) = &row.verdict {
-            line += &format!("      {verdict}\n");
-        }
-        if let Some(problem) = &row.problem {
-            line += &format!("      WRONG: {problem}\n");
-        }
-        line
-    }
-
-    fn json(&self, row: &Row) -> String {
-        let floor = self.chip.map(|c| c.floor_ms(row.cost, row.dtype));
-        let compared = row.verdict.as_ref().map(|(c, verdict)| {
-            serde_json::json!({"ratio": c.ratio, "low": c.low, "high": c.high, "verdict": verdict})
-        });
-        let line = serde_json::json!({
-            "case": row.case, "dtype": row.dtype.to_string(), "pass": row.pass,
-            "variant": row.variant, "device": self.cuda.name(), "chip": self.cuda.chip(),
-            "emulated": self.emulated, "cold": row.cold, "cold_ms": row.cold_ms,
-            "warm_ms": row.warm_ms, "flop": row.cost.flop, "bytes": row.cost.bytes,
-            "floor_ms": floor, "cublas_ms": row.blas_ms, "compared": compared,
-            "problem": row.problem,
-        });
-        format!("{line}\n")
     }
 }
