@@ -6,6 +6,16 @@ use crate::{
     error::{Error, Result},
     tensor::DType,
 };
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+/// Every slot that was chosen for in this process, with the names there are.
+static SEEN: Mutex<BTreeMap<&'static str, Vec<&'static str>>> = Mutex::new(BTreeMap::new());
+
+/// The slots that were chosen for so far and the names of their variants, best first.
+pub fn seen() -> BTreeMap<&'static str, Vec<&'static str>> {
+    SEEN.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
 
 /// One compiled way to compute one pass of an operation; `P` is what the folder chooses by.
 #[derive(Debug)]
@@ -27,13 +37,16 @@ pub fn choose<P: std::fmt::Debug>(
     rows: &'static [Variant<P>],
     problem: &P,
 ) -> Result<&'static Variant<P>> {
+    let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+    seen.entry(slot).or_insert_with(|| rows.iter().map(|v| v.name).collect());
+    drop(seen);
     let names = || rows.iter().map(|v| v.name).collect::<Vec<_>>().join(", ");
     if let Some(forced) = cuda.forced_variant(slot) {
         let row = rows.iter().find(|v| v.name == forced).ok_or_else(|| Error::Config {
             key: format!("--variant {slot}"),
             found: forced.clone(),
             expected: names(),
-            fix: "`selvedge kernels list` shows the variants".into(),
+            fix: "`selvedge kernels variants` shows where each applies".into(),
         })?;
         if (row.applies)(problem) {
             return Ok(row);

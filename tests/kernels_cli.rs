@@ -138,3 +138,11 @@ fn one_operation_of_a_run_is_recorded_and_replayed_alone() {
     let error = refusal(&["replay", folder.path().join("in.safetensors").to_str().unwrap()]);
     assert!(error.contains("no operation"), "{error}");
 }
+
+#[test]
+fn variants_are_listed_with_the_shapes_they_serve() {
+    let all = lines(&["variants", "--device", "emulated", "--op", "attention", "--json"]);
+    assert!(all.iter().any(|v| v["case"].is_string() && v["forward"] != ""), "{all:?}");
+    let slot = all.iter().find(|v| v["slot"] == "attention.forward").unwrap();
+    assert!(slot["variants"].as_array().unwrap().len() > 1, "{slot}");
+}

@@ -36,7 +36,7 @@ impl Cuda {
                     key: "--variant".into(),
                     found: word.clone(),
                     expected: "OPERATION=VARIANT, such as attention.forward=sm80".into(),
-                    fix: "`selvedge kernels list` shows the variants".into(),
+                    fix: "`selvedge kernels variants` shows them".into(),
                 });
             };
             self.force_variant(slot, name);

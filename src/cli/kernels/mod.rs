@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod list;
 mod replay;
+mod variants;
 
 use super::common::Kernels;
 use crate::{
@@ -27,6 +28,8 @@ pub struct Args {
 enum Action {
     /// Every embedded kernel: target, tile, threads, registers, shared memory, spills, occupancy.
     List(list::List),
+    /// Which variant serves which shape, and the names of all.
+    Variants(variants::Variants),
     /// Compares every kernel with the CPU on its list of cases; exit code 1 if one differs.
     Check(check::Check),
     /// Measures kernels against the chip's limits, a library, or one another.
@@ -42,6 +45,7 @@ enum Action {
 pub fn run(args: Args) -> Result<u8> {
     match args.command {
         Action::List(list) => list.run(),
+        Action::Variants(variants) => variants.run(),
         Action::Check(check) => check.run(),
         Action::Bench(bench) => bench::run(&bench),
         Action::Replay(replay) => replay.run(),
