@@ -92,17 +92,24 @@ pub fn write(jobs: &[&Job]) {
         let of_target = targets(&job.source).find(|(target, ..)| *target == job.target);
         let Some((_, flags, extension)) = of_target else { continue };
         let name = file_name(&job.source, extension);
-        let packed = Command::new("xz")
-            .args(["--format=lzma", "--lzma1=preset=9e,dict=4MiB", "-c"])
-            .arg(&job.result)
-            .output();
-        let packed = packed.unwrap_or_else(|e| fail(&format!("xz: {e}; install xz-utils")));
-        if !packed.status.success() {
-            fail(&String::from_utf8_lossy(&packed.stderr));
-        }
-        check(fs::write(Path::new(FOLDER).join(&name), packed.stdout));
+        check(fs::write(Path::new(FOLDER).join(&name), pack(&job.result)));
         lines.push(format!("{} {name}\n", hash(&job.source, flags)));
     }
     lines.sort_by(|a, b| a[17..].cmp(&b[17..]));
     check(fs::write(MANIFEST, lines.concat()));
+}
+
+/// Whether there is a compressor.
+pub fn xz_is_there() -> bool {
+    Command::new("xz").arg("--version").output().is_ok_and(|o| o.status.success())
+}
+
+/// A file, compressed as `src/device/cubin_table.rs` reads it.
+pub fn pack(file: &Path) -> Vec<u8> {
+    let format = ["--format=lzma", "--lzma1=preset=9e,dict=4MiB", "-c"];
+    match Command::new("xz").args(format).arg(file).output() {
+        Ok(o) if o.status.success() => o.stdout,
+        Ok(o) => fail(&format!("xz: {}", String::from_utf8_lossy(&o.stderr))),
+        Err(e) => fail(&format!("xz: {e}; install xz-utils")),
+    }
 }

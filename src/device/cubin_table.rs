@@ -57,7 +57,7 @@ pub struct Object {
 enum Embedded {
     /// As compiled by this build.
     Plain(&'static [u8]),
-    /// As kept in `kernels/prebuilt/`.
+    /// Compressed by xz.
     Packed(&'static [u8]),
 }
 
@@ -71,8 +71,8 @@ impl Object {
         Self { source, target, embedded: Embedded::Packed(image), unpacked: OnceLock::new() }
     }
 
-    /// Whether it was compiled before, by `tools/prebuild.sh`.
-    pub fn is_prebuilt(&self) -> bool {
+    /// Whether it is compressed: in release builds, and when it comes from `kernels/prebuilt/`.
+    pub fn is_packed(&self) -> bool {
         matches!(self.embedded, Embedded::Packed(_))
     }
 
@@ -117,7 +117,7 @@ mod tests {
         ];
         let object = Object::packed("x.cu", Target::Sm80, PACKED);
         assert_eq!(object.image(), b"kernel");
-        assert!(object.is_prebuilt());
+        assert!(object.is_packed());
         assert!(Object::packed("x.cu", Target::Sm80, &PACKED[..9]).image().is_empty());
     }
 

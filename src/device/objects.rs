@@ -5,6 +5,7 @@ use super::{
     cubin_table::{OBJECTS, Object, Target},
 };
 use crate::error::Result;
+use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::HashMap;
 
@@ -86,15 +87,19 @@ impl Objects {
 /// compiled for sm_80.
 fn index(target: Target) -> HashMap<String, (&'static Object, KernelInfo)> {
     let readable = if target == Target::Ptx { Target::Sm80 } else { target };
-    let mut all = HashMap::new();
-    for object in OBJECTS.iter().filter(|o| o.target == readable) {
-        let same = OBJECTS.iter().find(|p| p.target == target && p.source == object.source);
-        let (Some(same), Ok(kernels)) = (same, cubin::read(object.source, object.image())) else {
-            continue; // a damaged object is refused by `kernels list` and by its own test
-        };
-        all.extend(kernels.into_iter().map(|k| (k.name.clone(), (same, k))));
-    }
-    all
+    let of_object = |object: &'static Object| {
+        let same = OBJECTS.iter().find(|p| p.target == target && p.source == object.source)?;
+        // A damaged object is refused by `kernels list` and by its own test.
+        Some((same, cubin::read(object.source, object.image()).ok()?))
+    };
+    // Side by side: unpacking is most of the work.
+    let mine: Vec<&'static Object> = OBJECTS.iter().filter(|o| o.target == readable).collect();
+    let read: Vec<_> = mine.into_par_iter().filter_map(of_object).collect();
+    read.into_iter()
+        .flat_map(|(object, kernels)| {
+            kernels.into_iter().map(move |k| (k.name.clone(), (object, k)))
+        })
+        .collect()
 }
 
 fn tried(target: Target, symbol: &str) -> Cow<'static, str> {

@@ -104,7 +104,7 @@ fn json(object: &Object, k: &KernelInfo, problem: Option<&str>) -> String {
         "cluster": t.cluster, "threads": t.threads, "shared_bytes": t.shared_bytes,
         "args_bytes": t.args_bytes, "registers": k.registers, "local_bytes": k.local_bytes,
         "blocks_per_sm": blocks, "warp_share": blocks.map(|b| warp_share(b, t.threads)),
-        "prebuilt": object.is_prebuilt(), "problem": problem,
+        "packed": object.is_packed(), "problem": problem,
     });
     format!("{line}\n")
 }
