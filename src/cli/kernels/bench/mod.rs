@@ -21,8 +21,8 @@ use stats::Comparison;
 pub(super) use stats::median;
 use std::{path::PathBuf, sync::Arc};
 
-/// Runs of a graph before those that count: clocks and caches settle.
-const WARM_UP: usize = 3;
+/// Runs of a graph, a millisecond or more each, before those that count: clocks and caches settle.
+const WARM_UP: usize = 10;
 /// The emulator's cases are kept below this.
 const EMULATED_FLOP: f64 = 2e7;
 
