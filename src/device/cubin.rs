@@ -100,6 +100,14 @@ pub fn read(at: &str, image: &[u8]) -> Result<Vec<KernelInfo>> {
     Ok(found)
 }
 
+/// The machine code of a kernel of a device object, 16 bytes an instruction; none where it is not there.
+pub fn code<'a>(at: &'a str, image: &'a [u8], kernel: &str) -> Option<&'a [u8]> {
+    let elf = Elf::parse(at, image).ok()?;
+    let name = format!(".text.{kernel}");
+    let section = elf.sections.iter().find(|s| s.name == name)?;
+    slice(image, section.offset, section.size)
+}
+
 /// Refuses a kernel that uses local memory, or whose argument struct differs from its tile record.
 ///
 /// # Errors
