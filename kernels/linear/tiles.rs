@@ -32,6 +32,10 @@ const CLOCK_MHZ: f64 = 1550.0;
 const MULTIPLIES: f64 = 2048.0;
 /// A multiprocessor's share of the memory's 4.3 TB/s, in bytes a microsecond.
 const SHARE_BYTES_US: f64 = 32_000.0;
+/// Until the first product of a Hopper kernel: tensor maps, barriers, the cluster's start, the first slab.
+const HOPPER_START_US: f64 = 3.0;
+/// The same of the others.
+const START_US: f64 = 1.0;
 /// A launch more, for adding partial sums or clearing their counters.
 const LAUNCH_US: f64 = 2.0;
 /// Partial sums stay in L2 more often than not; bytes a microsecond.
@@ -83,13 +87,15 @@ impl Tiling {
         if self.family == Family::Narrow {
             return self.narrow_us(p, ranges) + if p.pass == Pass::Weight { join_us } else { 0.0 };
         }
-        let cluster = if self.family == Family::Sm90 { tensor::CLUSTER } else { 1 };
+        let hopper = self.family == Family::Sm90;
+        let (cluster, start_us) =
+            if hopper { (tensor::CLUSTER, HOPPER_START_US) } else { (1, START_US) };
         let tiles = p.m.div_ceil(self.rows * cluster) * cluster * p.n.div_ceil(self.cols);
         let waves = (tiles * ranges).div_ceil(MULTIPROCESSORS * self.resident) as f64;
         let depth = p.k.div_ceil(ranges) + p.rank;
         let clocks = (self.rows * self.cols * self.resident * depth) as f64;
         let block_us = clocks / (MULTIPLIES * self.rate * CLOCK_MHZ) + self.edge_us;
-        waves * block_us + if ranges == 1 { 0.0 } else { join_us }
+        start_us + waves * block_us + if ranges == 1 { 0.0 } else { join_us }
     }
 
     /// Time of reading the wide operand.

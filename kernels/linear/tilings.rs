@@ -144,7 +144,7 @@ pub(super) const SM90_NARROW_32: Tiling = Tiling {
     cols: 32,
     resident: 2,
     rate: 0.0, // predicted from bytes
-    edge_us: 2.0,
+    edge_us: 3.5, // with the start of a Hopper kernel and the join in the cluster
     symbols: [
         symbols!("forward", "sm90_skinny32"),
         symbols!("input", "sm90_skinny32"),
