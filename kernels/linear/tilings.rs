@@ -143,7 +143,7 @@ pub(super) const SM90_NARROW_32: Tiling = Tiling {
     rows: 64,
     cols: 32,
     resident: 2,
-    rate: 0.0, // predicted from bytes
+    rate: 0.0,    // predicted from bytes
     edge_us: 3.5, // with the start of a Hopper kernel and the join in the cluster
     symbols: [
         symbols!("forward", "sm90_skinny32"),
