@@ -68,25 +68,25 @@ pub fn cases() -> Vec<case::Case> {
 /// Every folder's measured shapes, those of the models; the tests' where a folder has no others.
 pub fn bench_cases() -> Vec<case::Case> {
     let mut all = vec![];
-    all.extend(activation::cases::cases());
-    all.extend(add::cases::cases());
+    all.extend(activation::cases::bench_cases());
+    all.extend(add::cases::bench_cases());
     all.extend(attention::cases::bench_cases());
-    all.extend(affine::cases::cases());
-    all.extend(cast::cases::cases());
-    all.extend(concat::cases::cases());
+    all.extend(affine::cases::bench_cases());
+    all.extend(cast::cases::bench_cases());
+    all.extend(concat::cases::bench_cases());
     all.extend(conv2d::cases::bench_cases());
     all.extend(diffuse::cases::cases());
     all.extend(embedding::cases::cases());
-    all.extend(geglu::cases::cases());
+    all.extend(geglu::cases::bench_cases());
     all.extend(group_norm::cases::bench_cases());
     all.extend(layer_norm::cases::bench_cases());
-    all.extend(linear::cases::cases());
-    all.extend(lora_linear::cases::cases());
-    all.extend(loss::cases::cases());
+    all.extend(linear::cases::bench_cases());
+    all.extend(lora_linear::cases::bench_cases());
+    all.extend(loss::cases::bench_cases());
     all.extend(posterior::cases::cases());
     all.extend(latent_mix::cases::cases());
     all.extend(moe::cases::bench_cases());
     all.extend(noise::cases::cases());
-    all.extend(resize::cases::cases());
+    all.extend(resize::cases::bench_cases());
     all
 }

@@ -21,11 +21,11 @@ import torch.nn.functional as F
 
 # SDXL at 1024 x 1024: (batch, queries, keys, heads, width of a head)
 ATTENTION = [(b, n, k, h, 64) for b in (1, 2, 4) for n, h in ((4096, 10), (1024, 20)) for k in (n, 77)]
-ATTENTION += [(2, 4096, 4096, 8, 40), (2, 1024, 1024, 8, 80), (2, 256, 256, 8, 160)]  # SD 1.5 at 512 x 512
+ATTENTION += [(1, 4096, 4096, 8, 40), (1, 1024, 1024, 8, 80), (1, 256, 256, 8, 160)]  # SD 1.5 at 512 x 512
 # (rows, inputs, outputs)
-LINEAR = [(m * b, k, n) for b in (1, 2) for m, c in ((4096, 640), (1024, 1280)) for k, n in ((c, c), (c, 8 * c), (4 * c, c), (c, 3 * c))]
-LINEAR += [(77 * b, 2048, c) for b in (1, 2) for c in (640, 1280)]
-LORA = [(m, k, n, r) for m, k, n in ((4096, 640, 640), (8192, 640, 640), (1024, 1280, 1280), (2048, 1280, 1280)) for r in (4, 32, 128)]
+LINEAR = [(m * b, k, n) for b in (1, 2, 4) for m, c in ((4096, 640), (1024, 1280)) for k, n in ((c, c), (c, 8 * c), (4 * c, c))]
+LINEAR += [(77, 2048, c) for c in (640, 1280)]
+LORA = [(m, c, c, r) for m, c in ((4096, 640), (1024, 1280), (16384, 640), (4096, 1280)) for r in (4, 16, 32, 128)]
 # (batch, side, inputs, outputs, kernel, stride)
 CONV = [(b, *s) for b in (1, 2) for s in (
     (128, 4, 320, 3, 1), (128, 320, 320, 3, 1), (128, 320, 320, 3, 2), (64, 320, 640, 3, 1), (64, 640, 640, 3, 1), (64, 640, 640, 3, 2),
@@ -117,24 +117,25 @@ def operations(bench, dtype):
     for shape in ATTENTION:
         attention(bench, dtype, shape)
     for m, k, n in LINEAR:
-        bench.operation("linear", [[m, k], [n, k]], name, F.linear, [new(m, k), new(n, k)], {"dx": [0], "dw": [1]})
+        bench.operation("linear", [[m, k], [n, k], [n]], name, F.linear, [new(m, k), new(n, k), new(n)], {"backward[0]": [0], "backward[1]": [1]})
     for m, k, n, r in LORA:
-        run = lambda x, w, a, u: F.linear(x, w) + 0.5 * F.linear(F.linear(x, a), u)
-        tensors = [new(m, k), new(n, k), new(r, k), new(n, r)]
-        bench.operation("lora_linear", [[m, k], [n, k], [r, k], [n, r]], name, run, tensors, {"backward": [0, 2, 3]}, "eager")
+        run = lambda x, w, b, a, u: F.linear(x, w, b) + F.linear(F.linear(x, a), u)
+        tensors = [new(m, k), new(n, k), new(n), new(r, k), new(n, r)]
+        dims = [[m, k], [n, k], [n], [r, k], [n, r]]
+        bench.operation("lora_linear", dims, name, run, tensors, {"backward": [0, 3, 4]}, "eager")
     for b, side, c, o, k, s in CONV:
         x = new(b, c, side, side).to(memory_format=torch.channels_last)
         w = new(o, c, k, k).to(memory_format=torch.channels_last)
-        run = lambda x, w, s=s, k=k: F.conv2d(x, w, stride=s, padding=k // 2)
-        dims = [[b, side, side, c], [o, k, k, c]]
-        bench.operation("conv2d", dims, name, run, [x, w], {"dx": [0], "dw": [1]}, "cudnn channels_last")
+        run = lambda x, w, bias, s=s, k=k: F.conv2d(x, w, bias, stride=s, padding=k // 2)
+        dims = [[b, side, side, c], [o, k, k, c], [o]]
+        bench.operation("conv2d", dims, name, run, [x, w, new(o)], {"backward[0]": [0], "backward[1]": [1]}, "cudnn channels_last")
     for b, h, w, c in GROUP_NORM:
         x = new(b, c, h, w).to(memory_format=torch.channels_last)
         run = lambda x, g, d: F.silu(F.group_norm(x, 32, g, d))
-        bench.operation("group_norm", [[b, h, w, c], [c], [c]], name, run, [x, new(c), new(c)], {"dx": [0]}, "eager")
+        bench.operation("group_norm", [[b, h, w, c], [c], [c]], name, run, [x, new(c), new(c)], {"backward[0]": [0]}, "eager")
     for b, n, c in LAYER_NORM:
         run = lambda x, g, d, c=c: F.layer_norm(x, (c,), g, d)
-        bench.operation("layer_norm", [[b, n, c], [c], [c]], name, run, [new(b, n, c), new(c), new(c)], {"dx": [0]})
+        bench.operation("layer_norm", [[b, n, c], [c], [c]], name, run, [new(b, n, c), new(c), new(c)], {"backward[0]": [0]})
 
 
 def sdxl_config():

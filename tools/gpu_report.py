@@ -21,17 +21,29 @@ def lines(path):
     return found
 
 
-def key(row):
-    return row.get("op"), row.get("pass"), json.dumps(row.get("dims")), str(row.get("dtype", "")).replace("bfloat16", "bf16")
+def dtype(row):
+    return str(row.get("dtype", "")).replace("bfloat16", "bf16").replace("float16", "f16")
 
 
-def fastest(peers):
-    """The fastest peer of every operation, pass and shape."""
-    best = {}
-    for row in peers:
-        if "ms" in row and "op" in row and row["ms"] < best.get(key(row), {"ms": 1e30})["ms"]:
-            best[key(row)] = row
-    return best
+class Peers:
+    """The fastest peer of every operation, pass and shape; a bias of ours that the peer lacks does not count."""
+
+    def __init__(self, rows):
+        self.best = {}
+        for row in rows:
+            if "ms" not in row or "op" not in row:
+                continue
+            key = row["op"], row["pass"], json.dumps(row["dims"]), dtype(row)
+            if row["ms"] < self.best.get(key, {"ms": 1e30})["ms"]:
+                self.best[key] = row
+
+    def of(self, row):
+        for count in (len(row["dims"]), len(row["dims"]) - 1):
+            for name in (row["pass"], "backward" if row["pass"].startswith("backward") else row["pass"]):
+                found = self.best.get((row["op"], name, json.dumps(row["dims"][:count]), dtype(row)))
+                if found and (name == row["pass"] or row["op"] == "attention"):
+                    return found
+        return None
 
 
 def table(header, rows):
@@ -50,7 +62,7 @@ def kernels(rows, peers):
         if not ms:
             out.append([row["case"], row["dtype"], row["pass"], row.get("variant", ""), row.get("problem", "not measured"), "", "", "", "", ""])
             continue
-        peer = peers.get(key(row))
+        peer = peers.of(row)
         rival = peer["ms"] if peer else row.get("cublas_ms")
         name = peer["backend"] if peer else ("cuBLAS" if row.get("cublas_ms") else "")
         out.append([row["case"], row["dtype"], row["pass"], row.get("variant", ""), number(row.get("cold_ms"), 4), number(row.get("warm_ms"), 4),
@@ -72,7 +84,7 @@ def main():
     wrong = [c for c in checks if not c.get("ok")]
     text += [f"Correctness: {len(checks)} comparisons with the CPU, {len(wrong)} wrong." if checks else "Correctness: not measured.", ""]
     text += table(["case", "type", "problem"], [[c["case"], c["dtype"], c["detail"]] for c in wrong]) if wrong else []
-    text += ["## Kernels", ""] + (kernels(bench, fastest(peers)) if bench else ["Not measured.", ""])
+    text += ["## Kernels", ""] + (kernels(bench, Peers(peers)) if bench else ["Not measured.", ""])
     text += ["## SDXL, random weights", ""]
     rows = [[name, number(r[0].get("denoise_step_ms"), 2), number(r[0].get("train_step_ms"), 2), number((r[0].get("peak_bytes") or 0) / 1e9, 2)]
             for name, r in steps.items() if r]

@@ -70,7 +70,7 @@ fn fused_cases() -> Vec<Case> {
 pub fn bench_cases() -> Vec<Case> {
     let levels = [(4096, 640), (1024, 1280)];
     let mut shapes = vec![(1, 1280, 1280), (77, 2048, 640), (77, 2048, 1280)];
-    for batch in [1, 4] {
+    for batch in [1, 2, 4] {
         for (tokens, width) in levels {
             let rows = batch * tokens;
             shapes.extend([

@@ -262,6 +262,8 @@ impl Session<'_> {
         let backward = *pass != Pass::Forward;
         Ok(Row {
             case: case.name.clone(),
+            op: case.op.name(),
+            dims: case.ins.iter().map(|s| s.dims.clone()).collect(),
             dtype,
             pass: pass.name(&case.grads),
             variant: case.op.variant(&self.cuda, &bed.specs, out, backward),

@@ -6,6 +6,8 @@ use crate::{op::Cost, tensor::DType};
 /// One line of the result.
 pub struct Row {
     pub case: String,
+    pub op: &'static str,
+    pub dims: Vec<Vec<usize>>,
     pub dtype: DType,
     pub pass: String,
     pub variant: String,
@@ -64,7 +66,7 @@ impl Session<'_> {
             serde_json::json!({"ratio": c.ratio, "low": c.low, "high": c.high, "verdict": verdict})
         });
         let line = serde_json::json!({
-            "case": row.case, "dtype": row.dtype.to_string(), "pass": row.pass,
+            "case": row.case, "op": row.op, "dims": row.dims, "dtype": row.dtype.to_string(), "pass": row.pass,
             "variant": row.variant, "device": self.cuda.name(), "chip": self.cuda.chip(),
             "emulated": self.emulated, "cold": row.cold, "cold_ms": row.cold_ms,
             "warm_ms": row.warm_ms, "flop": row.cost.flop, "bytes": row.cost.bytes,
