@@ -41,6 +41,7 @@ __device__ inline gemm::ProductArgs<T> product_of(const ExpertArgs<T>& a, int e,
     p.right = a.right + (long long)first * a.k, p.out = a.out + weight;
     p.m = a.n, p.n = a.k, p.k = count;
   }
+  p.left_pitch = p.m, p.right_pitch = p.n;  // dense, whichever way they lie
   return p;
 }
 
