@@ -21,8 +21,8 @@
 #include "emulator/warp.h"
 
 inline void __syncthreads(int line = __builtin_LINE()) { emulator::barrier(line); }
-inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
-inline void __threadfence_block() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+inline void __threadfence() { emulator::fence(); }
+inline void __threadfence_block() { emulator::fence(); }
 inline void __nanosleep(unsigned) { emulator::yield(); }
 [[noreturn]] inline void __trap() { emulator::fail("__trap"); }
 

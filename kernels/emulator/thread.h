@@ -49,6 +49,9 @@ void barrier(int line);
 // Lets the other threads run.
 void yield();
 
+// What this thread wrote before is visible to whoever sees what it writes after.
+void fence();
+
 }  // namespace emulator
 
 #define threadIdx (emulator::here()->thread)
