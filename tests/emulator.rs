@@ -225,6 +225,7 @@ fn mistakes_of_synchronization_are_named() {
         ("product_weak_wait", Plain, EARLY, &["wgmma in flight", "wgmma.wait_group missing"]),
         ("product_no_store_wait", Plain, EARLY, &["cp.async.bulk.wait_group missing"]),
         ("product_no_proxy_fence", Plain, EARLY, &["without fence.proxy.async"]),
+        ("product_no_cluster_start", Plain, EARLY, &["cluster barrier missing"]),
         ("product_no_store_barrier", Plain, LATE, &["what thread 1 wrote with stmatrix"]),
     ]);
 }

@@ -19,6 +19,8 @@ unsigned char* shared_pointer(uint32_t address, size_t bytes, const char* what) 
   const size_t size = launch_of(u).shared_bytes, offset = address & 0xFFFFFF;
   const unsigned rank = address >> 24;
   if (rank >= u.blocks.size()) failf("%s: no block %u in this cluster", what, rank);
+  if (rank != here()->rank && u.cluster.phase == 0)
+    failf("%s: block %u of this cluster may not run yet (cluster barrier missing)", what, rank);
   if (u.blocks[rank].live == 0) failf("%s: block %u of this cluster has ended", what, rank);
   if (offset + bytes > size)
     failf("%s: shared address %zu + %zu bytes is outside the block's %zu", what, offset, bytes, size);

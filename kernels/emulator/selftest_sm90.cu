@@ -11,7 +11,8 @@ namespace selftest {
 
 enum class Bug {
   None, EarlyRelease, WeakProductWait, NoProxyFence, WrongBytes, WrongCount, NoStoreWait,
-  NoFullWait, NoStoreBarrier, SharedOverrun, PlainStoresNoFence
+  NoFullWait, NoStoreBarrier, SharedOverrun, PlainStoresNoFence,
+  NoClusterStart
 };
 
 struct ProductArgs {
@@ -137,7 +138,7 @@ __device__ void product(const ProductArgs& a) {
     }
     ptx::mbarrier_fence_init();
   }
-  if constexpr (Tile::Cluster > 1) ptx::cluster_sync();
+  if constexpr (Tile::Cluster > 1 && Tile::Plant != Bug::NoClusterStart) ptx::cluster_sync();
   else __syncthreads();
   if (threadIdx.x >= Tile::Consumers) {
     if (threadIdx.x == Tile::Consumers) produce<Tile>(s, a);
@@ -171,3 +172,4 @@ PRODUCT(product_no_full_wait, bf16, 64, 0, 128, 1, selftest::Bug::NoFullWait)
 PRODUCT(product_no_store_barrier, bf16, 64, 0, 128, 1, selftest::Bug::NoStoreBarrier)
 PRODUCT(product_shared_overrun, bf16, 64, 0, 128, 1, selftest::Bug::SharedOverrun)
 PRODUCT(product_plain_no_fence, bf16, 64, 0, 128, 1, selftest::Bug::PlainStoresNoFence)
+PRODUCT(product_no_cluster_start, bf16, 64, 0, 128, 2, selftest::Bug::NoClusterStart)

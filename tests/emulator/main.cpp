@@ -32,7 +32,7 @@ struct TileRecord {
   X(product_f16_n48_mn32) X(product_bf16_n64_pair) X(product_early_release)                     \
   X(product_weak_wait) X(product_no_proxy_fence) X(product_wrong_bytes) X(product_wrong_count)  \
   X(product_no_store_wait) X(product_no_full_wait) X(product_no_store_barrier)                  \
-  X(product_shared_overrun) X(product_plain_no_fence)
+  X(product_shared_overrun) X(product_plain_no_fence) X(product_no_cluster_start)
 #define DECLARE(NAME)                                              \
   extern "C" int emulated_##NAME(const Launch*, const void*);      \
   extern "C" const TileRecord NAME##_tile;
