@@ -9,13 +9,14 @@ use crate::{
     op::Op,
     tensor::DType,
 };
+use linear::fused::{FusedLinear, Then};
 use std::str::FromStr;
 use std::sync::Arc;
 
 /// A printed value.
 #[derive(Clone, Debug, PartialEq)]
 enum Printed {
-    /// A number or a name without fields.
+    /// A number, or a name without named fields.
     Word(String),
     /// `[a, b]`.
     List(Vec<Printed>),
@@ -106,7 +107,7 @@ pub fn operation(text: &str) -> Option<Arc<dyn Op>> {
     }
     let p = &p;
     Some(match p.name() {
-        "Activation" => Arc::new(activation::Activation { kind: kind(p)? }),
+        "Activation" => Arc::new(activation::Activation { kind: kind(p.field("kind")?.name())? }),
         "Add" => Arc::new(add::Add),
         "AddChannels" => Arc::new(add::AddChannels),
         "Affine" => Arc::new(affine::Affine { scale: p.get("scale")?, shift: p.get("shift")? }),
@@ -126,6 +127,11 @@ pub fn operation(text: &str) -> Option<Arc<dyn Op>> {
         "Diffuse" => Arc::new(diffuse::Diffuse { mix: mix(p)? }),
         "Embedding" => Arc::new(embedding::Embedding),
         "Experts" => Arc::new(moe::Experts),
+        "FusedLinear" => Arc::new(FusedLinear {
+            bias: p.get("bias")?,
+            residual: p.get("residual")?,
+            then: then(p.field("then")?.name())?,
+        }),
         "GatherRows" => Arc::new(embedding::GatherRows),
         "Geglu" => Arc::new(geglu::Geglu),
         "GroupNorm" => Arc::new(group_norm::GroupNorm {
@@ -156,14 +162,22 @@ pub fn operation(text: &str) -> Option<Arc<dyn Op>> {
     })
 }
 
-fn kind(p: &Printed) -> Option<activation::Kind> {
+fn kind(name: &str) -> Option<activation::Kind> {
     use activation::Kind;
-    match p.field("kind")?.name() {
+    match name {
         "Silu" => Some(Kind::Silu),
         "Gelu" => Some(Kind::Gelu),
         "QuickGelu" => Some(Kind::QuickGelu),
         "Relu" => Some(Kind::Relu),
         _ => None,
+    }
+}
+
+fn then(name: &str) -> Option<Then> {
+    match name {
+        "Nothing" => Some(Then::Nothing),
+        "Geglu" => Some(Then::Geglu),
+        _ => kind(name.strip_prefix("Activation(")?.strip_suffix(')')?).map(Then::Activation),
     }
 }
 
