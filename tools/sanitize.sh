@@ -11,7 +11,8 @@ mode=$1 folder=$2 text=${3:-$2}
 shift $(($# < 3 ? $# : 3))
 cxx=${CXX:-g++}
 case $mode in
-  address) emulator="-fsanitize=address,undefined" kernel=$emulator library=libasan.so ;;
+  # Instrumented globals would add symbols beside the tile records.
+  address) emulator="-fsanitize=address,undefined --param asan-globals=0" kernel=$emulator library=libasan.so ;;
   # The emulator reports what its models access and is not instrumented.
   thread) emulator="-DEMULATOR_TSAN" kernel="-DEMULATOR_TSAN -fsanitize=thread" library=libtsan.so ;;
   *) sed -n 2,6p "$0" >&2; exit 2 ;;
