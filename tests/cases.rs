@@ -4,7 +4,10 @@
 
 use selvedge::{
     device::Device,
-    kernels::{self, case::Case},
+    kernels::{
+        self,
+        case::{Case, Fill},
+    },
     op::{Backward, Buf, BufMut, Forward, Grad, GradMode, Signature},
     tensor::{DType, Spec, philox::fill_normal},
 };
@@ -251,10 +254,15 @@ fn slope(case: &Case, i: usize, direction: &[f32], r: &[f32]) -> f64 {
     (4.0 * central(h) - central(2.0 * h)) / 3.0
 }
 
+/// Whether a difference of two f32 results still shows a slope: not for inputs far from zero.
+fn has_slopes(case: &Case) -> bool {
+    !case.data.iter().any(|d| matches!(d, Fill::Uniform(low, _) if *low >= 100.0))
+}
+
 #[test]
 fn gradients_are_the_slopes_of_the_output() {
     for_all(
-        |c| c.grads.contains(&true) && small(c),
+        |c| c.grads.contains(&true) && small(c) && has_slopes(c),
         |case| {
             let ran = forward(case, inputs(case, 4), f32::NAN);
             let r = normal(5, ran.out.len());
