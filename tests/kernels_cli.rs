@@ -37,7 +37,9 @@ fn the_list_names_tiles_registers_and_occupancy() {
     }
     assert!(all.iter().any(|k| k["kernel"] == "noise_normal" && k["target"] == "host"));
     for k in all.iter().filter(|k| k["target"] != "host") {
-        assert!(k["blocks_per_sm"].as_u64().unwrap() >= 1, "{k}");
+        // Attention of 512 channels does not fit Ampere, and is not chosen there.
+        let too_large = k["target"] == "sm_80" && k["kernel"].as_str().unwrap().contains("_d512_");
+        assert!(too_large || k["blocks_per_sm"].as_u64().unwrap() >= 1, "{k}");
         assert_eq!(k["local_bytes"], 0, "{k}");
     }
     let table = String::from_utf8(selvedge(&["list", "--op", "noise"]).stdout).unwrap();
