@@ -1,7 +1,7 @@
 //! Compiles `kernels/**/*.cu` one file at a time, with a content-hash cache, and writes
 //! `OUT_DIR/kernels.rs`: a table that embeds the objects. It never downloads anything; `tools/nvcc.sh` does.
 
-#[path = "build/prebuilt.rs"]
+#[path = "tools/prebuilt.rs"]
 mod prebuilt;
 
 use std::collections::BTreeSet;
