@@ -147,7 +147,7 @@ impl Place {
     pub fn open(&self) -> Result<(Device, DType)> {
         let asked = self.dtype.as_deref().map(dtype).transpose()?;
         let device = match self.device.as_str() {
-            "auto" => Cuda::open(0).map_or(Device::Cpu, Device::Cuda),
+            "auto" => automatic(),
             word => Device::parse(word)?,
         };
         self.kernels.put_into(&device)?;
@@ -163,6 +163,18 @@ impl Place {
             });
         }
         Ok((device, dtype))
+    }
+}
+
+/// A GPU where there is one, else the CPU; a driver that is there and refuses is mentioned.
+fn automatic() -> Device {
+    match Cuda::open(0) {
+        Ok(cuda) => Device::Cuda(cuda),
+        Err(Error::NoDriver { .. }) => Device::Cpu,
+        Err(e) => {
+            warn(&format!("the GPU is not used: {e}"));
+            Device::Cpu
+        }
     }
 }
 
