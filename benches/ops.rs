@@ -4,7 +4,7 @@
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used)]
 
 use selvedge::{
-    device::{Buf, BufMut, Device},
+    device::{Buf, BufMut, Device, cpu::Isa},
     kernels::{
         attention::Attention, conv2d::Conv2d, group_norm::GroupNorm, layer_norm::LayerNorm,
         linear::Linear, lora_linear::LoraLinear,
@@ -106,6 +106,11 @@ fn run(name: &str, op: &dyn Op, dims: &[&[usize]]) {
 }
 
 fn main() {
+    if std::env::var("RAYON_NUM_THREADS").is_ok_and(|n| n == "1") {
+        // the main thread is the pool: its clock on the core counts all work
+        rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build_global().unwrap();
+    }
+    println!("{}, {} threads", Isa::current().name(), rayon::current_num_threads());
     let conv = |x: [usize; 4], o: usize, k: usize, stride: usize| {
         let op = Conv2d { stride, pad: [k / 2; 4], bias: false, upsample: false };
         let name = format!("conv {k}x{k}/{stride} {}x{}x{}x{} {o}", x[0], x[1], x[2], x[3]);

@@ -3,10 +3,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use selvedge::{
-    device::Device,
+    device::{
+        Device,
+        cpu::{ISA_VARIABLE, Isa},
+    },
     kernels::{
         self,
         case::{Case, Fill},
+        linear::Linear,
+        lora_linear::LoraLinear,
     },
     op::{Backward, Buf, BufMut, Forward, Grad, GradMode, Signature},
     tensor::{DType, Spec, philox::fill_normal},
@@ -327,4 +332,37 @@ fn infer_refuses_missing_inputs_and_other_ranks_without_a_panic() {
             }
         },
     );
+}
+
+#[test]
+fn everything_here_holds_on_the_narrower_instruction_sets_too() {
+    for isa in Isa::available().into_iter().skip(1) {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--skip", "narrower_instruction_sets", "--skip", "slopes"])
+            .env(ISA_VARIABLE, isa.name())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("test result: ok"), "{isa:?}:\n{text}");
+    }
+}
+
+#[test]
+fn an_adapter_without_effect_leaves_every_bit_of_the_base() {
+    for (m, k, n) in
+        [(1, 64, 65), (7, 5, 16), (16, 300, 40), (23, 160, 1), (24, 257, 96), (77, 640, 64)]
+    {
+        let base = Case::normal("linear", Linear { bias: true }, &[&[m, k], &[n, k], &[n]]);
+        let plain = forward(&base, inputs(&base, 3), 0.0).out;
+        for (scale, up) in [(0.5, 0.0), (0.0, 1.0)] {
+            let op = LoraLinear { bias: true, scale };
+            let dims: [&[usize]; 5] = [&[m, k], &[n, k], &[n], &[4, k], &[n, 4]];
+            let adapted = Case::normal("lora", op, &dims);
+            let mut ins = inputs(&adapted, 3);
+            ins[..3].clone_from_slice(&inputs(&base, 3));
+            ins[4].iter_mut().for_each(|v| *v *= up);
+            let out = forward(&adapted, ins, 0.0).out;
+            assert!(out == plain, "{m} {k} {n}, scale {scale}");
+        }
+    }
 }

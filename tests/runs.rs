@@ -1,6 +1,7 @@
 //! Whole training runs of every kind through the command, on nano: what must not change, and what is written.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use selvedge::device::cpu::{ISA_VARIABLE, Isa};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -25,9 +26,23 @@ fn config(folder: &Path) -> PathBuf {
 }
 
 fn train(folder: &Path, name: &str, sets: &[&str]) -> (PathBuf, Output) {
+    train_with(folder, name, sets, "", 2)
+}
+
+/// As [`train`] with an instruction set (the widest when empty) and a number of threads.
+fn train_with(
+    folder: &Path,
+    name: &str,
+    sets: &[&str],
+    isa: &str,
+    threads: usize,
+) -> (PathBuf, Output) {
     let out = folder.join(name);
     let mut command = Command::new(env!("CARGO_BIN_EXE_selvedge"));
-    command.env("RAYON_NUM_THREADS", "2");
+    if !isa.is_empty() {
+        command.env(ISA_VARIABLE, isa);
+    }
+    command.arg("--threads").arg(threads.to_string());
     command.arg("train").arg(config(folder)).arg("--out").arg(&out);
     command.args(sets.iter().flat_map(|s| ["--set", s]));
     let output = command.output().unwrap();
@@ -68,13 +83,46 @@ fn caching_and_recomputing_change_no_bit_and_other_settings_do() {
     );
 }
 
+/// The losses of a run, one a step.
+fn losses(out: &Path) -> Vec<f32> {
+    let log = fs::read_to_string(out.join("log.csv")).unwrap();
+    log.lines().skip(1).map(|l| l.split(',').nth(1).unwrap().parse().unwrap()).collect()
+}
+
+#[test]
+fn every_instruction_set_trains_the_same_and_threads_change_no_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |name: &str, isa: &str, threads| {
+        let (out, output) = train_with(folder.path(), name, &["train.steps=3"], isa, threads);
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        out
+    };
+    let widest = run("widest", "", 2);
+    assert!(adapter(&run("alone", "", 1)) == adapter(&widest), "one thread gives other bits");
+    let first = losses(&widest);
+    assert_eq!(first.len(), 3);
+    for isa in Isa::available() {
+        let own = losses(&run(isa.name(), isa.name(), 2));
+        let near = own.iter().zip(&first).all(|(a, b)| (a - b).abs() <= 1e-4 * b.abs());
+        assert!(near && own.len() == 3, "{isa:?}: {own:?}, the widest: {first:?}");
+    }
+    for (isa, threads) in [("mmx", 2), ("", 0)] {
+        let (out, output) = train_with(folder.path(), "wrong", &[], isa, threads);
+        assert_eq!(output.status.code(), Some(2), "{isa} {threads}");
+        assert!(!out.exists());
+    }
+}
+
 #[test]
 fn dco_starts_at_ln_2_and_refuses_prior_pictures() {
     let folder = tempfile::tempdir().unwrap();
-    let out = done(folder.path(), "dco", &["method.loss=dco", "train.steps=2"]);
-    let log = fs::read_to_string(out.join("log.csv")).unwrap();
-    let first: f32 = log.lines().nth(1).unwrap().split(',').nth(1).unwrap().parse().unwrap();
-    assert!((first - std::f32::consts::LN_2).abs() < 1e-6, "{first}");
+    for isa in Isa::available() {
+        let sets = ["method.loss=dco", "train.steps=1"];
+        let (out, output) = train_with(folder.path(), isa.name(), &sets, isa.name(), 2);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let first = losses(&out)[0];
+        assert!((first - std::f32::consts::LN_2).abs() < 1e-6, "{isa:?}: {first}");
+    }
     let both = ["method.loss=dco", "method.prior_preservation=true"];
     let (out, output) = train(folder.path(), "both", &both);
     assert_eq!(output.status.code(), Some(2));

@@ -1,20 +1,20 @@
 //! CPU: the image is read where it lies, one list of pixels for each kernel position.
 //!
-//! Forward and the data gradient are products of listed rows with the packed weight; the weight
-//! gradient
+//! Forward and the data gradient are products of listed rows with the packed weight; the weight gradient
 //! sums outer products over blocks of output positions. No patches are ever stored.
 
 use super::Shape;
 use crate::{
     device::cpu::{
-        Columns, Left, OUTER_DEPTH, OUTER_ROWS, OUTER_SCRATCH_LEN, Out, Right, Rows, Source, Start,
-        Taps, ZEROS, add_row_sums, outer, pack, packed_len, pieces, pool_size, product, share,
+        Columns, Initial, Left, OUTER_DEPTH, OUTER_SCRATCH_LEN, Out, Right, Rows, Taps, Unpacked,
+        ZEROS, add_row_sums, outer, outer_rows, pack, packed_len, pieces, pool_size, product,
+        share,
     },
     op::{Backward, Forward, Grad},
 };
 
 /// Most positions of one piece of work.
-const BLOCK: usize = 256;
+const BLOCK: usize = 240; // whole tiles of 8 rows and of 6
 
 impl Shape {
     fn flop(&self) -> f64 {
@@ -83,7 +83,7 @@ fn pixel(image: usize, h: usize, w: usize, y: Option<usize>, x: Option<usize>) -
 
 /// Positions of one piece: at least two pieces a thread, but not less than a few tiles.
 fn block(total: usize) -> usize {
-    let share = total.div_ceil(2 * pool_size()).next_multiple_of(8);
+    let share = total.div_ceil(2 * pool_size()).next_multiple_of(24);
     share.clamp(48, BLOCK)
 }
 
@@ -112,7 +112,7 @@ pub(super) fn forward(s: &Shape, mut io: Forward<'_>) {
         return;
     }
     let taps = s.taps();
-    let source = Source {
+    let source = Unpacked {
         data: w,
         taps: Taps::All(taps),
         tap_stride: s.c,
@@ -125,7 +125,7 @@ pub(super) fn forward(s: &Shape, mut io: Forward<'_>) {
     let (packed, lists) = io.scratch.f32().split_at_mut(source.packed_len());
     pack(packed, &source);
     let right = Right { data: packed, n: s.o };
-    let start = io.ins.get(2).map_or(Start::Zero, |b| Start::Bias(b.f32()));
+    let start = io.ins.get(2).map_or(Initial::Zero, |b| Initial::Bias(b.f32()));
     let block = block(s.outputs());
     let piece = taps * BLOCK;
     let chunks = out.chunks_mut(block * s.o).enumerate();
@@ -162,7 +162,7 @@ pub(super) fn backward(s: &Shape, mut io: Backward<'_>) {
 
 /// One product for each residue of the pixel modulo the stride, with the taps that meet it.
 fn data_gradient(s: &Shape, dy: &[f32], w: &[f32], dx: &mut Grad<'_>, scratch: &mut [f32]) {
-    let start = if dx.beta() == 0.0 { Start::Zero } else { Start::Old };
+    let start = if dx.beta() == 0.0 { Initial::Zero } else { Initial::Old };
     let dx = dx.buf.f32();
     if dx.is_empty() {
         return;
@@ -174,7 +174,7 @@ fn data_gradient(s: &Shape, dy: &[f32], w: &[f32], dx: &mut Grad<'_>, scratch: &
     let all = residues().flat_map(|(y, x)| s.meeting(y, x));
     list.iter_mut().zip(all).for_each(|(l, t)| *l = u32::try_from(t % s.taps()).unwrap_or(0));
     let (packed, lists) = rest.split_at_mut(packed_len(meetings * s.o, s.c));
-    let source = |list| Source {
+    let source = |list| Unpacked {
         data: w,
         taps: Taps::Some(list),
         tap_stride: s.c,
@@ -239,7 +239,7 @@ fn weight_gradient(s: &Shape, dy: &[f32], x: &[f32], dw: &mut Grad<'_>, scratch:
         }
         return;
     }
-    let own = s.o.div_ceil(pool_size()).next_multiple_of(8).min(OUTER_ROWS);
+    let own = outer_rows(s.o, pool_size());
     let piece = weight_piece(s);
     let chunks = dw.chunks_mut(own * width).enumerate();
     share(chunks, pieces(scratch, piece, s.flop()), piece, |(i, dw), scratch| {

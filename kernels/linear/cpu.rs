@@ -3,36 +3,36 @@
 use super::rows;
 use crate::{
     device::cpu::{
-        Columns, Left, Mat, MatMut, OUTER_DEPTH, OUTER_ROWS, OUTER_SCRATCH_LEN, Out, Right, Rows,
-        Source, Start, Taps, Threads, add_row_sums, fill_rows, matmul, outer, pack, packed_len,
-        pieces, pool_size, product, share,
+        Columns, Initial, Left, Mat, MatMut, OUTER_DEPTH, OUTER_SCRATCH_LEN, Out, Right, Rows,
+        Taps, Threads, Unpacked, add_row_sums, fill_rows, matmul, outer, outer_rows, pack,
+        packed_len, pieces, pool_size, product, share,
     },
     op::{Backward, Forward},
 };
 
 /// Most rows of one piece of work.
-const BLOCK: usize = 256;
+const BLOCK: usize = 240; // whole tiles of 8 rows and of 6
 /// Rows below which packing the weight costs more than it brings.
 const FEW_ROWS: usize = 24;
 
 /// Rows of one piece: at least two pieces a thread, but not less than a few tiles.
 pub(crate) fn block(rows: usize) -> usize {
-    rows.div_ceil(2 * pool_size()).next_multiple_of(8).clamp(48, BLOCK)
+    rows.div_ceil(2 * pool_size()).next_multiple_of(24).clamp(48, BLOCK)
 }
 
 /// Scratch elements of one thread that needs none: [`share`] counts threads by pieces.
 pub(crate) const TOKEN: usize = 16;
 
 /// The transpose of a dense `[n, k]` weight, as the right operand of `x w^T`.
-pub(crate) fn transposed(data: &[f32], n: usize, k: usize, scale: f32) -> Source<'_> {
+pub(crate) fn transposed(data: &[f32], n: usize, k: usize, scale: f32) -> Unpacked<'_> {
     let taps = Taps::All(1);
-    Source { data, taps, tap_stride: 0, len: k, row_stride: 1, n, column_stride: k, scale }
+    Unpacked { data, taps, tap_stride: 0, len: k, row_stride: 1, n, column_stride: k, scale }
 }
 
 /// A dense `[k, n]` weight as the right operand of `dy w`.
-pub(crate) fn plain(data: &[f32], k: usize, n: usize, scale: f32) -> Source<'_> {
+pub(crate) fn plain(data: &[f32], k: usize, n: usize, scale: f32) -> Unpacked<'_> {
     let taps = Taps::All(1);
-    Source { data, taps, tap_stride: 0, len: k, row_stride: n, n, column_stride: 1, scale }
+    Unpacked { data, taps, tap_stride: 0, len: k, row_stride: n, n, column_stride: 1, scale }
 }
 
 /// Consecutive rows of a dense matrix with `len` columns.
@@ -71,7 +71,7 @@ pub(super) fn layer(
         let w = Mat::new(w, n, k).t();
         return matmul(MatMut::new(out, m, n), Mat::new(x, m, k), w, 1.0, beta, Threads::All);
     }
-    let start = bias.map_or(Start::Zero, Start::Bias);
+    let start = bias.map_or(Initial::Zero, Initial::Bias);
     times(out, x, &transposed(w, n, k, 1.0), start, m, scratch);
 }
 
@@ -79,8 +79,8 @@ pub(super) fn layer(
 fn times(
     out: &mut [f32],
     x: &[f32],
-    source: &Source<'_>,
-    start: Start<'_>,
+    source: &Unpacked<'_>,
+    start: Initial<'_>,
     rows: usize,
     scratch: &mut [f32],
 ) {
@@ -101,8 +101,7 @@ fn times(
     });
 }
 
-/// `out[n, k] = start + scale a^T b` for dense `a: [rows, n]`, `b: [rows, k]` on all threads:
-/// each owns
+/// `out[n, k] = start + scale a^T b` for dense `a: [rows, n]`, `b: [rows, k]` on all threads: each owns
 /// rows of the result and sums over all positions in order.
 pub(crate) fn weight_gradient(
     out: &mut [f32],
@@ -121,7 +120,7 @@ pub(crate) fn weight_gradient(
         }
         return;
     }
-    let own = n.div_ceil(pool_size()).next_multiple_of(8).min(OUTER_ROWS);
+    let own = outer_rows(n, pool_size());
     let flop = 2.0 * (rows * n) as f64 * k as f64;
     let piece = OUTER_SCRATCH_LEN;
     let chunks = out.chunks_mut(own * k).enumerate();
@@ -152,7 +151,7 @@ pub(super) fn backward(mut io: Backward<'_>) {
             let (dy, w) = (Mat::new(dy, m, n), Mat::new(w, n, k));
             matmul(MatMut::new(dx, m, k), dy, w, 1.0, beta, Threads::All);
         } else {
-            let start = if beta == 0.0 { Start::Zero } else { Start::Old };
+            let start = if beta == 0.0 { Initial::Zero } else { Initial::Old };
             times(dx, dy, &plain(w, n, k, 1.0), start, m, scratch);
         }
     }

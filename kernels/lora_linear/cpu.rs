@@ -3,7 +3,7 @@
 use super::Shape;
 use crate::{
     device::cpu::{
-        OUTER_SCRATCH_LEN, Out, Right, Rows, Start, add_row_sums, pack, packed_len, pieces,
+        Initial, OUTER_SCRATCH_LEN, Out, Right, Rows, add_row_sums, pack, packed_len, pieces,
         pool_size, product, share,
     },
     kernels::linear::cpu::{TOKEN, block, consecutive, plain, transposed, weight_gradient},
@@ -43,16 +43,16 @@ pub(super) fn forward(s: Shape, scale: f32, mut io: Forward<'_>) {
         pack(packed, &source);
         Right { data: packed, n: source.n }
     });
-    let start = if s.a == 3 { Start::Bias(io.ins[2].f32()) } else { Start::Zero };
+    let start = if s.a == 3 { Initial::Bias(io.ins[2].f32()) } else { Initial::Zero };
     let block = block(s.rows);
     let chunks = Pairs { out, n: s.n, h, r: s.rank, block, rows: s.rows }.enumerate();
     share(chunks, pieces(rest, TOKEN, s.flop()), TOKEN, |(i, (data, h)), _| {
         let count = block.min(s.rows - i * block);
         let rows = Rows::From(0);
         let x = consecutive(x, s.k, i * block);
-        product(Out { data: h, rows }, x, a, Start::Zero, count);
+        product(Out { data: h, rows }, x, a, Initial::Zero, count);
         product(Out { data, rows }, x, w, start, count);
-        product(Out { data, rows }, consecutive(h, s.rank, 0), up, Start::Old, count);
+        product(Out { data, rows }, consecutive(h, s.rank, 0), up, Initial::Old, count);
     });
 }
 
@@ -126,7 +126,7 @@ fn data_gradient(
     scratch: &mut [f32],
 ) {
     let wanted = d_x.wanted();
-    let start = if d_x.beta() == 0.0 { Start::Zero } else { Start::Old };
+    let start = if d_x.beta() == 0.0 { Initial::Zero } else { Initial::Old };
     // a skipped gradient is a matrix without columns, as are w and a, which were not kept
     let k = if wanted { s.k } else { 0 };
     let dx = if wanted { d_x.buf.f32() } else { &mut [] };
@@ -144,8 +144,8 @@ fn data_gradient(
         let count = block.min(s.rows - i * block);
         let rows = Rows::From(0);
         let dy = consecutive(dy, s.n, i * block);
-        product(Out { data: g, rows }, dy, up, Start::Zero, count);
+        product(Out { data: g, rows }, dy, up, Initial::Zero, count);
         product(Out { data, rows }, dy, w, start, count);
-        product(Out { data, rows }, consecutive(g, s.rank, 0), a, Start::Old, count);
+        product(Out { data, rows }, consecutive(g, s.rank, 0), a, Initial::Old, count);
     });
 }

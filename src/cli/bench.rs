@@ -2,7 +2,7 @@
 
 use super::common::{Compute, note, out};
 use crate::{
-    device::Device,
+    device::{Device, cpu::Isa},
     error::{Error, Result},
     models::{
         builtin, builtin_names,
@@ -219,6 +219,9 @@ pub fn run(args: Args) -> Result<u8> {
     result.insert("peak_bytes".into(), json!(peak));
     result.insert("threads".into(), json!(rayon::current_num_threads()));
     result.insert("device".into(), json!(device.name()));
+    if matches!(device, Device::Cpu) {
+        result.insert("isa".into(), json!(Isa::current().name()));
+    }
     result.insert("random_weights".into(), json!(shared.real.is_none()));
     print(&result, step.json);
     Ok(0)

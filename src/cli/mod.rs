@@ -14,13 +14,19 @@ pub mod quickstart;
 pub mod report;
 pub mod train;
 
-use crate::error::Result;
+use crate::{
+    device::cpu::Isa,
+    error::{Error, Result},
+};
 use clap::{Parser, Subcommand};
 
 /// Personalize a text-to-image model with several subjects, without mixing their identities.
 #[derive(Debug, Parser)]
 #[command(name = "selvedge", version, about)]
 pub struct Cli {
+    /// Threads to compute with; as many as there are cores when left out.
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<usize>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -47,9 +53,29 @@ pub enum Command {
 /// # Errors
 /// Those of the command; the process then exits with 2.
 pub fn run(cli: Cli) -> Result<u8> {
+    Isa::asked()?;
+    if let Some(threads) = cli.threads {
+        use_threads(threads)?;
+    }
     let code = run_command(cli)?;
     crate::kernels::recorded::finish()?;
     Ok(code)
+}
+
+/// Gives the pool so many threads, before anything uses it.
+fn use_threads(threads: usize) -> Result<()> {
+    const MOST: usize = 1024;
+    let refuse = |fix: String| Error::Config {
+        key: "--threads".into(),
+        found: threads.to_string(),
+        expected: format!("1 to {MOST}"),
+        fix,
+    };
+    if threads == 0 || threads > MOST {
+        return Err(refuse("leave it out for one thread a core".into()));
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    pool.build_global().map_err(|e| refuse(format!("the system says: {e}")))
 }
 
 fn run_command(cli: Cli) -> Result<u8> {

@@ -1,6 +1,7 @@
 //! The CPU: matrix products, loops and reductions on host memory.
 
 mod arena;
+mod isa;
 mod lanes;
 mod matmul;
 mod outer;
@@ -13,10 +14,11 @@ mod tile;
 mod vector;
 
 pub use arena::{ALIGN_BYTES, HostArena, OUT_OF_MEMORY_FIX, available_bytes};
+pub use isa::{ISA_VARIABLE, Isa};
 pub use matmul::{Mat, MatMut, Threads, matmul};
-pub use outer::{Columns, OUTER_DEPTH, OUTER_ROWS, OUTER_SCRATCH_LEN, outer};
-pub use pack::{Source, Taps, pack};
-pub use product::{Left, Out, Right, Rows, Start, ZEROS, packed_len, product};
+pub use outer::{Columns, OUTER_DEPTH, OUTER_SCRATCH_LEN, outer, outer_rows};
+pub use pack::{Taps, Unpacked, pack};
+pub use product::{Initial, Left, Out, Right, Rows, ZEROS, packed_len, product};
 pub use reduce::{max, sum, sum2};
 pub use rows::{add_row_sums, fill_rows};
 pub use share::{pieces, pool_size, share};

@@ -5,15 +5,21 @@
 use super::{
     lanes::LANES,
     product::{Left, Rows, ZEROS},
-    tile::{PANEL, Seed, TILE_ROWS, Tile, tile},
+    tile::{MAX_PANEL, MAX_ROWS, Seed, Tile, tiles},
 };
 
-/// Positions of one call of [`outer`]: a packed panel of 48 columns takes 48 KiB.
+/// Positions of one call of [`outer`]: a packed panel of 48 columns takes 48 KiB, one of 16 columns 16 KiB.
 pub const OUTER_DEPTH: usize = 256;
-/// Rows of the result of one call: with 256 positions they take 64 KiB packed.
-pub const OUTER_ROWS: usize = 64;
+/// Most rows of the result of one call: with 256 positions they take 72 KiB packed.
+const MAX_OUTER_ROWS: usize = 72;
 /// Scratch elements of [`outer`].
-pub const OUTER_SCRATCH_LEN: usize = OUTER_DEPTH * (OUTER_ROWS + PANEL);
+pub const OUTER_SCRATCH_LEN: usize = OUTER_DEPTH * (MAX_OUTER_ROWS + MAX_PANEL);
+
+/// Rows of a result with `rows` that one of `threads` threads takes at a time: whole tiles, at most 72.
+pub fn outer_rows(rows: usize, threads: usize) -> usize {
+    let tile = tiles().rows;
+    rows.div_ceil(threads.max(1)).next_multiple_of(tile).clamp(tile, MAX_OUTER_ROWS / tile * tile)
+}
 
 /// Columns `first .. first + rows` of a dense matrix with `stride` columns, whose rows are
 /// positions.
@@ -25,14 +31,13 @@ pub struct Columns<'a> {
     pub stride: usize,
     /// First column.
     pub first: usize,
-    /// How many columns, at most [`OUTER_ROWS`].
+    /// How many columns, at most what [`outer_rows`] gives.
     pub rows: usize,
     /// Factor on every element.
     pub scale: f32,
 }
 
-/// Adds `count <= OUTER_DEPTH` outer products to `out` (`a.rows` dense rows of `taps * len`), or
-/// with
+/// Adds `count <= OUTER_DEPTH` outer products to `out` (`a.rows` dense rows of `taps * len`), or with
 /// `overwrite` starts from zero and never reads it. On the calling thread.
 ///
 /// # Panics
@@ -45,8 +50,8 @@ pub fn outer(
     count: usize,
     scratch: &mut [f32],
 ) {
-    let width = b.taps * b.len;
-    assert!(count <= OUTER_DEPTH && a.rows <= OUTER_ROWS, "outer: too large a block");
+    let (width, tile) = (b.taps * b.len, tiles());
+    assert!(count <= OUTER_DEPTH && a.rows <= MAX_OUTER_ROWS, "outer: too large a block");
     let out = &mut out[..a.rows * width];
     if count == 0 || out.is_empty() {
         if overwrite {
@@ -54,14 +59,14 @@ pub fn outer(
         }
         return;
     }
-    let (left, panel) = scratch[..OUTER_SCRATCH_LEN].split_at_mut(OUTER_DEPTH * OUTER_ROWS);
+    let (left, panel) = scratch[..OUTER_SCRATCH_LEN].split_at_mut(OUTER_DEPTH * MAX_OUTER_ROWS);
     pack_columns(left, a, count);
     for tap in 0..b.taps {
-        for column in (0..b.len).step_by(PANEL) {
-            let valid = (b.len - column).min(PANEL);
+        for column in (0..b.len).step_by(tile.panel) {
+            let valid = (b.len - column).min(tile.panel);
             pack_rows(panel, b, (tap, column, valid), count);
-            for row in (0..a.rows).step_by(TILE_ROWS) {
-                let rows = TILE_ROWS.min(a.rows - row);
+            for row in (0..a.rows).step_by(tile.rows) {
+                let rows = tile.rows.min(a.rows - row);
                 let t = OuterTile {
                     left: &left[row * count..],
                     panel,
@@ -77,11 +82,12 @@ pub fn outer(
     }
 }
 
-/// Tiles of 8 columns, position after position.
+/// As many columns as a tile has rows, position after position.
 fn pack_columns(to: &mut [f32], a: Columns<'_>, count: usize) {
-    for row in (0..a.rows).step_by(TILE_ROWS) {
-        let rows = TILE_ROWS.min(a.rows - row);
-        let to = to[row * count..][..count * TILE_ROWS].chunks_exact_mut(TILE_ROWS);
+    let tile = tiles().rows;
+    for row in (0..a.rows).step_by(tile) {
+        let rows = tile.min(a.rows - row);
+        let to = to[row * count..][..count * tile].chunks_exact_mut(tile);
         for (p, to) in to.enumerate() {
             let from = &a.data[p * a.stride + a.first + row..][..rows];
             to.iter_mut().zip(from).for_each(|(t, f)| *t = f * a.scale);
@@ -124,23 +130,25 @@ struct OuterTile<'a> {
 impl OuterTile<'_> {
     fn run(&self, out: &mut [f32]) {
         let vectors = self.valid.div_ceil(LANES);
-        let left = &self.left[..self.count * TILE_ROWS];
+        let step = tiles().rows;
+        let left = &self.left[..self.count * step];
         assert!(self.count * vectors * LANES <= self.panel.len(), "outer: panel");
-        let mut a = [std::ptr::null(); TILE_ROWS];
-        for (i, a) in a.iter_mut().enumerate() {
+        let mut a = [std::ptr::null(); MAX_ROWS];
+        for (i, a) in a[..step].iter_mut().enumerate() {
             *a = left[i..].as_ptr();
         }
         let mut t = Tile {
             a: &raw const a,
             segments: 1,
             len: self.count,
-            step: TILE_ROWS,
+            step,
             b: self.panel.as_ptr(),
-            c: [std::ptr::null_mut(); TILE_ROWS],
+            b_step: vectors * LANES,
+            c: [std::ptr::null_mut(); MAX_ROWS],
             bias: std::ptr::null(),
             seed: if self.overwrite { Seed::Zero } else { Seed::Old },
         };
-        let mut beside = [[0.0f32; PANEL]; TILE_ROWS];
+        let mut beside = [[0.0f32; MAX_PANEL]; MAX_ROWS];
         let direct = self.valid == vectors * LANES;
         for i in 0..self.rows {
             let row = &mut out[i * self.stride..][..self.valid];
@@ -155,7 +163,7 @@ impl OuterTile<'_> {
         }
         // SAFETY: the left block and the panel were bounded above; rows of c hold `valid` columns,
         // which fill the vectors, or lie beside.
-        unsafe { tile(self.rows, vectors)(&t) };
+        unsafe { tiles().get(self.rows, vectors)(&t) };
         if !direct {
             for (i, from) in beside[..self.rows].iter().enumerate() {
                 out[i * self.stride..][..self.valid].copy_from_slice(&from[..self.valid]);

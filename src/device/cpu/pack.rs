@@ -1,12 +1,12 @@
 //! Packing of the right operand into the panels that the tiles read.
 
-use super::{lanes::LANES, product::packed_len, tile::PANEL};
+use super::{lanes::LANES, product::packed_len, tile::tiles};
 use rayon::prelude::*;
 
 /// A right operand before packing: element `(tap t, k, column j)` is
 /// `data[taps[t] * tap_stride + k * row_stride + j * column_stride]`.
 #[derive(Clone, Copy, Debug)]
-pub struct Source<'a> {
+pub struct Unpacked<'a> {
     /// Storage.
     pub data: &'a [f32],
     /// Which taps, in the order of the left operand's lists.
@@ -51,34 +51,43 @@ impl Taps<'_> {
     }
 }
 
-impl Source<'_> {
+impl Unpacked<'_> {
     /// Elements that [`pack`] writes.
     pub fn packed_len(&self) -> usize {
-        packed_len(self.taps.count() * self.len, self.n)
+        packed_len(self.rows(), self.n)
+    }
+
+    /// Rows of a panel.
+    fn rows(&self) -> usize {
+        self.taps.count() * self.len
     }
 }
 
 /// Elements below which packing stays on the calling thread.
 const SPLIT_LEN: usize = 128 * 1024;
 
-/// Writes the panels of `source`; columns beyond `n` are zero.
-pub fn pack(to: &mut [f32], source: &Source<'_>) {
-    let k = source.taps.count() * source.len;
-    if k == 0 || source.n == 0 {
-        return;
+/// Writes the panels of `source`; columns beyond `n` are zero. On all threads when there is much.
+pub fn pack(to: &mut [f32], source: &Unpacked<'_>) {
+    let len = source.packed_len();
+    if len < SPLIT_LEN {
+        return pack_here(to, source);
     }
-    let to = &mut to[..source.packed_len()];
-    let split = to.len() >= SPLIT_LEN;
-    let panels = |(i, panel): (usize, &mut [f32])| pack_panel(panel, source, i * PANEL);
-    if split {
-        to.par_chunks_mut(k * PANEL).enumerate().for_each(panels);
-    } else {
-        to.chunks_mut(k * PANEL).enumerate().for_each(panels);
+    let width = tiles().panel;
+    let panels = to[..len].par_chunks_mut(source.rows() * width).enumerate();
+    panels.for_each(|(i, panel)| pack_panel(panel, source, i * width));
+}
+
+/// As [`pack`], on the calling thread.
+pub(super) fn pack_here(to: &mut [f32], source: &Unpacked<'_>) {
+    let (len, width) = (source.packed_len(), tiles().panel);
+    if len > 0 {
+        let panels = to[..len].chunks_mut(source.rows() * width).enumerate();
+        panels.for_each(|(i, panel)| pack_panel(panel, source, i * width));
     }
 }
 
-fn pack_panel(to: &mut [f32], s: &Source<'_>, column: usize) {
-    let valid = (s.n - column).min(PANEL);
+fn pack_panel(to: &mut [f32], s: &Unpacked<'_>, column: usize) {
+    let valid = (s.n - column).min(tiles().panel);
     let width = valid.div_ceil(LANES) * LANES;
     for tap in 0..s.taps.count() {
         let from = s.taps.get(tap) * s.tap_stride + column * s.column_stride;
@@ -99,7 +108,7 @@ fn pack_panel(to: &mut [f32], s: &Source<'_>, column: usize) {
 }
 
 /// As above where consecutive `k` are neighbours: blocks of 16 by 16.
-fn transpose(to: &mut [f32], s: &Source<'_>, from: usize, valid: usize, width: usize) {
+fn transpose(to: &mut [f32], s: &Unpacked<'_>, from: usize, valid: usize, width: usize) {
     for lane in (0..width).step_by(LANES) {
         let columns = valid.saturating_sub(lane).min(LANES);
         for first in (0..s.len).step_by(LANES) {

@@ -1,25 +1,20 @@
 //! Products of rows that lie anywhere with a packed right operand: linear layers and convolutions.
 //!
 //! `c[i] = seed + sum over taps t of left[t][i] . right[t]`, where `left[t][i]` is a row of a
-//! matrix found
-//! by index, or zeros. A linear layer has one tap; a convolution has one for each kernel position
-//! and
-//! reads the image where it lies.
+//! matrix found by index, or zeros. A linear layer has one tap; a convolution has one for each kernel
+//! position and reads the image where it lies.
 
 use super::{
     lanes::LANES,
-    tile::{PANEL, Seed, TILE_ROWS, Tile, tile},
+    tile::{MAX_DEPTH, MAX_PANEL, MAX_ROWS, Seed, Tile, tiles},
 };
 
 /// The row of zeros.
 pub const ZEROS: u32 = u32::MAX;
 
-/// Elements of `k` between two visits of a tile: 160 rows of a panel are 30 KiB, they stay in L1.
-const DEPTH: usize = 160;
+static ZERO_ROW: [f32; MAX_DEPTH] = [0.0; MAX_DEPTH];
 
-static ZERO_ROW: [f32; DEPTH] = [0.0; DEPTH];
-
-/// Segments that fit `DEPTH` when the taps are short.
+/// Most segments of a tile when the taps are short.
 const SEGMENTS: usize = 64;
 
 /// Which rows of a matrix, in which order.
@@ -44,8 +39,8 @@ pub struct Left<'a> {
     pub taps: usize,
 }
 
-/// The right operand as [`super::pack`] writes it: panels of 48 columns, the last one of 16, 32
-/// or 48.
+/// The right operand as [`super::pack`] writes it: panels as wide as the tiles of this machine, the last
+/// one as many times 16 columns as are left.
 #[derive(Clone, Copy, Debug)]
 pub struct Right<'a> {
     /// `packed_len(k, n)` elements.
@@ -70,7 +65,7 @@ pub struct Out<'a> {
 
 /// What the sums start from.
 #[derive(Clone, Copy, Debug)]
-pub enum Start<'a> {
+pub enum Initial<'a> {
     /// Zero; the old content is never read.
     Zero,
     /// The old content.
@@ -79,32 +74,39 @@ pub enum Start<'a> {
     Bias(&'a [f32]),
 }
 
-/// `out[i] = start + sum over taps of left . right` for `count` rows, on the calling thread.
+/// `out[i] = initial + sum over taps of left . right` for `count` rows, on the calling thread.
 ///
 /// # Panics
 /// When an index or a buffer does not fit: a bug of the calling operation.
-pub fn product(mut out: Out<'_>, left: Left<'_>, right: Right<'_>, start: Start<'_>, count: usize) {
+pub fn product(
+    mut out: Out<'_>,
+    left: Left<'_>,
+    right: Right<'_>,
+    initial: Initial<'_>,
+    count: usize,
+) {
     let (n, len) = (right.n, left.len);
     if count == 0 || n == 0 {
         return;
     }
-    check(&out, &left, &right, start, count);
+    check(&out, &left, &right, initial, count);
     if len == 0 || left.taps == 0 {
-        return fill(&mut out, start, n, count);
+        return fill(&mut out, initial, n, count);
     }
     let mut first = true;
     let mut depth = |taps: std::ops::Range<usize>, k: std::ops::Range<usize>| {
-        let seed = match (first, start) {
-            (true, Start::Zero) => Seed::Zero,
-            (true, Start::Bias(_)) => Seed::Bias,
+        let seed = match (first, initial) {
+            (true, Initial::Zero) => Seed::Zero,
+            (true, Initial::Bias(_)) => Seed::Bias,
             _ => Seed::Old,
         };
         first = false;
-        let bias = if let Start::Bias(b) = start { b } else { &[] };
+        let bias = if let Initial::Bias(b) = initial { b } else { &[] };
         slab(&mut out, &left, &right, &Slab { taps, k, seed, bias, count });
     };
-    if len <= DEPTH {
-        let group = (DEPTH / len).min(SEGMENTS);
+    let most = tiles().depth;
+    if len <= most {
+        let group = (most / len).min(SEGMENTS);
         let mut tap = 0;
         while tap < left.taps {
             depth(tap..(tap + group).min(left.taps), 0..len);
@@ -112,7 +114,7 @@ pub fn product(mut out: Out<'_>, left: Left<'_>, right: Right<'_>, start: Start<
         }
         return;
     }
-    let step = len.div_ceil(len.div_ceil(DEPTH));
+    let step = len.div_ceil(len.div_ceil(most));
     for tap in 0..left.taps {
         for k in (0..len).step_by(step) {
             depth(tap..tap + 1, k..(k + step).min(len));
@@ -131,15 +133,15 @@ struct Slab<'a> {
 
 fn slab(out: &mut Out<'_>, left: &Left<'_>, right: &Right<'_>, s: &Slab<'_>) {
     let (n, total) = (right.n, left.taps * left.len);
-    let depth = s.k.len();
-    let mut a = [[std::ptr::null(); TILE_ROWS]; SEGMENTS];
-    for column in (0..n).step_by(PANEL) {
-        let vectors = (n - column).min(PANEL).div_ceil(LANES);
+    let (depth, tiles) = (s.k.len(), tiles());
+    let mut a = [[std::ptr::null(); MAX_ROWS]; SEGMENTS];
+    for column in (0..n).step_by(tiles.panel) {
+        let vectors = (n - column).min(tiles.panel).div_ceil(LANES);
         // the panel starts after `column` full columns of all k
         let skip = (s.taps.start * left.len + s.k.start) * vectors * LANES;
         let b = right.data[column * total + skip..].as_ptr();
-        for row in (0..s.count).step_by(TILE_ROWS) {
-            let rows = TILE_ROWS.min(s.count - row);
+        for row in (0..s.count).step_by(tiles.rows) {
+            let rows = tiles.rows.min(s.count - row);
             for (segment, tap) in s.taps.clone().enumerate() {
                 for (i, a) in a[segment][..rows].iter_mut().enumerate() {
                     *a = match index(left.rows, tap * s.count + row + i) {
@@ -154,7 +156,8 @@ fn slab(out: &mut Out<'_>, left: &Left<'_>, right: &Right<'_>, s: &Slab<'_>) {
                 len: depth,
                 step: 1,
                 b,
-                c: [std::ptr::null_mut(); TILE_ROWS],
+                b_step: vectors * LANES,
+                c: [std::ptr::null_mut(); MAX_ROWS],
                 bias: s.bias.get(column..).unwrap_or_default().as_ptr(),
                 seed: s.seed,
             };
@@ -172,7 +175,7 @@ fn place(
     (column, n): (usize, usize),
     vectors: usize,
 ) {
-    let width = (n - column).min(PANEL);
+    let width = (n - column).min(vectors * LANES);
     let at = |i: usize| index(out.rows, row + i).unwrap_or(0) * n + column;
     if width == vectors * LANES {
         for i in 0..rows {
@@ -180,10 +183,10 @@ fn place(
         }
         // SAFETY: `check` bounded every row of the left operand, of the right one and of the
         // output.
-        unsafe { tile(rows, vectors)(&t) };
+        unsafe { tiles().get(rows, vectors)(&t) };
         return;
     }
-    let mut beside = [[0.0f32; PANEL]; TILE_ROWS];
+    let mut beside = [[0.0f32; MAX_PANEL]; MAX_ROWS];
     for (i, to) in beside[..rows].iter_mut().enumerate() {
         match s.seed {
             Seed::Zero => {}
@@ -194,7 +197,7 @@ fn place(
     }
     t.seed = Seed::Old;
     // SAFETY: as above; the rows beside hold a full panel.
-    unsafe { tile(rows, vectors)(&t) };
+    unsafe { tiles().get(rows, vectors)(&t) };
     for (i, from) in beside[..rows].iter().enumerate() {
         let to = at(i);
         out.data[to..][..width].copy_from_slice(&from[..width]);
@@ -208,20 +211,20 @@ fn index(rows: Rows<'_>, i: usize) -> Option<usize> {
     }
 }
 
-fn fill(out: &mut Out<'_>, start: Start<'_>, n: usize, count: usize) {
+fn fill(out: &mut Out<'_>, initial: Initial<'_>, n: usize, count: usize) {
     for i in 0..count {
         let at = index(out.rows, i).unwrap_or(0) * n;
         let to = &mut out.data[at..at + n];
-        match start {
-            Start::Zero => to.fill(0.0),
-            Start::Old => {}
-            Start::Bias(b) => to.copy_from_slice(b),
+        match initial {
+            Initial::Zero => to.fill(0.0),
+            Initial::Old => {}
+            Initial::Bias(b) => to.copy_from_slice(b),
         }
     }
 }
 
 /// Every element the tiles touch is inside its buffer.
-fn check(out: &Out<'_>, left: &Left<'_>, right: &Right<'_>, start: Start<'_>, count: usize) {
+fn check(out: &Out<'_>, left: &Left<'_>, right: &Right<'_>, initial: Initial<'_>, count: usize) {
     let fits = |rows: Rows<'_>, count: usize, len: usize, have: usize| match rows {
         Rows::From(first) => (first + count) * len <= have,
         Rows::At(at) => {
@@ -239,7 +242,7 @@ fn check(out: &Out<'_>, left: &Left<'_>, right: &Right<'_>, start: Start<'_>, co
     assert!(fits(out.rows, count, right.n, out.data.len()), "product: output");
     let packed = packed_len(left.taps * left.len, right.n);
     assert!(packed <= right.data.len(), "product: right operand");
-    if let Start::Bias(b) = start {
+    if let Initial::Bias(b) = initial {
         assert!(b.len() >= right.n, "product: bias");
     }
 }

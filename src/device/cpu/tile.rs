@@ -1,15 +1,23 @@
-//! The innermost loops: a tile of up to 8 rows and 48 columns stays in registers while `k` runs.
+//! The innermost loops: a tile of a few rows and columns stays in registers while `k` runs.
 //!
-//! 24 accumulators, 3 vectors of the right operand and one broadcast of the left fill the 32 AVX-512
-//! registers. The left operand is read where it lies, by one pointer a row: no patches, no packing.
+//! Every instruction set has its own tile and panel, as many registers as it has (`lanes.rs`): 8 x 48
+//! with AVX-512, 6 x 16 with AVX2 and Neon. The left operand is read where it lies, by one pointer a
+//! row: no patches, no packing.
 
-use super::lanes::{LANES, Lanes, Portable};
+use super::{
+    isa::Isa,
+    lanes::{LANES, Lanes, Portable},
+};
 use std::sync::OnceLock;
 
-/// Rows of a tile.
-pub(super) const TILE_ROWS: usize = 8;
-/// Columns of a full panel.
-pub(super) const PANEL: usize = 3 * LANES;
+/// Most rows of a tile, on any instruction set.
+pub(super) const MAX_ROWS: usize = 8;
+/// Most vectors of a panel.
+const MAX_VECTORS: usize = 3;
+/// Most columns of a panel.
+pub(super) const MAX_PANEL: usize = MAX_VECTORS * LANES;
+/// Most elements of `k` between two visits of a tile.
+pub(super) const MAX_DEPTH: usize = 256;
 
 /// What a tile starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +32,8 @@ pub(super) enum Seed {
 
 /// One tile: `c[i][j] = seed + sum over segments s and k of a[s][i][k * step] b[s * len + k][j]`.
 pub(super) struct Tile {
-    /// `TILE_ROWS` pointers for each segment.
-    pub a: *const [*const f32; TILE_ROWS],
+    /// `MAX_ROWS` pointers for each segment.
+    pub a: *const [*const f32; MAX_ROWS],
     /// Segments of the sum (taps of a convolution).
     pub segments: usize,
     /// Elements of a segment.
@@ -34,8 +42,10 @@ pub(super) struct Tile {
     pub step: usize,
     /// `segments * len` rows of 16, 32 or 48 columns.
     pub b: *const f32,
+    /// Elements from one of these rows to the next: 16, 32 or 48 where they are packed.
+    pub b_step: usize,
     /// A pointer a row.
-    pub c: [*mut f32; TILE_ROWS],
+    pub c: [*mut f32; MAX_ROWS],
     /// Read when `seed` is [`Seed::Bias`].
     pub bias: *const f32,
     /// Start of the sum.
@@ -44,7 +54,6 @@ pub(super) struct Tile {
 
 /// A compiled tile for a number of rows and vectors.
 pub(super) type Run = unsafe fn(&Tile);
-type Table = [[Run; 3]; TILE_ROWS];
 
 /// # Safety
 /// The instruction set of `V` is there; all pointers are valid for the extents in `t`.
@@ -83,7 +92,7 @@ unsafe fn run<V: Lanes, const M: usize, const NV: usize>(t: &Tile) {
                         acc[i][j] = acc[i][j].add_product(left, columns[j]);
                     }
                 }
-                b = b.add(NV * LANES);
+                b = b.add(t.b_step);
             }
             at += t.step;
         }
@@ -93,6 +102,31 @@ unsafe fn run<V: Lanes, const M: usize, const NV: usize>(t: &Tile) {
             // SAFETY: row `i` of c holds NV vectors.
             unsafe { acc[i][j].store(t.c[i].add(j * LANES)) };
         }
+    }
+}
+
+/// The compiled tiles of one instruction set and the shape of its packed operands.
+#[derive(Clone, Copy)]
+pub(super) struct Tiles {
+    /// Rows of a full tile.
+    pub rows: usize,
+    /// Columns of a full panel.
+    pub panel: usize,
+    /// Elements of `k` between two visits of a tile: so many rows of a panel stay in the first-level cache.
+    pub depth: usize,
+    table: [[Run; MAX_VECTORS]; MAX_ROWS],
+}
+
+impl Tiles {
+    /// The tile for `rows` rows and `vectors` vectors.
+    pub fn get(&self, rows: usize, vectors: usize) -> Run {
+        self.table[rows - 1][vectors - 1]
+    }
+
+    fn new<V: Lanes>(table: [[Run; MAX_VECTORS]; MAX_ROWS]) -> Self {
+        // 30 KiB of a wide panel; a narrow one shares the cache with longer rows of the left operand
+        let depth = if V::VECTORS == MAX_VECTORS { 160 } else { MAX_DEPTH };
+        Self { rows: V::ROWS, panel: V::VECTORS * LANES, depth, table }
     }
 }
 
@@ -134,22 +168,33 @@ mod x86 {
     }
 }
 
-fn widest() -> Table {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use x86::{avx2, avx512};
-        if is_x86_feature_detected!("avx512f") {
-            return table!(avx512);
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return table!(avx2);
-        }
-    }
-    table!(portable)
+#[cfg(target_arch = "aarch64")]
+unsafe fn neon<const M: usize, const NV: usize>(t: &Tile) {
+    // SAFETY: the caller's promise.
+    unsafe { run::<super::lanes::arm::Neon, M, NV>(t) }
 }
 
-/// The tile for `rows` rows (1 to 8) and `vectors` vectors (1 to 3) on this machine.
-pub(super) fn tile(rows: usize, vectors: usize) -> Run {
-    static TABLE: OnceLock<Table> = OnceLock::new();
-    TABLE.get_or_init(widest)[rows - 1][vectors - 1]
+/// The tiles of an instruction set; those for any processor where it is not of this architecture.
+fn of(isa: Isa) -> Tiles {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => Tiles::new::<super::lanes::x86::Avx512>({
+            use x86::avx512;
+            table!(avx512)
+        }),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => Tiles::new::<super::lanes::x86::Avx2>({
+            use x86::avx2;
+            table!(avx2)
+        }),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => Tiles::new::<super::lanes::arm::Neon>(table!(neon)),
+        _ => Tiles::new::<Portable>(table!(portable)),
+    }
+}
+
+/// The tiles of the instruction set in use.
+pub(super) fn tiles() -> &'static Tiles {
+    static TILES: OnceLock<Tiles> = OnceLock::new();
+    TILES.get_or_init(|| of(Isa::current()))
 }

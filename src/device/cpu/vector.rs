@@ -1,17 +1,40 @@
 //! Elementwise mathematics that the compiler turns into vector code.
 //!
-//! [`wide`] runs a closure with the widest instructions of this machine; everything marked
+//! [`wide`] runs a closure with the instruction set in use; everything marked
 //! `#[inline(always)]` inside it is compiled for them. No fused multiply-add is used, so the results do
 //! not depend on the machine.
 
 #![allow(clippy::excessive_precision)] // coefficients are given as published
 
+use super::isa::Isa;
 use rayon::prelude::*;
 
-/// Runs `f` compiled for the widest vector instructions of this machine.
+/// Runs `f` compiled for the instruction set in use.
 #[inline(always)]
 pub fn wide<R>(f: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(f)
+    match Isa::current() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the set in use was detected.
+        Isa::Avx512 => unsafe { x86::avx512(f) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { x86::avx2(f) },
+        // Neon is part of what the compiler takes for granted
+        _ => f(),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512cd,avx512dq,avx512vl")]
+    pub(super) unsafe fn avx512<R>(f: impl FnOnce() -> R) -> R {
+        f()
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn avx2<R>(f: impl FnOnce() -> R) -> R {
+        f()
+    }
 }
 
 /// `e^x`, error below 2 ulp; 0 below -87.33, saturated above 88.37.
@@ -65,10 +88,18 @@ pub fn for_chunks(out: &mut [f32], multiple: usize, f: impl Fn(usize, &mut [f32]
     let multiple = multiple.max(1);
     let len = CHUNK_LEN.div_ceil(multiple) * multiple;
     if out.len() <= len {
-        wide(|| f(0, out));
+        wide(
+            #[inline(always)]
+            || f(0, out),
+        );
         return;
     }
-    out.par_chunks_mut(len).enumerate().for_each(|(i, c)| wide(|| f(i * len, c)));
+    out.par_chunks_mut(len).enumerate().for_each(|(i, c)| {
+        wide(
+            #[inline(always)]
+            || f(i * len, c),
+        );
+    });
 }
 
 #[cfg(test)]
