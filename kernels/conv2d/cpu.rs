@@ -6,9 +6,9 @@
 use super::Shape;
 use crate::{
     device::cpu::{
-        Columns, Initial, Left, OUTER_DEPTH, OUTER_SCRATCH_LEN, Out, Right, Rows, Taps, Unpacked,
-        ZEROS, add_row_sums, outer, outer_rows, pack, packed_len, pieces, pool_size, product,
-        share,
+        Columns, Initial, Left, OUTER_DEPTH, OUTER_SCRATCH_LEN, Out, Right, Rows, Taps, Term,
+        Unpacked, ZEROS, add_row_sums, by_columns, outer, outer_rows, pack, packed_len, pieces,
+        pool_size, product, share, sum_columns, sum_columns_scratch,
     },
     op::{Backward, Forward, Grad},
 };
@@ -25,6 +25,16 @@ impl Shape {
     fn pointwise(&self) -> bool {
         let same = (self.h, self.w, self.stride) == (self.oh, self.ow, 1);
         self.taps() == 1 && same && self.top == 0 && !self.upsample
+    }
+
+    fn inputs(&self) -> usize {
+        self.images * self.h * self.w
+    }
+
+    /// Whether the threads of the data gradient own channels: every pixel meets the same taps, and pixels
+    /// are fewer than channels.
+    fn shares_input_channels(&self) -> bool {
+        self.stride == 1 && by_columns(self.inputs(), self.c)
     }
 
     /// Copies of an input pixel in the image that the kernel slides over.
@@ -88,6 +98,10 @@ fn block(total: usize) -> usize {
 }
 
 pub(super) fn forward_scratch(s: &Shape) -> usize {
+    if by_columns(s.outputs(), s.o) {
+        let lists = s.taps().saturating_mul(s.outputs());
+        return lists.saturating_add(sum_columns_scratch(s.taps() * s.c, s.o)).saturating_mul(4);
+    }
     let packed = packed_len(s.taps().saturating_mul(s.c), s.o);
     let lists = s.taps().saturating_mul(BLOCK).saturating_mul(pool_size());
     packed.saturating_add(lists).saturating_mul(4)
@@ -95,9 +109,14 @@ pub(super) fn forward_scratch(s: &Shape) -> usize {
 
 pub(super) fn backward_scratch(s: &Shape) -> usize {
     let taps = s.taps().saturating_mul(s.copies());
-    let data = packed_len(taps.saturating_mul(s.o), s.c)
-        .saturating_add(taps)
-        .saturating_add(taps.saturating_add(1).saturating_mul(BLOCK * pool_size()));
+    let data = if s.shares_input_channels() {
+        let lists = taps.saturating_mul(s.inputs().saturating_add(1));
+        lists.saturating_add(sum_columns_scratch(taps.saturating_mul(s.o), s.c))
+    } else {
+        packed_len(taps.saturating_mul(s.o), s.c)
+            .saturating_add(taps)
+            .saturating_add(taps.saturating_add(1).saturating_mul(BLOCK * pool_size()))
+    };
     let weight = weight_piece(s).saturating_mul(pool_size());
     data.max(weight).saturating_mul(4)
 }
@@ -122,10 +141,20 @@ pub(super) fn forward(s: &Shape, mut io: Forward<'_>) {
         column_stride: taps * s.c,
         scale: 1.0,
     };
+    let start = io.ins.get(2).map_or(Initial::Zero, |b| Initial::Bias(b.f32()));
+    if by_columns(s.outputs(), s.o) {
+        let (lists, scratch) = io.scratch.f32().split_at_mut(taps * s.outputs());
+        let lists: &mut [u32] = bytemuck::cast_slice_mut(lists);
+        for (tap, list) in lists.chunks_exact_mut(s.outputs()).enumerate() {
+            list.iter_mut().enumerate().for_each(|(p, row)| *row = s.under(p, tap));
+        }
+        let rows = if s.pointwise() { Rows::From(0) } else { Rows::At(lists) };
+        let term = Term { left: Left { data: x, len: s.c, rows, taps }, right: source };
+        return sum_columns(out, (s.outputs(), s.o), &[term], start, scratch);
+    }
     let (packed, lists) = io.scratch.f32().split_at_mut(source.packed_len());
     pack(packed, &source);
     let right = Right { data: packed, n: s.o };
-    let start = io.ins.get(2).map_or(Initial::Zero, |b| Initial::Bias(b.f32()));
     let block = block(s.outputs());
     let piece = taps * BLOCK;
     let chunks = out.chunks_mut(block * s.o).enumerate();
@@ -173,7 +202,6 @@ fn data_gradient(s: &Shape, dy: &[f32], w: &[f32], dx: &mut Grad<'_>, scratch: &
     let list: &mut [u32] = bytemuck::cast_slice_mut(list);
     let all = residues().flat_map(|(y, x)| s.meeting(y, x));
     list.iter_mut().zip(all).for_each(|(l, t)| *l = u32::try_from(t % s.taps()).unwrap_or(0));
-    let (packed, lists) = rest.split_at_mut(packed_len(meetings * s.o, s.c));
     let source = |list| Unpacked {
         data: w,
         taps: Taps::Some(list),
@@ -184,6 +212,17 @@ fn data_gradient(s: &Shape, dy: &[f32], w: &[f32], dx: &mut Grad<'_>, scratch: &
         column_stride: 1,
         scale: 1.0,
     };
+    if s.shares_input_channels() {
+        let (rows, scratch) = rest.split_at_mut(meetings * s.inputs());
+        let rows: &mut [u32] = bytemuck::cast_slice_mut(rows);
+        for (tap, rows) in s.meeting(0, 0).zip(rows.chunks_exact_mut(s.inputs())) {
+            rows.iter_mut().enumerate().for_each(|(p, row)| *row = s.above(p, tap));
+        }
+        let left = Left { data: dy, len: s.o, rows: Rows::At(rows), taps: meetings };
+        let term = Term { left, right: source(list) };
+        return sum_columns(dx, (s.inputs(), s.c), &[term], start, scratch);
+    }
+    let (packed, lists) = rest.split_at_mut(packed_len(meetings * s.o, s.c));
     let (mut at, mut tap) = (0, 0);
     for (y, x) in residues() {
         let source = source(&list[tap..tap + s.meeting(y, x).count()]);
@@ -191,7 +230,7 @@ fn data_gradient(s: &Shape, dy: &[f32], w: &[f32], dx: &mut Grad<'_>, scratch: &
         (at, tap) = (at + source.packed_len(), tap + source.taps.count());
     }
     let packed = &*packed;
-    let block = block(s.images * s.h * s.w);
+    let block = block(s.inputs());
     let piece = (meetings + 1) * BLOCK;
     let chunks = dx.chunks_mut(block * s.c).enumerate();
     share(chunks, pieces(lists, piece, s.flop()), piece, |(i, out), lists| {

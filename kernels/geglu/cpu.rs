@@ -40,16 +40,14 @@ pub(super) fn backward(mut io: Backward<'_>) {
             let rows = x[at..].chunks_exact(2 * d).zip(dy[at / 2..].chunks_exact(d));
             for (dx, (x, dy)) in chunk.chunks_exact_mut(2 * d).zip(rows) {
                 let ((da, dg), (a, g)) = (dx.split_at_mut(d), x.split_at(d));
+                let values = da.iter_mut().zip(g).zip(dy);
+                let gates = dg.iter_mut().zip(a).zip(g).zip(dy);
                 if add {
-                    for i in 0..d {
-                        da[i] += gelu(g[i]) * dy[i];
-                        dg[i] += a[i] * gelu_slope(g[i]) * dy[i];
-                    }
+                    values.for_each(|((da, g), dy)| *da += gelu(*g) * dy);
+                    gates.for_each(|(((dg, a), g), dy)| *dg += a * gelu_slope(*g) * dy);
                 } else {
-                    for i in 0..d {
-                        da[i] = gelu(g[i]) * dy[i];
-                        dg[i] = a[i] * gelu_slope(g[i]) * dy[i];
-                    }
+                    values.for_each(|((da, g), dy)| *da = gelu(*g) * dy);
+                    gates.for_each(|(((dg, a), g), dy)| *dg = a * gelu_slope(*g) * dy);
                 }
             }
         },

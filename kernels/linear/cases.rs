@@ -8,7 +8,7 @@ use crate::kernels::{activation::Kind, case::Case};
 
 /// Calls that every variant must get right.
 pub fn cases() -> Vec<Case> {
-    let shapes: [(&[usize], usize); 13] = [
+    let shapes: [(&[usize], usize); 14] = [
         (&[1], 1),
         (&[3, 5], 2),
         (&[2, 3, 17], 19),
@@ -22,6 +22,7 @@ pub fn cases() -> Vec<Case> {
         // few tiles and a long sum: ranges in forward and dx, then in dw
         (&[16, 1032], 24),
         (&[1030, 16], 24),
+        (&[30, 40], 200), // more columns than rows: the CPU's threads own columns
         (&[0, 4], 3),
         (&[2, 0], 3),
     ];

@@ -4,8 +4,9 @@ use super::rows;
 use crate::{
     device::cpu::{
         Columns, Initial, Left, Mat, MatMut, OUTER_DEPTH, OUTER_SCRATCH_LEN, Out, Right, Rows,
-        Taps, Threads, Unpacked, add_row_sums, fill_rows, matmul, outer, outer_rows, pack,
-        packed_len, pieces, pool_size, product, share,
+        Taps, Term, Threads, Unpacked, add_row_sums, by_columns, fill_rows, matmul, outer,
+        outer_rows, pack, packed_len, pieces, pool_size, product, share, sum_columns,
+        sum_columns_scratch,
     },
     op::{Backward, Forward},
 };
@@ -41,7 +42,13 @@ pub(crate) fn consecutive(data: &[f32], len: usize, first: usize) -> Left<'_> {
 }
 
 pub(super) fn forward_scratch(rows: usize, n: usize, k: usize) -> usize {
-    if rows < FEW_ROWS { 0 } else { (packed_len(k, n) + TOKEN * pool_size()).saturating_mul(4) }
+    if rows < FEW_ROWS {
+        return 0;
+    }
+    if by_columns(rows, n) {
+        return sum_columns_scratch(k, n).saturating_mul(4);
+    }
+    (packed_len(k, n) + TOKEN * pool_size()).saturating_mul(4)
 }
 
 pub(super) fn backward_scratch(rows: usize, n: usize, k: usize) -> usize {
@@ -87,6 +94,10 @@ fn times(
     let (k, n) = (source.len, source.n);
     if out.is_empty() {
         return;
+    }
+    if by_columns(rows, n) {
+        let term = Term { left: consecutive(x, k, 0), right: *source };
+        return sum_columns(out, (rows, n), &[term], start, scratch);
     }
     let (packed, tokens) = scratch.split_at_mut(source.packed_len());
     pack(packed, source);

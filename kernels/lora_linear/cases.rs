@@ -5,7 +5,7 @@ use crate::kernels::case::Case;
 
 /// Calls that every variant must get right.
 pub fn cases() -> Vec<Case> {
-    let shapes: [(&[usize], usize, usize); 12] = [
+    let shapes: [(&[usize], usize, usize); 13] = [
         (&[1, 1], 1, 1),
         (&[2, 3, 5], 4, 1),
         (&[7, 17], 33, 4),
@@ -19,6 +19,7 @@ pub fn cases() -> Vec<Case> {
         (&[70, 72], 136, 16),
         (&[2, 9, 1032], 24, 24),
         (&[300, 88], 168, 72),
+        (&[30, 56], 104, 5), // more columns than rows: the CPU's threads own columns
         (&[3, 4], 2, 0),
     ];
     let one = |(x, n, r): (&[usize], usize, usize), bias: bool| {

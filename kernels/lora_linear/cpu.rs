@@ -1,10 +1,10 @@
-//! CPU: the adapter's thin products run on the rows that the base product just touched.
+//! CPU: the adapter's thin products run on the rows, or beside the columns, that the base product just touched.
 
 use super::Shape;
 use crate::{
     device::cpu::{
-        Initial, OUTER_SCRATCH_LEN, Out, Right, Rows, add_row_sums, pack, packed_len, pieces,
-        pool_size, product, share,
+        Initial, OUTER_SCRATCH_LEN, Out, Right, Term, Unpacked, add_row_sums, by_columns, pack,
+        packed_len, pieces, pool_size, product, share, sum_columns, sum_columns_scratch,
     },
     kernels::linear::cpu::{TOKEN, block, consecutive, plain, transposed, weight_gradient},
     op::{Backward, Forward, Grad},
@@ -16,43 +16,85 @@ impl Shape {
     }
 }
 
+/// Elements for `[rows, k]` times `[k, n]` beside `[rows, k]` times `[k, rank]` times `[rank, n]`.
+fn products_scratch(rows: usize, k: usize, n: usize, rank: usize) -> usize {
+    let thin = packed_len(k, rank) + TOKEN * pool_size();
+    if by_columns(rows, n) {
+        return thin.max(sum_columns_scratch(k.saturating_add(rank), n));
+    }
+    thin.saturating_add(packed_len(k, n)).saturating_add(packed_len(rank, n))
+}
+
 pub(super) fn forward_scratch(s: Shape) -> usize {
-    let packed = [packed_len(s.k, s.n), packed_len(s.k, s.rank), packed_len(s.rank, s.n)];
-    (packed.iter().sum::<usize>() + TOKEN * pool_size()).saturating_mul(4)
+    products_scratch(s.rows, s.k, s.n, s.rank).saturating_mul(4)
 }
 
 /// `g = scale dy up`, `[rows, r]`, and the packed operands, or what the weight gradients need.
 pub(super) fn backward_scratch(s: Shape) -> usize {
-    let packed = [packed_len(s.n, s.k), packed_len(s.n, s.rank), packed_len(s.rank, s.k)];
-    let data = packed.iter().sum::<usize>() + TOKEN * pool_size();
+    let data = products_scratch(s.rows, s.n, s.k, s.rank);
     let weights = OUTER_SCRATCH_LEN.saturating_mul(pool_size());
     s.rows.saturating_mul(s.rank).saturating_add(data.max(weights)).saturating_mul(4)
 }
 
 pub(super) fn forward(s: Shape, scale: f32, mut io: Forward<'_>) {
     let (x, out, h) = (io.ins[0].f32(), io.out.f32(), io.saved[0].f32());
-    let sources = [
+    let right = [
         transposed(io.ins[1].f32(), s.n, s.k, 1.0),
         transposed(io.ins[s.a].f32(), s.rank, s.k, scale),
         transposed(io.ins[s.a + 1].f32(), s.n, s.rank, 1.0),
     ];
-    let mut rest = io.scratch.f32();
-    let [w, a, up] = sources.map(|source| {
+    let initial = if s.a == 3 { Initial::Bias(io.ins[2].f32()) } else { Initial::Zero };
+    products(x, right, (h, out), initial, (s.rows, s.flop()), io.scratch.f32());
+}
+
+/// `thin = x a` and `out = initial + x w + thin up` for the right operands `[w, a, up]`.
+fn products(
+    x: &[f32],
+    [w, a, up]: [Unpacked<'_>; 3],
+    (thin, out): (&mut [f32], &mut [f32]),
+    initial: Initial<'_>,
+    (rows, flop): (usize, f64),
+    scratch: &mut [f32],
+) {
+    let (k, n, r) = (w.len, w.n, a.n);
+    if by_columns(rows, n) {
+        let (packed, tokens) = scratch.split_at_mut(a.packed_len());
+        pack(packed, &a);
+        let right = Right { data: packed, n: r };
+        blocks((thin, r), (&mut [], 0), (rows, flop), tokens, |i, count, thin, _| {
+            product(Out::dense(thin), consecutive(x, k, i), right, Initial::Zero, count);
+        });
+        let base = Term { left: consecutive(x, k, 0), right: w };
+        let adapter = Term { left: consecutive(thin, r, 0), right: up };
+        return sum_columns(out, (rows, n), &[base, adapter], initial, scratch);
+    }
+    let mut rest = scratch;
+    let [w, a, up] = [w, a, up].map(|source| {
         let (packed, after) = std::mem::take(&mut rest).split_at_mut(source.packed_len());
         rest = after;
         pack(packed, &source);
         Right { data: packed, n: source.n }
     });
-    let start = if s.a == 3 { Initial::Bias(io.ins[2].f32()) } else { Initial::Zero };
-    let block = block(s.rows);
-    let chunks = Pairs { out, n: s.n, h, r: s.rank, block, rows: s.rows }.enumerate();
-    share(chunks, pieces(rest, TOKEN, s.flop()), TOKEN, |(i, (data, h)), _| {
-        let count = block.min(s.rows - i * block);
-        let rows = Rows::From(0);
-        let x = consecutive(x, s.k, i * block);
-        product(Out { data: h, rows }, x, a, Initial::Zero, count);
-        product(Out { data, rows }, x, w, start, count);
-        product(Out { data, rows }, consecutive(h, s.rank, 0), up, Initial::Old, count);
+    blocks((thin, r), (out, n), (rows, flop), rest, |i, count, thin, out| {
+        let x = consecutive(x, k, i);
+        product(Out::dense(thin), x, a, Initial::Zero, count);
+        product(Out::dense(out), x, w, initial, count);
+        product(Out::dense(out), consecutive(thin, r, 0), up, Initial::Old, count);
+    });
+}
+
+/// Calls `f(first row, rows, of a, of b)` for blocks of rows of two matrices on all threads.
+fn blocks(
+    (a, a_width): (&mut [f32], usize),
+    (b, b_width): (&mut [f32], usize),
+    (rows, flop): (usize, f64),
+    tokens: &mut [f32],
+    f: impl Fn(usize, usize, &mut [f32], &mut [f32]) + Sync,
+) {
+    let block = block(rows);
+    let chunks = Pairs { out: b, n: b_width, h: a, r: a_width, block, rows }.enumerate();
+    share(chunks, pieces(tokens, TOKEN, flop), TOKEN, |(i, (b, a)), _| {
+        f(i * block, block.min(rows - i * block), a, b);
     });
 }
 
@@ -130,22 +172,6 @@ fn data_gradient(
     // a skipped gradient is a matrix without columns, as are w and a, which were not kept
     let k = if wanted { s.k } else { 0 };
     let dx = if wanted { d_x.buf.f32() } else { &mut [] };
-    let sources = [plain(w, s.n, k, 1.0), plain(up, s.n, s.rank, scale), plain(a, s.rank, k, 1.0)];
-    let mut rest = scratch;
-    let [w, up, a] = sources.map(|source| {
-        let (packed, after) = std::mem::take(&mut rest).split_at_mut(source.packed_len());
-        rest = after;
-        pack(packed, &source);
-        Right { data: packed, n: source.n }
-    });
-    let block = block(s.rows);
-    let chunks = Pairs { out: dx, n: k, h: g, r: s.rank, block, rows: s.rows }.enumerate();
-    share(chunks, pieces(rest, TOKEN, s.flop()), TOKEN, |(i, (data, g)), _| {
-        let count = block.min(s.rows - i * block);
-        let rows = Rows::From(0);
-        let dy = consecutive(dy, s.n, i * block);
-        product(Out { data: g, rows }, dy, up, Initial::Zero, count);
-        product(Out { data, rows }, dy, w, start, count);
-        product(Out { data, rows }, consecutive(g, s.rank, 0), a, Initial::Old, count);
-    });
+    let right = [plain(w, s.n, k, 1.0), plain(up, s.n, s.rank, scale), plain(a, s.rank, k, 1.0)];
+    products(dy, right, (g, dx), start, (s.rows, s.flop()), scratch);
 }

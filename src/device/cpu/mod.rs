@@ -1,6 +1,7 @@
 //! The CPU: matrix products, loops and reductions on host memory.
 
 mod arena;
+mod columns;
 mod isa;
 mod lanes;
 mod matmul;
@@ -14,6 +15,7 @@ mod tile;
 mod vector;
 
 pub use arena::{ALIGN_BYTES, HostArena, OUT_OF_MEMORY_FIX, available_bytes};
+pub use columns::{Term, by_columns, sum_columns, sum_columns_scratch};
 pub use isa::{ISA_VARIABLE, Isa};
 pub use matmul::{Mat, MatMut, Threads, matmul};
 pub use outer::{Columns, OUTER_DEPTH, OUTER_SCRATCH_LEN, outer, outer_rows};

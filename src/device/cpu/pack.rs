@@ -58,7 +58,7 @@ impl Unpacked<'_> {
     }
 
     /// Rows of a panel.
-    fn rows(&self) -> usize {
+    pub(super) fn rows(&self) -> usize {
         self.taps.count() * self.len
     }
 }

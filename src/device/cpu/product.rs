@@ -9,8 +9,14 @@ use super::{
     tile::{MAX_DEPTH, MAX_PANEL, MAX_ROWS, Seed, Tile, tiles},
 };
 
+use std::ops::Range;
+
 /// The row of zeros.
 pub const ZEROS: u32 = u32::MAX;
+
+/// Columns whose sums are finished before the next ones begin: whole panels of 48 and of 16, 180 KiB of a
+/// destination with 240 rows.
+const GROUP: usize = 192;
 
 static ZERO_ROW: [f32; MAX_DEPTH] = [0.0; MAX_DEPTH];
 
@@ -63,6 +69,13 @@ pub struct Out<'a> {
     pub rows: Rows<'a>,
 }
 
+impl<'a> Out<'a> {
+    /// Row after row.
+    pub fn dense(data: &'a mut [f32]) -> Self {
+        Self { data, rows: Rows::From(0) }
+    }
+}
+
 /// What the sums start from.
 #[derive(Clone, Copy, Debug)]
 pub enum Initial<'a> {
@@ -78,8 +91,42 @@ pub enum Initial<'a> {
 ///
 /// # Panics
 /// When an index or a buffer does not fit: a bug of the calling operation.
-pub fn product(
-    mut out: Out<'_>,
+pub fn product(out: Out<'_>, left: Left<'_>, right: Right<'_>, initial: Initial<'_>, count: usize) {
+    let (n, have) = (right.n, out.data.len());
+    assert!(fits(out.rows, count, n, have), "product: output");
+    let target = Target { data: out.data.as_mut_ptr(), stride: n, rows: out.rows };
+    // SAFETY: the output, uniquely borrowed, holds all rows.
+    unsafe { product_into(target, left, right, initial, count) };
+}
+
+/// Where sums go: the first column of row 0, and the elements from one row to the next.
+#[derive(Clone, Copy)]
+pub(super) struct Target<'a> {
+    pub data: *mut f32,
+    pub stride: usize,
+    pub rows: Rows<'a>,
+}
+
+impl Target<'_> {
+    /// Column `column` of the row for result `i`.
+    ///
+    /// # Safety
+    /// As [`product_into`].
+    unsafe fn at(&self, i: usize, column: usize) -> *mut f32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.data.add(index(self.rows, i).unwrap_or(0) * self.stride + column) }
+    }
+}
+
+/// [`product`] with a destination whose rows may lie apart.
+///
+/// # Safety
+/// `right.n` columns of every row of `out` are valid, and nobody else reads or writes them meanwhile.
+///
+/// # Panics
+/// When the operands do not fit: a bug of the calling operation.
+pub(super) unsafe fn product_into(
+    mut out: Target<'_>,
     left: Left<'_>,
     right: Right<'_>,
     initial: Initial<'_>,
@@ -89,12 +136,27 @@ pub fn product(
     if count == 0 || n == 0 {
         return;
     }
-    check(&out, &left, &right, initial, count);
+    check(&left, &right, initial, count);
     if len == 0 || left.taps == 0 {
         return fill(&mut out, initial, n, count);
     }
+    for first in (0..n).step_by(GROUP) {
+        let columns = first..n.min(first + GROUP);
+        group(&mut out, &left, &right, initial, (columns, count));
+    }
+}
+
+/// All of the sum for a group of columns: its part of the destination stays in the second-level cache.
+fn group(
+    out: &mut Target<'_>,
+    left: &Left<'_>,
+    right: &Right<'_>,
+    initial: Initial<'_>,
+    (columns, count): (Range<usize>, usize),
+) {
+    let len = left.len;
     let mut first = true;
-    let mut depth = |taps: std::ops::Range<usize>, k: std::ops::Range<usize>| {
+    let mut depth = |taps: Range<usize>, k: Range<usize>| {
         let seed = match (first, initial) {
             (true, Initial::Zero) => Seed::Zero,
             (true, Initial::Bias(_)) => Seed::Bias,
@@ -102,7 +164,7 @@ pub fn product(
         };
         first = false;
         let bias = if let Initial::Bias(b) = initial { b } else { &[] };
-        slab(&mut out, &left, &right, &Slab { taps, k, seed, bias, count });
+        slab(out, left, right, &Slab { taps, k, columns: columns.clone(), seed, bias, count });
     };
     let most = tiles().depth;
     if len <= most {
@@ -122,20 +184,21 @@ pub fn product(
     }
 }
 
-/// A part of the sum for all rows and columns.
+/// A part of the sum for all rows of a group of columns.
 struct Slab<'a> {
-    taps: std::ops::Range<usize>,
-    k: std::ops::Range<usize>,
+    taps: Range<usize>,
+    k: Range<usize>,
+    columns: Range<usize>,
     seed: Seed,
     bias: &'a [f32],
     count: usize,
 }
 
-fn slab(out: &mut Out<'_>, left: &Left<'_>, right: &Right<'_>, s: &Slab<'_>) {
+fn slab(out: &mut Target<'_>, left: &Left<'_>, right: &Right<'_>, s: &Slab<'_>) {
     let (n, total) = (right.n, left.taps * left.len);
     let (depth, tiles) = (s.k.len(), tiles());
     let mut a = [[std::ptr::null(); MAX_ROWS]; SEGMENTS];
-    for column in (0..n).step_by(tiles.panel) {
+    for column in s.columns.clone().step_by(tiles.panel) {
         let vectors = (n - column).min(tiles.panel).div_ceil(LANES);
         // the panel starts after `column` full columns of all k
         let skip = (s.taps.start * left.len + s.k.start) * vectors * LANES;
@@ -168,7 +231,7 @@ fn slab(out: &mut Out<'_>, left: &Left<'_>, right: &Right<'_>, s: &Slab<'_>) {
 
 /// Runs a tile on the destination, or beside it where the last columns do not fill a vector.
 fn place(
-    out: &mut Out<'_>,
+    out: &Target<'_>,
     mut t: Tile,
     s: &Slab<'_>,
     (row, rows): (usize, usize),
@@ -176,21 +239,22 @@ fn place(
     vectors: usize,
 ) {
     let width = (n - column).min(vectors * LANES);
-    let at = |i: usize| index(out.rows, row + i).unwrap_or(0) * n + column;
+    for i in 0..rows {
+        // SAFETY: `product_into`'s caller promised every row and column.
+        t.c[i] = unsafe { out.at(row + i, column) };
+    }
     if width == vectors * LANES {
-        for i in 0..rows {
-            t.c[i] = out.data[at(i)..].as_mut_ptr();
-        }
-        // SAFETY: `check` bounded every row of the left operand, of the right one and of the
-        // output.
+        // SAFETY: `check` bounded every row of the left operand and the right one; the output as above.
         unsafe { tiles().get(rows, vectors)(&t) };
         return;
     }
+    let own = t.c;
     let mut beside = [[0.0f32; MAX_PANEL]; MAX_ROWS];
     for (i, to) in beside[..rows].iter_mut().enumerate() {
         match s.seed {
             Seed::Zero => {}
-            Seed::Old => to[..width].copy_from_slice(&out.data[at(i)..][..width]),
+            // SAFETY: `width` columns of the row, as above.
+            Seed::Old => unsafe { to.as_mut_ptr().copy_from_nonoverlapping(own[i], width) },
             Seed::Bias => to[..width].copy_from_slice(&s.bias[column..][..width]),
         }
         t.c[i] = to.as_mut_ptr();
@@ -199,8 +263,8 @@ fn place(
     // SAFETY: as above; the rows beside hold a full panel.
     unsafe { tiles().get(rows, vectors)(&t) };
     for (i, from) in beside[..rows].iter().enumerate() {
-        let to = at(i);
-        out.data[to..][..width].copy_from_slice(&from[..width]);
+        // SAFETY: as above.
+        unsafe { own[i].copy_from_nonoverlapping(from.as_ptr(), width) };
     }
 }
 
@@ -211,27 +275,31 @@ fn index(rows: Rows<'_>, i: usize) -> Option<usize> {
     }
 }
 
-fn fill(out: &mut Out<'_>, initial: Initial<'_>, n: usize, count: usize) {
+fn fill(out: &mut Target<'_>, initial: Initial<'_>, n: usize, count: usize) {
     for i in 0..count {
-        let at = index(out.rows, i).unwrap_or(0) * n;
-        let to = &mut out.data[at..at + n];
+        // SAFETY: `product_into`'s caller promised every row and column.
+        let to = unsafe { std::slice::from_raw_parts_mut(out.at(i, 0), n) };
         match initial {
             Initial::Zero => to.fill(0.0),
             Initial::Old => {}
-            Initial::Bias(b) => to.copy_from_slice(b),
+            Initial::Bias(b) => to.copy_from_slice(&b[..n]),
         }
     }
 }
 
-/// Every element the tiles touch is inside its buffer.
-fn check(out: &Out<'_>, left: &Left<'_>, right: &Right<'_>, initial: Initial<'_>, count: usize) {
-    let fits = |rows: Rows<'_>, count: usize, len: usize, have: usize| match rows {
+/// Whether `count` rows of `len` elements are among `have` elements.
+fn fits(rows: Rows<'_>, count: usize, len: usize, have: usize) -> bool {
+    match rows {
         Rows::From(first) => (first + count) * len <= have,
         Rows::At(at) => {
             let last = at[..count].iter().filter(|r| **r != ZEROS).max();
             last.is_none_or(|r| (*r as usize + 1) * len <= have)
         }
-    };
+    }
+}
+
+/// Every element of the operands that the tiles touch is inside its buffer.
+fn check(left: &Left<'_>, right: &Right<'_>, initial: Initial<'_>, count: usize) {
     let listed = match left.rows {
         Rows::From(_) => left.taps <= 1,
         Rows::At(_) => true,
@@ -239,7 +307,6 @@ fn check(out: &Out<'_>, left: &Left<'_>, right: &Right<'_>, initial: Initial<'_>
     assert!(listed, "product: several taps need a list of rows");
     let rows = count * left.taps;
     assert!(fits(left.rows, rows, left.len, left.data.len()), "product: left operand");
-    assert!(fits(out.rows, count, right.n, out.data.len()), "product: output");
     let packed = packed_len(left.taps * left.len, right.n);
     assert!(packed <= right.data.len(), "product: right operand");
     if let Initial::Bias(b) = initial {
