@@ -52,6 +52,11 @@ impl Table {
     }
 }
 
+/// What `--variant` can choose here.
+pub(super) fn slots() -> Vec<super::variant::Slot> {
+    [cuda::route::slots(), cuda::experts::slots()].concat()
+}
+
 /// Refuses a table of another shape than `want`'s.
 fn check_table(at: &str, spec: &Spec, want: Table) -> Result<()> {
     if spec.dtype != DType::I32 {

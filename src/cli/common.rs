@@ -3,7 +3,7 @@
 use crate::{
     device::{Cuda, Device, Swap},
     error::{Error, Result},
-    kernels::recorded,
+    kernels::{recorded, slots, variant},
     tensor::DType,
 };
 use clap::Args;
@@ -60,7 +60,7 @@ impl Kernels {
     /// # Errors
     /// For a device without kernels; for kernels that cannot be read, compiled or used.
     pub fn put_into(&self, device: &Device) -> Result<()> {
-        self.check_operations()?;
+        self.check_variants()?;
         let Device::Cuda(cuda) = device else {
             if self.swap().is_empty() {
                 return Ok(());
@@ -79,28 +79,13 @@ impl Kernels {
         Ok(())
     }
 
-    /// Refuses a variant of an operation that does not exist; an unknown variant of one that does is refused
-    /// where it is chosen.
-    fn check_operations(&self) -> Result<()> {
-        if self.variants.is_empty() {
-            return Ok(());
-        }
-        let mut known: Vec<&str> = crate::kernels::cases().iter().map(|c| c.op.name()).collect();
-        known.sort_unstable();
-        known.dedup();
-        let operation = |word: &str| {
-            let slot = word.split('=').next().unwrap_or_default();
-            slot.split('.').next().unwrap_or_default().to_string()
-        };
-        match self.variants.iter().map(|w| operation(w)).find(|o| !known.contains(&o.as_str())) {
-            None => Ok(()),
-            Some(found) => Err(Error::Config {
-                key: "--variant".into(),
-                found,
-                expected: format!("an operation: {}", known.join(", ")),
-                fix: "write OPERATION=VARIANT or OPERATION.PASS=VARIANT".into(),
-            }),
-        }
+    /// Refuses an operation, a pass or a name that no folder publishes, and remembers the others: what is never
+    /// taken is told at the end.
+    fn check_variants(&self) -> Result<()> {
+        let known = slots();
+        self.variants.iter().try_for_each(|word| variant::check(word, &known))?;
+        self.variants.iter().for_each(|word| variant::ask(word));
+        Ok(())
     }
 
     /// Replaces kernels of an open device; the names of those that came from files.

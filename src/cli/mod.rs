@@ -48,6 +48,9 @@ pub enum Command {
 /// Those of the command; the process then exits with 2.
 pub fn run(cli: Cli) -> Result<u8> {
     let code = run_command(cli)?;
+    for word in crate::kernels::variant::never_taken() {
+        common::warn(&format!("--variant {word} applied to nothing that ran; other variants did"));
+    }
     crate::kernels::recorded::finish()?;
     Ok(code)
 }

@@ -7,7 +7,7 @@ use crate::{
     kernels::{
         elementwise::{self, Operands},
         moe::{Route, Table},
-        variant::{self, Variant, by_dtype},
+        variant::{self, Slot, Variant, by_dtype},
     },
     op::Forward,
     tensor::Spec,
@@ -23,6 +23,13 @@ const FORWARD: &[Variant<Table>] = &[
     // One block chooses, counts and places.
     Variant { name: "top_k", applies: |_| true },
 ];
+
+const SLOT: &str = "moe_route.forward";
+
+/// What there is to choose from.
+pub(in super::super) fn slots() -> Vec<Slot> {
+    vec![Slot::of(SLOT, FORWARD)]
+}
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -44,7 +51,7 @@ struct DenseArgs {
 }
 
 fn choose(op: &Route, cuda: &Cuda, logits: &Spec) -> Result<&'static Variant<Table>> {
-    variant::choose(cuda, "moe_route.forward", FORWARD, &op.table(logits))
+    variant::choose(cuda, SLOT, FORWARD, &op.table(logits))
 }
 
 pub(in super::super) fn variant(op: &Route, cuda: &Cuda, logits: &Spec) -> String {
