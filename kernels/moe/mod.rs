@@ -29,6 +29,17 @@ use crate::{
     tensor::{DType, Spec},
 };
 
+/// Most experts of a mixture, on every device: `MaxExperts` of `routing.cuh`, whose masks hold a bit for each.
+pub const MAX_EXPERTS: usize = 512;
+
+/// Refuses logits of more experts than [`MAX_EXPERTS`], while recording.
+fn check_experts(at: &str, logits: &Spec) -> Result<()> {
+    if logits.last() <= MAX_EXPERTS {
+        return Ok(());
+    }
+    Err(check::shape(at, "logits", logits, format!("[.., E] with at most {MAX_EXPERTS} experts")))
+}
+
 /// Extents of a routing table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Table {

@@ -1,6 +1,6 @@
 //! Launches of `route.cu`.
 
-use super::{check_experts, int};
+use super::int;
 use crate::{
     device::Cuda,
     error::Result,
@@ -69,7 +69,6 @@ pub(in super::super) fn forward(op: &Route, cuda: &Cuda, io: &Forward<'_>) -> Re
         let args = DenseArgs { table, tokens, experts };
         return elementwise::launch(cuda, (OP, "moe_route_dense"), (len, 1), &args, &ops.touches);
     }
-    check_experts(OP, t.experts)?;
     let kernel = cuda.kernel::<Args>(OP, by_dtype(logits.dtype, TOP_K))?;
     let args = Args {
         logits: ops.read("logits", io.ins[0], logits),

@@ -76,6 +76,11 @@ impl TrainConfig {
             let fix = "set method.prior_preservation = false, or method.loss = \"mse\"";
             return Err(bad("method.loss", "dco with prior_preservation", "one of the two", fix));
         }
+        if m.loss == Loss::Dco && m.min_snr_gamma > 0.0 {
+            let fix = "set method.min_snr_gamma = 0, or method.loss = \"mse\"";
+            let found = format!("{} with loss dco", m.min_snr_gamma);
+            return Err(bad("method.min_snr_gamma", found, "0: DCO has no per-sample weight", fix));
+        }
         if m.loss == Loss::Dco {
             within("method.dco_beta", m.dco_beta, 1e-9, 1e9)?;
         }
