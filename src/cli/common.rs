@@ -7,7 +7,10 @@ use crate::{
     tensor::DType,
 };
 use clap::Args;
-use std::{io::Write as _, path::PathBuf};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
 /// Flags of every command that computes.
 #[derive(Clone, Debug, Args)]
@@ -177,6 +180,27 @@ pub fn dtype(word: &str) -> Result<DType> {
             found: other.into(),
             expected: "f32, bf16 or f16".into(),
             fix: "choose one of these".into(),
+        }),
+    }
+}
+
+/// A word `FILE[:SCALE]` of `--lora` as file and strength (1 when left out); a file whose own name ends that way
+/// is taken as it is.
+///
+/// # Errors
+/// [`Error::Config`] for a strength that is no finite number.
+pub fn lora_word(word: &str) -> Result<(PathBuf, f32)> {
+    let (file, scale) = match word.rsplit_once(':') {
+        Some((file, scale)) if !Path::new(word).exists() => (file, scale),
+        _ => (word, "1"),
+    };
+    match scale.parse::<f32>() {
+        Ok(strength) if strength.is_finite() => Ok((file.into(), strength)),
+        _ => Err(Error::Config {
+            key: "--lora".into(),
+            found: word.into(),
+            expected: "FILE or FILE:SCALE".into(),
+            fix: "write the strength as a number, for example adapter.safetensors:0.8".into(),
         }),
     }
 }

@@ -1,6 +1,6 @@
 //! `selvedge generate`: pictures from a prompt, with adapters and the mean-shifted initialization.
 
-use super::common::{Compute, note, warn};
+use super::common::{Compute, lora_word, note, warn};
 use crate::{
     data::{
         Layout, Subject,
@@ -10,8 +10,9 @@ use crate::{
         mix::Rule,
     },
     error::{Error, Result},
-    lora::{Lora, Loras, Modules},
+    lora::{Lora, Loras},
     models::base::Base,
+    train::modules,
     sample::{MaskResize, Pipeline, Request, Sampler, Spacing, Start, first_inputs, start_noise},
     tensor::{
         Tensor,
@@ -298,28 +299,10 @@ fn mask_resize(word: &str) -> Result<MaskResize> {
 /// # Errors
 /// A scale that is no number; those of the files.
 pub fn open_loras(base: &Base, words: &[String]) -> Result<Loras> {
-    let params: Vec<(String, Vec<usize>)> = base
-        .weights
-        .parts
-        .iter()
-        .flat_map(|p| {
-            let prefix = p.component().name();
-            p.shapes().map(move |(n, d)| (format!("{prefix}.{n}"), d.to_vec())).collect::<Vec<_>>()
-        })
-        .collect();
-    let modules = Modules::of(params.iter().map(|(n, d)| (n.as_str(), d.as_slice())));
+    let modules = modules(base);
     let one = |word: &String| {
-        let (file, scale) = match word.rsplit_once(':') {
-            Some((file, scale)) if !Path::new(word).exists() => (file, scale),
-            _ => (word.as_str(), "1"),
-        };
-        let strength: f32 = scale.parse().map_err(|_| Error::Config {
-            key: "--lora".into(),
-            found: word.clone(),
-            expected: "FILE or FILE:SCALE".into(),
-            fix: "write the strength as a number, for example adapter.safetensors:0.8".into(),
-        })?;
-        Ok((Lora::open(Path::new(file), "unet", &modules)?, strength))
+        let (file, strength) = lora_word(word)?;
+        Ok((Lora::open(&file, "unet", &modules)?, strength))
     };
     Ok(Loras::new(words.iter().map(one).collect::<Result<_>>()?))
 }

@@ -118,6 +118,10 @@ impl TrainConfig {
         within("train.clip_norm", t.clip_norm, 0.0, 1e9)?;
         within("train.alpha", t.alpha, 0.0, 1e6)?;
         within("train.ema_decay", t.ema_decay, 0.0, 1.0)?;
+        if t.mode == Mode::Full && !t.from.as_os_str().is_empty() {
+            let fix = "start full training from a model folder: base = \"RUN/model\"";
+            return Err(bad("train.from", t.from.display(), "nothing, in mode full", fix));
+        }
         if t.mode == Mode::Full && t.parts.is_empty() {
             let fix = "for example parts = [\"unet.*attn2.to_[kv]\"]";
             return Err(bad("train.parts", "nothing", "patterns, in mode full", fix));
