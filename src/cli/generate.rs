@@ -17,7 +17,7 @@ use crate::{
     tensor::{
         Tensor,
         image::{Picture, write_png},
-        philox::Stream,
+        philox::{Stream, streams::COMPOSITION},
         safetensors::{Raw, SafeFile},
         write_safetensors,
     },
@@ -225,7 +225,6 @@ impl Generate {
         subjects: &'s [Subject],
         size: [usize; 2],
     ) -> Result<Option<Box<dyn Fn(u64) -> Result<(Picture, Picture)> + 's>>> {
-        const STREAM: u64 = 0x1417; // compositions; noise has its own stream
         match self.init.as_str() {
             "none" => Ok(None),
             "seg-mix" => {
@@ -235,14 +234,14 @@ impl Generate {
                 let method = MethodConfig { name: Method::Mudi, ..MethodConfig::default() };
                 let rule = Rule::new(&method, size[0].min(size[1]));
                 Ok(Some(Box::new(move |seed| {
-                    let start = columns(&chosen, size, &rule, &mut Stream::new(seed, STREAM))?;
+                    let start = columns(&chosen, size, &rule, &mut Stream::new(seed, COMPOSITION))?;
                     Ok((start.picture, start.mask))
                 })))
             }
             file => {
                 let layout = Layout::read(Path::new(file))?;
                 Ok(Some(Box::new(move |seed| {
-                    let start = arranged(subjects, &layout, size, &mut Stream::new(seed, STREAM))?;
+                    let start = arranged(subjects, &layout, size, &mut Stream::new(seed, COMPOSITION))?;
                     Ok((start.picture, start.mask))
                 })))
             }

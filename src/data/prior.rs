@@ -145,3 +145,48 @@ pub fn load(config: &TrainConfig, dir: &Path, warnings: &mut Vec<String>) -> Res
     };
     config.subjects.iter().map(&mut one).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(folder: &Path) -> TrainConfig {
+        let mut text = String::from("[method]\nprior_images = 1\nprior_preservation = true\n");
+        for id in ["a", "b"] {
+            text += &format!("[[subject]]\nid = \"{id}\"\nclass = \"Grey bear\"\nimages = \"/x\"\n");
+        }
+        TrainConfig::parse(&text, "c.toml", folder, &[]).unwrap()
+    }
+
+    #[test]
+    fn a_picture_without_a_subject_is_not_kept_and_the_error_names_class_place_and_fix() {
+        let folder = tempfile::tempdir().unwrap();
+        let wanted = missing(&config(folder.path()), folder.path());
+        assert_eq!(wanted.len(), 1, "a class that two subjects share is made once");
+        assert!(!store(&wanted[0], &Picture::filled(64, 64, 3, 120)).unwrap());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing half-written");
+        let e = gave_up(&wanted[0]).to_string();
+        for word in ["`Grey bear`", "grey_bear/000.png", "10 pictures", "prior_class", "000_mask.png"] {
+            assert!(e.contains(word), "{word} is not in {e}");
+        }
+    }
+
+    #[test]
+    fn a_picture_with_its_mask_is_read_back_and_one_without_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let c = config(folder.path());
+        let wanted = missing(&c, folder.path());
+        let mut picture = Picture::filled(64, 64, 3, 250);
+        for y in 20..44 {
+            for x in 20..44 {
+                picture.at_mut(x, y).copy_from_slice(&[200, 30, 30]);
+            }
+        }
+        assert!(store(&wanted[0], &picture).unwrap());
+        let read = load(&c, folder.path(), &mut vec![]).unwrap();
+        assert!(read.len() == 2 && read[0].photos[0].segment.is_some());
+        std::fs::remove_file(folder.path().join("grey_bear/000_mask.png")).unwrap();
+        let e = load(&c, folder.path(), &mut vec![]).unwrap_err().to_string();
+        assert!(e.contains("`Grey bear`") && e.contains("000_mask.png"), "{e}");
+    }
+}
