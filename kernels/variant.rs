@@ -63,7 +63,10 @@ pub fn check(word: &str, known: &[Slot]) -> Result<()> {
     let asked_for: Vec<&&Slot> = of_operation.iter().filter(|s| s.answers(asked)).collect();
     if asked_for.is_empty() {
         let passes: Vec<&str> = of_operation.iter().map(|s| s.name).collect();
-        return Err(bad(asked, format!("{operation}, or one of its passes: {}", passes.join(", "))));
+        return Err(bad(
+            asked,
+            format!("{operation}, or one of its passes: {}", passes.join(", ")),
+        ));
     }
     if asked_for.iter().any(|s| s.variants.contains(&name)) {
         return Ok(());
@@ -87,7 +90,10 @@ pub fn ask(word: &str) {
 
 /// What was asked for and applied to nothing that ran; asked once.
 pub fn never_taken() -> Vec<String> {
-    std::mem::take(&mut *waiting()).into_iter().map(|(slot, name)| format!("{slot}={name}")).collect()
+    std::mem::take(&mut *waiting())
+        .into_iter()
+        .map(|(slot, name)| format!("{slot}={name}"))
+        .collect()
 }
 
 fn taken(slot: &str, name: &str) {

@@ -51,7 +51,8 @@ fn program(batch: usize) -> Program {
     let mut rec = Recorder::new();
     rec.train_if(|_| true);
     let dims = [batch, SIDE, SIDE, CHANNELS];
-    let plan = record(rec, &options, |rec, _| Ok(rec.param("guess", &dims, Layout::Dense))).unwrap();
+    let plan =
+        record(rec, &options, |rec, _| Ok(rec.param("guess", &dims, Layout::Dense))).unwrap();
     plan.load(Device::Cpu, &Guess(normal(1, batch * EACH))).unwrap()
 }
 
@@ -63,6 +64,8 @@ fn run(weight: &[f32], coefficient: &[f32]) -> (f32, Vec<f32>) {
     p.set("posterior_noise", &normal(3, n * EACH)).unwrap();
     p.set("noise", &normal(4, n * EACH)).unwrap();
     p.set_i32("timesteps", &vec![500; n]).unwrap();
+    let e = p.set_i32("timesteps", &vec![1000; n]).unwrap_err().to_string();
+    assert!(e.contains("timestep 1000") && e.contains("0 to 999"), "{e}");
     p.set("timestep", &vec![500.0; n]).unwrap();
     p.set("weight", weight).unwrap();
     p.set("coefficient", coefficient).unwrap();

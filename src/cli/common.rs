@@ -184,6 +184,14 @@ pub fn dtype(word: &str) -> Result<DType> {
     }
 }
 
+/// A count given on the command line: a whole number above 0.
+///
+/// # Errors
+/// For anything else.
+pub fn positive(word: &str) -> std::result::Result<usize, String> {
+    word.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a number above 0".into())
+}
+
 /// A word `FILE[:SCALE]` of `--lora` as file and strength (1 when left out); a file whose own name ends that way
 /// is taken as it is.
 ///

@@ -12,7 +12,6 @@ use crate::{
     error::{Error, Result},
     lora::{Lora, Loras},
     models::base::Base,
-    train::modules,
     sample::{MaskResize, Pipeline, Request, Sampler, Spacing, Start, first_inputs, start_noise},
     tensor::{
         Tensor,
@@ -21,6 +20,7 @@ use crate::{
         safetensors::{Raw, SafeFile},
         write_safetensors,
     },
+    train::modules,
 };
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -241,7 +241,8 @@ impl Generate {
             file => {
                 let layout = Layout::read(Path::new(file))?;
                 Ok(Some(Box::new(move |seed| {
-                    let start = arranged(subjects, &layout, size, &mut Stream::new(seed, COMPOSITION))?;
+                    let start =
+                        arranged(subjects, &layout, size, &mut Stream::new(seed, COMPOSITION))?;
                     Ok((start.picture, start.mask))
                 })))
             }

@@ -149,8 +149,7 @@ pub fn train(
             &folder.join(format!("samples/step-{step:06}")),
         )
     };
-    let mut write =
-        |folder: &Path, trained: &[Trainable]| save(folder, config, &base, trained);
+    let mut write = |folder: &Path, trained: &[Trainable]| save(folder, config, &base, trained);
     let hooks = Hooks {
         sample: Some(&mut sample),
         save: &mut write,

@@ -153,7 +153,8 @@ mod tests {
     fn config(folder: &Path) -> TrainConfig {
         let mut text = String::from("[method]\nprior_images = 1\nprior_preservation = true\n");
         for id in ["a", "b"] {
-            text += &format!("[[subject]]\nid = \"{id}\"\nclass = \"Grey bear\"\nimages = \"/x\"\n");
+            text +=
+                &format!("[[subject]]\nid = \"{id}\"\nclass = \"Grey bear\"\nimages = \"/x\"\n");
         }
         TrainConfig::parse(&text, "c.toml", folder, &[]).unwrap()
     }
@@ -166,7 +167,9 @@ mod tests {
         assert!(!store(&wanted[0], &Picture::filled(64, 64, 3, 120)).unwrap());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing half-written");
         let e = gave_up(&wanted[0]).to_string();
-        for word in ["`Grey bear`", "grey_bear/000.png", "10 pictures", "prior_class", "000_mask.png"] {
+        for word in
+            ["`Grey bear`", "grey_bear/000.png", "10 pictures", "prior_class", "000_mask.png"]
+        {
             assert!(e.contains(word), "{word} is not in {e}");
         }
     }

@@ -73,7 +73,11 @@ fn fold(layer: &mut Layer, adapters: &Adapters) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Weights`] for a module that `lora` lacks.
-pub fn give<S: WeightSource>(start: &mut Start<S>, lora: &Lora, params: &[ParamInfo]) -> Result<()> {
+pub fn give<S: WeightSource>(
+    start: &mut Start<S>,
+    lora: &Lora,
+    params: &[ParamInfo],
+) -> Result<()> {
     for p in params.iter().filter(|p| is_adapter(&p.name)) {
         let (down, up) = (".lora_A.weight", ".lora_B.weight");
         let found = match (p.name.strip_suffix(down), p.name.strip_suffix(up)) {

@@ -20,7 +20,11 @@ fn an_embedded_base_is_written_whole_with_the_changed_tensor() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("model");
     let base = Base::open("nano").unwrap();
-    let bias = vec![0.25; base.weights.part(Component::Unet).unwrap().tensor("conv_in.bias").unwrap().data.len()];
+    let bias =
+        vec![
+            0.25;
+            base.weights.part(Component::Unet).unwrap().tensor("conv_in.bias").unwrap().data.len()
+        ];
     let changed = Changed::from([("unet.conv_in.bias", bias.as_slice())]);
     export(&base, &changed, &out).unwrap();
     let (was, now) = (weights(Path::new("nano"), Component::Unet), weights(&out, Component::Unet));
@@ -51,6 +55,8 @@ fn an_embedded_base_is_written_whole_with_the_changed_tensor() {
 /// A single file with the original names of SDXL: incomplete models, but every kind of name.
 fn single() -> Tensors {
     let mut all = super::unet::original_unet();
+    // three pooled numbers and six ids of 256
+    all.insert("model.diffusion_model.label_emb.0.0.weight".into(), fill(1, &[8, 3 + 6 * 256]));
     all.extend(super::parts::original_vae());
     all.extend(super::parts::open_clip("conditioner.embedders.1.model.", 2));
     let text = "conditioner.embedders.0.transformer.text_model";
@@ -86,14 +92,17 @@ fn a_single_file_becomes_a_folder_with_everything_a_pipeline_asks_for() {
     assert_eq!((again.unet, again.vae), (base.unet, base.vae));
     assert_eq!(again.zero_negative, base.zero_negative);
     let index = fs::read_to_string(out.join("model_index.json")).unwrap();
-    for word in ["StableDiffusionXLPipeline", "EulerDiscreteScheduler", "tokenizer_2", "WithProjection"] {
+    for word in
+        ["StableDiffusionXLPipeline", "EulerDiscreteScheduler", "tokenizer_2", "WithProjection"]
+    {
         assert!(index.contains(word), "{word}");
     }
     for (inner, want) in [
         ("tokenizer", Tokenizer::standard().unwrap()),
         ("tokenizer_2", Tokenizer::standard_second().unwrap()),
     ] {
-        let component = if inner == "tokenizer" { Component::TextEncoder } else { Component::TextEncoder2 };
+        let component =
+            if inner == "tokenizer" { Component::TextEncoder } else { Component::TextEncoder2 };
         assert!(out.join(inner).join("vocab.json").is_file());
         let got = Tokenizer::open(&out, component).unwrap();
         for text in ["A photo of a olis <bear>, 42 times!", "ein süßer Hund", ""] {

@@ -4,7 +4,7 @@ mod show;
 
 use super::{
     bench::Latent,
-    common::{dtype, note, out},
+    common::{dtype, note, out, positive},
 };
 use crate::{
     data::TrainConfig,
@@ -60,11 +60,6 @@ struct Common {
     tokens: usize,
     #[command(flatten)]
     view: View,
-}
-
-/// A number above 0.
-fn positive(word: &str) -> std::result::Result<usize, String> {
-    word.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a number above 0".into())
 }
 
 #[derive(Debug, ClapArgs)]
@@ -125,7 +120,12 @@ pub fn run(args: Args) -> Result<u8> {
                     continue;
                 }
                 let common = if part == "vae-decoder" { &g.common } else { &guided };
-                print(&forward(part, common)?, &Title::of(part, &common.model, &common.view), &device, &[])?;
+                print(
+                    &forward(part, common)?,
+                    &Title::of(part, &common.model, &common.view),
+                    &device,
+                    &[],
+                )?;
             }
         }
         What::Forward(f) => {
