@@ -39,6 +39,18 @@ pub fn no_kernel(op: &'static str, device: &Device) -> Error {
     Error::NoKernel { op, key: device.name(), tried: "no variant is written yet".into() }
 }
 
+/// Every choice between variants that a folder publishes, by operation.
+pub fn slots() -> Vec<variant::Slot> {
+    let mut all = vec![];
+    all.extend(attention::slots());
+    all.extend(conv2d::slots());
+    all.extend(group_norm::slots());
+    all.extend(layer_norm::slots());
+    all.extend(linear::slots());
+    all.extend(moe::slots());
+    all
+}
+
 /// Every folder's cases: one list for tests, gradient checks and benches.
 pub fn cases() -> Vec<case::Case> {
     let mut all = vec![];

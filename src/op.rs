@@ -126,6 +126,17 @@ pub struct Backward<'a> {
     pub scratch: BufMut<'a>,
 }
 
+/// An i32 input whose values pick rows of another input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Indices {
+    /// Which input.
+    pub input: usize,
+    /// One of its values, in words: `token id`.
+    pub what: &'static str,
+    /// Values are in `0..below`.
+    pub below: usize,
+}
+
 /// The face of one kernel folder; nothing outside the folder knows its insides.
 pub trait Op: std::fmt::Debug + Send + Sync {
     /// Folder name.
@@ -136,6 +147,13 @@ pub trait Op: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// [`crate::error::Error::Shape`] or `DType` with `at` = the operation's name; the recorder prefixes the scope.
     fn infer(&self, ins: &[Spec]) -> Result<Signature>;
+
+    /// The inputs that hold indices, for shapes that `infer` accepts. A program refuses values outside their range
+    /// where they are fed, on every device.
+    fn indices(&self, ins: &[Spec]) -> Vec<Indices> {
+        let _ = ins;
+        vec![]
+    }
 
     /// Why there is no backward pass, where there is none; a plan that needs one is refused with it.
     fn forward_only(&self) -> Option<&'static str> {

@@ -42,6 +42,16 @@ fn the_published_settings_are_the_defaults() {
 }
 
 #[test]
+fn settings_that_exclude_each_other_are_refused() {
+    let e = parse(TWO, &["method.loss=dco", "method.min_snr_gamma=5.0"]).unwrap_err();
+    assert!(e.contains("method.min_snr_gamma") && e.contains("method.loss = \"mse\""), "{e}");
+    assert!(parse(TWO, &["method.loss=dco", "method.min_snr_gamma=0.0"]).is_ok());
+    let full = ["train.mode=full", "train.parts=[\"unet\"]", "train.from=\"a.safetensors\""];
+    let e = parse(TWO, &full).unwrap_err();
+    assert!(e.contains("train.from") && e.contains("RUN/model"), "{e}");
+}
+
+#[test]
 fn an_unknown_key_names_its_line_and_the_nearest_key() {
     let e = parse(&format!("{TWO}learning_rat = 1.0\n"), &[]).unwrap_err();
     assert!(e.contains("c.toml: line 18"), "{e}");

@@ -36,7 +36,9 @@ fn resize_and_crop_equal_pillow_bit_for_bit() {
             None => {
                 let b: Vec<f64> =
                     c[2].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
-                let out = source.crop_box([b[0], b[1], b[2], b[3]]);
+                let [x0, y0, x1, y1] = [0, 1, 2, 3].map(|i| b[i].round_ties_even() as i64);
+                let side = |n: i64| usize::try_from(n).unwrap_or(0);
+                let out = source.crop(x0, y0, side(x1 - x0), side(y1 - y0));
                 assert_eq!([out.width, out.height], [number(&c[3][0]), number(&c[3][1])], "{c}");
                 out
             }
@@ -128,6 +130,7 @@ fn bytes_survive_the_way_through_floats() {
     let p = Picture::new(16, 16, 1, (0..=255).collect()).unwrap();
     assert_eq!(Picture::from_signed(16, 16, 1, &p.signed()).unwrap(), p);
     assert_eq!(Picture::from_signed(1, 1, 3, &[-2.0, 9.0, f32::NAN]).unwrap().data[..2], [0, 255]);
+    assert!(Picture::from_signed(2, 1, 1, &[0.0]).is_none());
 }
 
 #[test]

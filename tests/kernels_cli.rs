@@ -148,3 +148,68 @@ fn variants_are_listed_with_the_shapes_they_serve() {
     let slot = all.iter().find(|v| v["slot"] == "attention.forward").unwrap();
     assert!(slot["variants"].as_array().unwrap().len() > 1, "{slot}");
 }
+
+#[test]
+fn a_variant_that_does_not_exist_is_refused_before_anything_runs() {
+    for (word, expected) in [
+        ("attention.sideways=sm80", "attention.forward, attention.backward"),
+        ("atention=sm80", "an operation with variants: attention, conv2d"),
+        ("attention=sm81", "a variant of attention: "),
+        ("attention.backward=sm90_m128", "sm80"),
+        ("attention", "OPERATION.PASS=VARIANT"),
+    ] {
+        let args = ["check", "--device", "emulated", "--op", "noise", "--variant", word];
+        let error = refusal(&args);
+        assert!(error.contains("--variant") && error.contains(expected), "{word}: {error}");
+        let args = ["bench", "--device", "emulated", "--small", "--op", "noise", "--compare"];
+        let error = refusal(&[&args[..], &[&format!("{word},x")]].concat());
+        assert!(error.contains("--variant") || error.contains("--compare"), "{word}: {error}");
+    }
+}
+
+#[test]
+fn a_variant_that_applied_to_nothing_is_told_at_the_end() {
+    let told = |op: &str| {
+        let word = "attention.forward=simt";
+        let args = ["check", "--device", "emulated", "--op", op, "--variant", word];
+        let output = selvedge(&args);
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(told("noise").contains("--variant attention.forward=simt applied to nothing that ran"));
+    assert!(!told("attention [").contains("applied to nothing"), "it ran");
+}
+
+#[test]
+fn every_slot_that_is_chosen_for_is_published() {
+    use selvedge::{
+        device::{Cuda, Schedule},
+        kernels::{cases, slots},
+    };
+    let cuda = Cuda::emulated(Schedule::Early).unwrap();
+    let known: Vec<&str> = slots().iter().flat_map(|s| s.variants.clone()).collect();
+    let mut unnamed = vec![];
+    for case in cases() {
+        let Ok(signature) = case.op.infer(&case.ins) else { continue };
+        for backward in [false, true] {
+            let text = case.op.variant(&cuda, &case.ins, &signature.out, backward);
+            let names = text.split([',', ' ']).filter(|w| w.contains("sm") || *w == "simt");
+            unnamed
+                .extend(names.filter(|n| !known.contains(n)).map(|n| format!("{} {n}", case.name)));
+        }
+    }
+    assert!(unnamed.is_empty(), "{unnamed:?}");
+    let operations: Vec<&str> = slots().iter().map(|s| s.operation()).collect();
+    for op in [
+        "attention",
+        "conv2d",
+        "group_norm",
+        "layer_norm",
+        "linear",
+        "linear_fused",
+        "moe_experts",
+        "moe_route",
+    ] {
+        assert!(operations.contains(&op), "{op}");
+    }
+}

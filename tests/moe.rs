@@ -4,9 +4,13 @@
 use selvedge::{
     device::Device,
     error::Result,
-    kernels::activation::Kind,
+    kernels::{
+        activation::Kind,
+        moe::{MAX_EXPERTS, Route},
+    },
     lora::Adapters,
     nn::{Bias, Mixture, Net, Way, linear, mixture},
+    op::Op,
     plan::{Layout, Pass, PlanOptions, Recorder, Value, WeightSource},
     tensor::{DType, Spec, philox::fill_normal},
 };
@@ -142,6 +146,35 @@ fn the_order_of_experts_does_not_matter() {
         close("output", &a.out, &b.out, 1e-5);
         close("gradient of the tokens", &a.dx, &b.dx, 1e-5);
     }
+}
+
+#[test]
+fn more_experts_than_the_masks_hold_are_refused_while_recording() {
+    let logits = |experts| Spec::f32(&[3, experts]);
+    let route = Route { slots: 2 };
+    assert!(route.infer(&[logits(MAX_EXPERTS)]).is_ok());
+    let e = route.infer(&[logits(MAX_EXPERTS + 1)]).unwrap_err().to_string();
+    assert!(e.contains("at most 512 experts"), "{e}");
+    let mut rec = Recorder::new();
+    let x = rec.input("x", Spec::f32(&[1, TOKENS, WIDTH]));
+    let none = Adapters::default();
+    for way in [Way::Dense, Way::Routed] {
+        let m = mix(MAX_EXPERTS + 1, 2, way);
+        let e = mixture(&mut Net::new(&mut rec, &none), "ffm", x, m).unwrap_err().to_string();
+        assert!(e.contains("at most 512 experts"), "{e}");
+    }
+}
+
+#[test]
+fn a_logit_that_is_no_number_still_gives_a_whole_table() {
+    let mut rec = Recorder::new();
+    let x = rec.input("x", Spec::f32(&[1, TOKENS, WIDTH]));
+    let none = Adapters::default();
+    let y = mixture(&mut Net::new(&mut rec, &none), "ffm", x, mix(4, 2, Way::Routed)).unwrap();
+    let mut p = rec.plan_inference(y).unwrap().load(Device::Cpu, &Weights::default()).unwrap();
+    p.set("x", &[f32::NAN; TOKENS * WIDTH]).unwrap();
+    p.forward().unwrap(); // every slot has its row: nothing lies outside the buffers
+    assert!(p.get("out").unwrap().iter().all(|v| v.is_nan()));
 }
 
 #[cfg(feature = "emulate")]

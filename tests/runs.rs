@@ -1,7 +1,13 @@
 //! Whole training runs of every kind through the command, on nano: what must not change, and what is written.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use selvedge::device::cpu::{ISA_VARIABLE, Isa};
+use selvedge::{
+    device::cpu::{ISA_VARIABLE, Isa},
+    models::{
+        base::Base,
+        checkpoint::{Checkpoint, Component},
+    },
+};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -130,20 +136,150 @@ fn dco_starts_at_ln_2_and_refuses_prior_pictures() {
 }
 
 #[test]
-fn text_encoders_and_whole_weights_can_be_trained() {
+fn text_encoders_can_be_trained_and_patterns_without_a_layer_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let out = done(folder.path(), "text", &["train.train_text_encoder=true", "train.steps=2"]);
     let header = names(&out.join("adapter.safetensors"));
     assert!(header.contains("\"text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_A"));
     assert!(header.contains("\"text_encoder_2.") && header.contains("\"unet."));
-    let full = ["train.mode=full", "train.parts=[\"unet.mid_block\"]", "train.steps=2"];
-    let out = done(folder.path(), "full", &full);
-    let header = names(&out.join("weights.safetensors"));
-    assert!(header.contains("\"unet.mid_block.resnets.0.conv1.weight\""), "{header}");
-    assert!(!header.contains("down_blocks"));
     let (_, output) = train(folder.path(), "none", &["train.targets=[\"to_z\"]"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(!folder.path().join("none").exists(), "a refused run leaves a folder");
+    let (_, output) = train(folder.path(), "one", &["train.targets=[\"to_q\",\"to_z\"]"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && error.contains("[\"to_z\"]"), "{error}");
+}
+
+fn run(args: &[&str]) -> Output {
+    let output = Command::new(env!("CARGO_BIN_EXE_selvedge")).args(args).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+#[test]
+fn full_training_ends_in_a_model_that_generate_takes_as_its_base() {
+    let folder = tempfile::tempdir().unwrap();
+    let parts = "train.parts=[\"unet.mid_block\",\"text_encoder.text_model.encoder\"]";
+    let sets = ["train.mode=full", parts, "train.steps=2", "train.sample_every=1"];
+    let (out, output) = train(folder.path(), "full", &sets);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    assert!(told.trim_end().ends_with("full/model") && !told.contains("adapter"), "{told}");
+    let model = out.join("model");
+    let tensors = |model: &str, part| {
+        let part = Checkpoint::open(model, part).unwrap();
+        let names: Vec<String> = part.shapes().map(|(n, _)| n.to_string()).collect();
+        names.into_iter().map(|n| (n.clone(), part.tensor(&n).unwrap())).collect::<Vec<_>>()
+    };
+    for (part, trained) in [
+        (Component::Unet, "mid_block."),
+        (Component::TextEncoder, "text_model.encoder."),
+        (Component::TextEncoder2, "nothing"),
+        (Component::Vae, "nothing"),
+    ] {
+        let (was, now) = (tensors("nano", part), tensors(model.to_str().unwrap(), part));
+        assert_eq!(was.len(), now.len());
+        for ((name, was), (_, now)) in was.iter().zip(&now) {
+            // a bias before a normalization may have no gradient; weights have
+            if name.starts_with(trained) && name.ends_with(".weight") {
+                assert!(was != now, "{name} did not move");
+            } else if !name.starts_with(trained) {
+                assert!(was == now, "{name} moved");
+            }
+        }
+    }
+    let picture =
+        |step: u64| fs::read(out.join(format!("samples/step-00000{step}/00.png"))).unwrap();
+    assert!(picture(1) != picture(2), "samples are of the weights of their step");
+    let made = |base: &str, name: &str| {
+        let to = folder.path().join(name);
+        let size = ["--height", "64", "--width", "64", "--steps", "2", "--device", "cpu"];
+        let args =
+            ["generate", "--base", base, "--prompt", "a bear", "--out", to.to_str().unwrap()];
+        run(&[&args[..], &size].concat());
+        selvedge::tensor::image::read(&to.join("00000.png")).unwrap()
+    };
+    assert!(made(model.to_str().unwrap(), "of_model") != made("nano", "of_nano"));
+    assert!(
+        !fs::read_dir(&out)
+            .unwrap()
+            .flatten()
+            .any(|e| e.file_name().to_string_lossy().starts_with('.'))
+    );
+}
+
+#[test]
+fn a_run_starts_from_an_adapter_of_any_convention_exactly() {
+    let folder = tempfile::tempdir().unwrap();
+    let f = folder.path();
+    let first =
+        ["train.alpha=3.0", "train.steps=2", "train.formats=[\"peft\",\"kohya\",\"comfy\"]"];
+    let first = done(f, "first", &first);
+    let open = |path: &Path| {
+        let modules = selvedge::train::modules(&Base::open("nano").unwrap());
+        selvedge::lora::Lora::open(path, "unet", &modules).unwrap().layers
+    };
+    let want = open(&first.join("adapter.safetensors"));
+    // without a learning rate the result is the start
+    for (name, file) in
+        [("peft", "adapter"), ("kohya", "adapter_kohya"), ("comfy", "adapter_comfy")]
+    {
+        let from = format!("train.from={:?}", first.join(format!("{file}.safetensors")));
+        let still = ["train.learning_rate=0.0", "train.alpha=3.0", "train.steps=1", from.as_str()];
+        let out = done(f, name, &still);
+        for (module, layer) in open(&out.join("adapter.safetensors")) {
+            assert!(layer.same_bits(&want[&module]), "{name}: {module}");
+        }
+        let other = ["train.learning_rate=0.0", "train.alpha=6.0", "train.steps=1", from.as_str()];
+        let out = done(f, &format!("{name}_6"), &other);
+        for (module, layer) in open(&out.join("adapter.safetensors")) {
+            assert_eq!(layer.alpha, 6.0);
+            let sum = |l: &selvedge::lora::Layer| selvedge::lora::delta(l, 1.0).unwrap().data;
+            let (got, want) = (sum(&layer), sum(&want[&module]));
+            assert!(
+                got.iter().zip(&want).all(|(g, w)| (g - w).abs() <= 1e-6 * w.abs()),
+                "{module}"
+            );
+        }
+        let resolved = fs::read_to_string(out.join("config.toml")).unwrap();
+        assert!(resolved.contains(&format!("{file}.safetensors")), "the run records its start");
+    }
+}
+
+#[test]
+fn a_start_that_does_not_fit_is_refused_and_one_that_fits_resumes_to_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let f = folder.path();
+    let first = done(f, "first", &["train.steps=2"]);
+    let from = format!("train.from={:?}", first.join("adapter.safetensors"));
+    for (sets, words) in [
+        (["train.rank=3"], "set train.rank = 2"),
+        (["train.targets=[\"to_q\"]"], "does not train"),
+        (["train.train_text_encoder=true"], "nothing for"),
+    ] {
+        let (out, output) = train(f, "refused", &[&sets[..], &[from.as_str()]].concat());
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && error.contains(words), "{error}");
+        assert!(!out.exists(), "a refused run leaves a folder");
+    }
+    let (out, output) = train(f, "absent", &["train.from=\"no.safetensors\""]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no.safetensors") && !out.exists());
+    let whole = done(f, "whole", &[from.as_str(), "train.steps=4"]);
+    let broken = done(f, "broken", &[from.as_str(), "train.steps=2"]);
+    let config = f.join("train.toml");
+    run(&[
+        "train",
+        config.to_str().unwrap(),
+        "--out",
+        broken.to_str().unwrap(),
+        "--resume",
+        "--set",
+        from.as_str(),
+        "--set",
+        "train.steps=4",
+    ]);
+    assert!(adapter(&whole) == adapter(&broken), "resuming changes the result");
+    assert!(adapter(&whole) != adapter(&done(f, "fresh", &["train.steps=4"])));
 }
 
 #[test]

@@ -1,13 +1,13 @@
-//! Seg-Mix by the published rule: statistics over 10,000 mixes, relative sizes, prompts, loader.
+//! Seg-Mix by the published rule: statistics over 10,000 mixes, relative sizes, prompts, batches.
 #![allow(clippy::unwrap_used)] // helpers of tests
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{collections::HashMap, path::Path};
 
 use selvedge::{
     data::{
-        Dataset, Loader, Photo, Sample, Subject, TrainConfig,
+        Dataset, Photo, Sample, Subject, TrainConfig,
         mix::Rule,
-        segment::{Segment, tight_box},
+        segment::{Pasted, Segment, tight_box},
     },
     tensor::image::Picture,
 };
@@ -302,20 +302,52 @@ fn the_loss_weight_follows_the_mask_of_mixes_only() {
 }
 
 #[test]
-fn the_loader_gives_the_batches_of_the_positions_from_any_start() {
-    let d = Arc::new(data(&["train.batch=2"], &[None, None]));
-    let all: Vec<_> = Loader::start(d.clone(), 0..4, 2, 2).unwrap().collect();
-    assert_eq!(all.len(), 8);
-    let late: Vec<_> = Loader::start(d.clone(), 3..4, 2, 2).unwrap().collect();
-    for (x, y) in all[6..].iter().zip(&late) {
-        assert_eq!((x.step, x.pass), (y.step, y.pass));
-        for (a, b) in x.samples.iter().zip(&y.samples) {
-            assert!(a.picture == b.picture && a.draw == b.draw);
+fn a_batch_is_the_samples_of_its_positions() {
+    let d = data(&["train.batch=2", "train.accumulate=2"], &[None, None]);
+    for (step, pass, first) in [(0, 0, 0), (0, 1, 2), (3, 1, 14)] {
+        let batch = d.batch(step, pass);
+        assert_eq!((batch.step, batch.pass, batch.samples.len()), (step, pass, 2));
+        for (sample, n) in batch.samples.iter().zip(first..) {
+            let own = d.sample(n);
+            assert!(sample.picture == own.picture && sample.draw == own.draw);
         }
     }
-    let mut cut_short = Loader::start(d, 0..1_000_000, 2, 2).unwrap();
-    assert!(cut_short.next().is_some());
-    drop(cut_short); // returns: the worker ends
+}
+
+#[test]
+fn cut_mix_is_drawn_at_its_rate_and_never_before_its_first_step() {
+    let set = ["method.name=cut-mix", "method.mix_probability=0.3", "method.start_step=100"];
+    let d = data(&set, &[None, None]);
+    let per_step = 2; // accumulate
+    assert!((0..100 * per_step).all(|n| !d.sample(n).draw.mixed));
+    let mixed = (200..2200).filter(|n| d.sample(*n).draw.mixed).count();
+    // 2000 draws at 0.3: 600, standard deviation 20.5
+    assert!((540..660).contains(&mixed), "{mixed}");
+}
+
+#[test]
+fn cut_mix_joins_the_middles_of_both_photos_at_the_middle_column() {
+    let d = data(&["method.name=cut-mix", "method.mix_probability=1.0"], &[None, None]);
+    for n in 0..20 {
+        let s = d.sample(n);
+        let own_left = s.draw.subjects[0].side == Some("left");
+        // photos are 64 x 70: the middle 32 columns and 64 rows of each
+        let of = |p: &Pasted| {
+            let own = d.subjects().iter().find(|s| s.id == p.id).unwrap();
+            &own.photos.iter().find(|f| f.name == p.photo).unwrap().rgb
+        };
+        let [own, other] = [0, 1].map(|i| of(&s.draw.subjects[i]));
+        let [left, right] = if own_left { [own, other] } else { [other, own] };
+        for y in 0..64 {
+            for x in 0..32 {
+                assert_eq!(s.picture.at(x, y), left.at(16 + x, 3 + y), "{n} at {x}, {y}");
+                assert_eq!(s.picture.at(32 + x, y), right.at(16 + x, 3 + y), "{n} at {x}, {y}");
+            }
+        }
+        let [q, r] = &s.draw.subjects[..] else { panic!() };
+        let halves = [q.rectangle, r.rectangle];
+        assert!(halves.contains(&[0, 0, 32, 64]) && halves.contains(&[32, 0, 64, 64]));
+    }
 }
 
 #[test]

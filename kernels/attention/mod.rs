@@ -46,6 +46,11 @@ pub struct Attention {
     pub scale: f32,
 }
 
+/// What `--variant` can choose here.
+pub(super) fn slots() -> Vec<super::variant::Slot> {
+    cuda::slots()
+}
+
 impl Op for Attention {
     fn name(&self) -> &'static str {
         "attention"

@@ -156,6 +156,11 @@ impl Conv2d {
     }
 }
 
+/// What `--variant` can choose here.
+pub(super) fn slots() -> Vec<super::variant::Slot> {
+    cuda::slots()
+}
+
 impl Op for Conv2d {
     fn name(&self) -> &'static str {
         "conv2d"

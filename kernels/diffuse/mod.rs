@@ -8,7 +8,7 @@ use crate::{
     device::Device,
     error::{Error, Result},
     kernels::check,
-    op::{Backward, Cost, Forward, Keeps, Op, Signature},
+    op::{Backward, Cost, Forward, Indices, Keeps, Op, Signature},
     tensor::{DType, Spec},
 };
 
@@ -33,10 +33,10 @@ pub enum Mix {
 /// Of `z` and `eps`, linear: reads only `t` and `abar`, which have none (they are constants of the schedule).
 ///
 /// # Numerics
-/// f32. A timestep outside the table takes the nearest end.
+/// f32. In a kernel alone a timestep outside the table takes the nearest end.
 ///
 /// # Errors
-/// [`Error::Shape`] or [`Error::DType`].
+/// [`Error::Shape`] or [`Error::DType`]; [`Error::Data`] when a program is fed a timestep outside the table.
 ///
 /// # Source
 /// Ho et al. 2020, eq. 4; Salimans & Ho 2022 for the velocity.
@@ -80,6 +80,10 @@ impl Op for Diffuse {
             return bad("table", table, "[T], T > 0".into());
         }
         Ok(Signature::of(z.clone()))
+    }
+
+    fn indices(&self, ins: &[Spec]) -> Vec<Indices> {
+        vec![Indices { input: 2, what: "timestep", below: ins[3].dims[0] }]
     }
 
     fn keeps(&self, wants: &[bool]) -> Keeps {

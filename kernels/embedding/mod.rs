@@ -9,7 +9,7 @@ use crate::{
     device::Device,
     error::{Error, Result},
     kernels::check,
-    op::{Backward, Cost, Forward, Keeps, Op, Signature},
+    op::{Backward, Cost, Forward, Indices, Keeps, Op, Signature},
     tensor::{DType, Spec},
 };
 
@@ -20,7 +20,8 @@ use crate::{
 /// # Gradient
 /// Rows of the tables; keeps `ids`. On a GPU the first token with an id sums all with it, in order.
 /// # Errors
-/// `P < L`; an id outside the table ([`Error::Data`] when run on the CPU; a row of NaN on a GPU).
+/// `P < L`; an id outside the table ([`Error::Data`] when a program is fed it, on every device; a kernel alone
+/// gives a row of NaN on a GPU).
 #[derive(Clone, Copy, Debug)]
 pub struct Embedding;
 
@@ -52,7 +53,7 @@ pub struct Sinusoid {
 /// # Gradient
 /// `dx` is 0 but for the picked rows; keeps `rows`.
 /// # Errors
-/// A row outside `0..L` ([`Error::Data`] when run on the CPU; a row of NaN on a GPU).
+/// A row outside `0..L` ([`Error::Data`] when a program is fed it; a kernel alone gives a row of NaN on a GPU).
 #[derive(Clone, Copy, Debug)]
 pub struct GatherRows;
 
@@ -92,6 +93,9 @@ impl Op for Embedding {
             return Err(check::shape(self.name(), "positions", &ins[2], want));
         }
         Ok(Signature::of(Spec::new(&[*n, *l, *c], dtype)))
+    }
+    fn indices(&self, ins: &[Spec]) -> Vec<Indices> {
+        vec![Indices { input: 0, what: "token id", below: ins[1].dims[0] }]
     }
     fn keeps(&self, _: &[bool]) -> Keeps {
         Keeps { ins: vec![0], ..Keeps::default() }
@@ -167,6 +171,9 @@ impl Op for GatherRows {
         };
         check::dims(self.name(), "rows", &ins[1], &[n], "(first axis of x)")?;
         Ok(Signature::of(ins[0].with(&[n, c])))
+    }
+    fn indices(&self, ins: &[Spec]) -> Vec<Indices> {
+        vec![Indices { input: 1, what: "row", below: ins[0].dims[1] }]
     }
     fn keeps(&self, _: &[bool]) -> Keeps {
         Keeps { ins: vec![1], ..Keeps::default() }

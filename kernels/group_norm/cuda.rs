@@ -9,7 +9,7 @@ use crate::{
     error::Result,
     kernels::{
         columns::{self, Columns, Partial, Symbols, Walk, by_type, by_width, int},
-        variant::{self, Variant},
+        variant::{self, Slot, Variant},
     },
     op::{Backward, Forward, GradMode},
     tensor::{DType, Spec},
@@ -108,11 +108,19 @@ pub(super) fn scratch(x: &Spec, groups: usize) -> usize {
     columns::scratch(n, rows, c, x.dtype).max(clusters) + n * groups * 2 * size_of::<f32>()
 }
 
+const SLOT_FORWARD: &str = "group_norm.forward";
+const SLOT_BACKWARD: &str = "group_norm.backward";
+
+/// What there is to choose from.
+pub(super) fn slots() -> Vec<Slot> {
+    vec![Slot::of(SLOT_FORWARD, FORWARD), Slot::of(SLOT_BACKWARD, BACKWARD)]
+}
+
 /// The variant for `x`.
 fn choose(cuda: &Cuda, problem: &Problem, backward: bool) -> Result<&'static str> {
     let (slot, rows) = match backward {
-        true => ("group_norm.backward", BACKWARD),
-        false => ("group_norm.forward", FORWARD),
+        true => (SLOT_BACKWARD, BACKWARD),
+        false => (SLOT_FORWARD, FORWARD),
     };
     Ok(variant::choose(cuda, slot, rows, problem)?.name)
 }

@@ -50,6 +50,11 @@ pub struct GroupNorm {
     pub silu: bool,
 }
 
+/// What `--variant` can choose here.
+pub(super) fn slots() -> Vec<super::variant::Slot> {
+    cuda::slots()
+}
+
 impl Op for GroupNorm {
     fn name(&self) -> &'static str {
         "group_norm"

@@ -4,7 +4,7 @@ use super::{Extent, LatentMix, Noise, Segment};
 use crate::{
     kernels::noise,
     op::{Backward, Forward, Grad},
-    tensor::{Spec, philox},
+    tensor::{Spec, image::taps, philox},
 };
 
 /// One subject's data of one sample; the latents are empty where backward does not read them.
@@ -30,11 +30,7 @@ struct Tap {
 
 impl Tap {
     fn new(target: usize, targets: usize, sources: usize) -> Self {
-        let scale = sources as f32 / targets as f32;
-        let src = ((target as f32 + 0.5) * scale - 0.5).max(0.0);
-        let first = (src as usize).min(sources - 1);
-        let second = (first + 1).min(sources - 1);
-        let w = src - first as f32;
+        let (first, second, w) = taps(target, targets, sources);
         Self { at: [first, second], weight: [1.0 - w, w] }
     }
 

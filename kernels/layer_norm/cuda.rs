@@ -6,7 +6,7 @@ use crate::{
     error::Result,
     kernels::{
         columns::{self, Columns, Partial, Symbols, Walk, by_type, by_width, int},
-        variant::{self, Variant},
+        variant::{self, Slot, Variant},
     },
     op::{Backward, Forward, GradMode},
     tensor::{DType, Spec},
@@ -45,6 +45,14 @@ pub const VARIANTS: &[Variant<Problem>] = &[
     Variant { name: "block", applies: |_| true },
 ];
 
+const SLOT_FORWARD: &str = "layer_norm.forward";
+const SLOT_BACKWARD: &str = "layer_norm.backward";
+
+/// What there is to choose from.
+pub(super) fn slots() -> Vec<Slot> {
+    vec![Slot::of(SLOT_FORWARD, VARIANTS), Slot::of(SLOT_BACKWARD, VARIANTS)]
+}
+
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Args {
@@ -69,7 +77,7 @@ pub(super) fn backward_scratch(x: &Spec) -> usize {
 
 /// The name of the variant for `x`.
 pub(super) fn choose(cuda: &Cuda, x: &Spec, backward: bool) -> Result<&'static str> {
-    let slot = if backward { "layer_norm.backward" } else { "layer_norm.forward" };
+    let slot = if backward { SLOT_BACKWARD } else { SLOT_FORWARD };
     let problem = Problem { c: x.last(), dtype: x.dtype };
     Ok(variant::choose(cuda, slot, VARIANTS, &problem)?.name)
 }

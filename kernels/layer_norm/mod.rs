@@ -40,6 +40,11 @@ pub struct LayerNorm {
     pub eps: f32,
 }
 
+/// What `--variant` can choose here.
+pub(super) fn slots() -> Vec<super::variant::Slot> {
+    cuda::slots()
+}
+
 impl Op for LayerNorm {
     fn name(&self) -> &'static str {
         "layer_norm"

@@ -46,6 +46,11 @@ impl Linear {
     }
 }
 
+/// What `--variant` can choose here.
+pub(super) fn slots() -> Vec<super::variant::Slot> {
+    [tiles::slots(), fused::slots()].concat()
+}
+
 impl Op for Linear {
     fn name(&self) -> &'static str {
         "linear"

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     device::{Cuda, cubin_table::Target},
     error::Result,
-    kernels::variant::choose,
+    kernels::variant::{Slot, choose},
 };
 
 /// A problem on a chip: what the variants are chosen by.
@@ -153,15 +153,22 @@ pub(super) fn scratch_bytes(p: &Problem) -> usize {
     able.map(|t| t.parts_bytes(p)).max().unwrap_or(0)
 }
 
+const SLOTS: [&str; 3] = ["linear.forward", "linear.input", "linear.weight"];
+
+/// What there is to choose from: any tiling in every pass.
+pub(super) fn slots() -> Vec<Slot> {
+    SLOTS.iter().map(|slot| Slot::of(slot, VARIANTS)).collect()
+}
+
 /// The kernel for `p`: the forced one where it applies, else the one with the least predicted time.
 ///
 /// # Errors
 /// Those of [`choose`].
 pub(super) fn tiling(cuda: &Cuda, p: &Problem) -> Result<&'static Tiling> {
     let slot = match p.pass {
-        Pass::Forward => "linear.forward",
-        Pass::Input => "linear.input",
-        Pass::Weight => "linear.weight",
+        Pass::Forward => SLOTS[0],
+        Pass::Input => SLOTS[1],
+        Pass::Weight => SLOTS[2],
     };
     let on = OnChip { problem: *p, target: cuda.target() };
     let first = choose(cuda, slot, VARIANTS, &on)?;

@@ -8,7 +8,7 @@ use crate::{
 };
 use std::sync::Arc;
 
-/// Logits whose order no rounding changes: seven values, at most seven experts.
+/// Logits whose order no rounding changes: seven values; of more experts than that the lower of equals counts.
 const LOGITS: [f32; 7] = [0.1, -0.7, 0.9, -0.3, 0.5, -1.1, 1.3];
 
 fn logits(t: Table) -> Vec<f32> {
@@ -57,19 +57,21 @@ fn combine(t: Table, top_k: usize, c: usize) -> Case {
 }
 
 /// One token, no token, more tokens than a block chooses for, an expert without rows, the dense mixture, ragged
-/// and whole columns, and the feature fusion of 77 tokens.
+/// and whole columns, the feature fusion of 77 tokens, and more experts than a mask word or a block holds.
 pub fn cases() -> Vec<Case> {
     let t = |tokens, experts, slots| Table { tokens, experts, slots };
     let mut all: Vec<Case> =
         [t(5, 4, 2), t(1, 3, 1), t(0, 4, 2), t(300, 7, 3), t(77, 4, 4), t(2, 7, 7), t(3, 7, 1)]
             .map(route)
             .into();
+    all.extend([t(260, 130, 3), t(5, 512, 70)].map(route)); // masks of several words
     all.extend([permute(t(5, 4, 2), 3), permute(t(9, 7, 3), 16), permute(t(0, 4, 2), 8)]);
     all.push(permute(t(77, 4, 4), 64));
     all.extend([experts(t(5, 4, 2), 3, 5), experts(t(1, 3, 1), 8, 16), experts(t(0, 2, 1), 4, 4)]);
     all.extend([experts(t(90, 4, 2), 72, 40), experts(t(77, 4, 4), 128, 128)]);
     all.extend([combine(t(5, 4, 2), 2, 3), combine(t(4, 5, 5), 2, 16), combine(t(0, 4, 2), 2, 8)]);
     all.extend([combine(t(6, 7, 3), 3, 24), combine(t(77, 4, 4), 4, 64)]);
+    all.push(combine(t(2, 130, 130), 130, 8)); // more slots than threads
     all
 }
 

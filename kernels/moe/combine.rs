@@ -1,6 +1,6 @@
 //! The experts' rows back as tokens: a weighted sum.
 
-use super::{Table, check_table, count, cpu, cuda, floats, leading};
+use super::{Table, check_experts, check_table, count, cpu, cuda, floats, leading};
 use crate::{
     device::Device,
     error::Result,
@@ -27,7 +27,8 @@ use crate::{
 /// Softmax and sums in f32: bitwise the same on every run; the weights of a token sum to 1 within 1e-6.
 ///
 /// # Errors
-/// [`crate::error::Error::Shape`] when the table does not fit, or `top_k` is 0 or more than the slots.
+/// [`crate::error::Error::Shape`] when the table does not fit, for more than [`super::MAX_EXPERTS`], or
+/// when `top_k` is 0 or more than the slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Combine {
     /// Experts that count for a token.
@@ -50,6 +51,7 @@ impl Op for Combine {
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
         count(self.name(), ins, &["rows", "table", "logits"])?;
         floats(self.name(), ins, &["rows", "logits"])?;
+        check_experts(self.name(), &ins[2])?;
         let table = table(&ins[0], &ins[2]);
         let [r, c] = ins[0].dims[..] else {
             return Err(check::shape(self.name(), "rows", &ins[0], "[R, C]".into()));

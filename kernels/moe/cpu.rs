@@ -37,15 +37,35 @@ fn selected(logits: &[f32], e: usize, k: usize) -> bool {
     logits.iter().enumerate().filter(|(o, y)| before((*o, *y))).count() < k
 }
 
+/// The `k` experts of a token, one greatest logit after the other (ties: the lower expert; a NaN that stands
+/// first counts as the greatest).
+fn choose(logits: &[f32], k: usize) -> Vec<bool> {
+    let mut taken = vec![false; logits.len()];
+    for _ in 0..k.min(logits.len()) {
+        let mut best: Option<usize> = None;
+        for (e, x) in logits.iter().enumerate().filter(|(e, _)| !taken[*e]) {
+            if best.is_none_or(|b| *x > logits[b]) {
+                best = Some(e);
+            }
+        }
+        best.into_iter().for_each(|e| taken[e] = true);
+    }
+    taken
+}
+
 /// The table of `logits: (tokens, experts)`.
 pub(super) fn table(logits: &[f32], shape: Table) -> Vec<i32> {
     let (rows, k) = (shape.rows(), shape.slots);
     let mut all = vec![0; 3 * rows + shape.experts + 1];
     let (mut next, mut slot) = (0, vec![0; shape.tokens]);
+    let chosen: Vec<Vec<bool>> = match k < shape.experts {
+        true => logits.chunks_exact(shape.experts).map(|l| choose(l, k)).collect(),
+        false => vec![vec![true; shape.experts]; shape.tokens],
+    };
     for e in 0..shape.experts {
         all[3 * rows + e] = int(next);
-        for (t, logits) in logits.chunks_exact(shape.experts).enumerate() {
-            if k < shape.experts && !selected(logits, e, k) {
+        for (t, chosen) in chosen.iter().enumerate() {
+            if !chosen[e] {
                 continue;
             }
             let at = t * k + slot[t];

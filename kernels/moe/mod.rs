@@ -29,6 +29,17 @@ use crate::{
     tensor::{DType, Spec},
 };
 
+/// Most experts of a mixture, on every device: `MaxExperts` of `routing.cuh`, whose masks hold a bit for each.
+pub const MAX_EXPERTS: usize = 512;
+
+/// Refuses logits of more experts than [`MAX_EXPERTS`], while recording.
+fn check_experts(at: &str, logits: &Spec) -> Result<()> {
+    if logits.last() <= MAX_EXPERTS {
+        return Ok(());
+    }
+    Err(check::shape(at, "logits", logits, format!("[.., E] with at most {MAX_EXPERTS} experts")))
+}
+
 /// Extents of a routing table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Table {
@@ -50,6 +61,11 @@ impl Table {
     pub fn spec(self) -> Spec {
         Spec::i32(&[3 * self.rows() + self.experts + 1])
     }
+}
+
+/// What `--variant` can choose here.
+pub(super) fn slots() -> Vec<super::variant::Slot> {
+    [cuda::route::slots(), cuda::experts::slots()].concat()
 }
 
 /// Refuses a table of another shape than `want`'s.

@@ -2,7 +2,7 @@
 // by expert, then token: choice, counts, offsets, rows and their inverse in one launch.   logits: (T, E), table: routing.cuh.
 // Work: T E slots comparisons.  Bytes: sizeof(T) T E + 12 T slots.  T=616, E=8, slots 2: 25 KB: launch-bound.
 // Tile: one block of 256 threads; a thread a token chooses, a warp an expert counts and places by ballots.   Measured: see NOTES.md.
-// Determinism: bitwise, no atomics.   Requires: E <= 64. All experts (slots = E) need no choice: moe_route_dense.
+// Determinism: bitwise, no atomics.   Requires: E <= 512. All experts (slots = E) need no choice: moe_route_dense.
 #include "common/shared.cuh"
 #include "moe/routing.cuh"
 
@@ -15,9 +15,11 @@ struct RouteArgs {
   int tokens, experts, slots, unused;
 };
 
+constexpr int MaskWords = MaxExperts / 32;
+
 struct RouteShared {
-  unsigned long long chosen[256];  // by token of a chunk: a bit an expert
-  int next[MaxExperts];            // counts, then the next free row of each expert
+  unsigned chosen[MaskWords][256];  // by token of a chunk: a bit an expert
+  int next[MaxExperts];             // counts, then the next free row of each expert
 };
 
 struct RouteTile {
@@ -25,28 +27,31 @@ struct RouteTile {
   static constexpr int SharedBytes = sizeof(RouteShared), BlocksPerSm = 1;
 };
 
-// The experts of one token, as bits.
+// Whether the token of thread `of` goes to expert `e`.
+__device__ inline bool goes_to(const RouteShared& s, int of, int e) { return s.chosen[e / 32][of] >> (e % 32) & 1; }
+
+// The experts of this thread's token, as bits.
 template <class T>
-__device__ inline unsigned long long choose(const RouteArgs<T>& a, int token) {
+__device__ inline void choose(const RouteArgs<T>& a, RouteShared& s, int token) {
   const T* logits = a.logits + Count(token) * a.experts;
-  unsigned long long taken = 0;
+  const int own = int(threadIdx.x);
   for (int slot = 0; slot < a.slots; ++slot) {
     int best = -1;
     float most = 0.0f;
     for (int e = 0; e < a.experts; ++e) {
-      if (taken >> e & 1) continue;
+      if (goes_to(s, own, e)) continue;
       const float x = to_f32(logits[e]);
       if (best < 0 || x > most) best = e, most = x;
     }
-    taken |= 1ull << best;
+    s.chosen[best / 32][own] |= 1u << (best % 32);
   }
-  return taken;
 }
 
-// Slot of expert `e` among the chosen: they lie in ascending order.
-__device__ inline int slot_of(unsigned long long chosen, int e) {
-  const unsigned long long lower = chosen & ((1ull << e) - 1);
-  return __popc(unsigned(lower)) + __popc(unsigned(lower >> 32));
+// Slot of expert `e` among those of the token of thread `of`: they lie in ascending order.
+__device__ inline int slot_of(const RouteShared& s, int of, int e) {
+  int lower = __popc(s.chosen[e / 32][of] & ((1u << (e % 32)) - 1u));
+  for (int word = 0; word < e / 32; ++word) lower += __popc(s.chosen[word][of]);
+  return lower;
 }
 
 // Calls body(lane's token or -1, tokens of lower lanes, all tokens) for every 32 tokens of a chunk, for one expert.
@@ -54,7 +59,7 @@ template <class Body>
 __device__ inline void for_tokens_of(const RouteShared& s, int e, const Body& body) {
   const int lane = int(threadIdx.x) % 32;
   for (int first = 0; first < RouteTile::Threads; first += 32) {
-    const bool mine = s.chosen[first + lane] >> e & 1;
+    const bool mine = goes_to(s, first + lane, e);
     const unsigned all = __ballot_sync(0xffffffffu, mine);
     body(mine ? first + lane : -1, __popc(all & ((1u << lane) - 1u)), __popc(all));
   }
@@ -64,7 +69,8 @@ __device__ inline void for_tokens_of(const RouteShared& s, int e, const Body& bo
 template <class T>
 __device__ inline void choose_chunk(const RouteArgs<T>& a, RouteShared& s, int first) {
   const int token = first + int(threadIdx.x);
-  s.chosen[threadIdx.x] = token < a.tokens ? choose(a, token) : 0;
+  for (int word = 0; word * 32 < a.experts; ++word) s.chosen[word][threadIdx.x] = 0;
+  if (token < a.tokens) choose(a, s, token);
   __syncthreads();
 }
 
@@ -90,7 +96,7 @@ __device__ inline void place_chosen(const RouteArgs<T>& a, const Routing& r, Rou
       int next = s.next[e];
       for_tokens_of(s, e, [&](int own, int before, int all) {
         if (own >= 0) {
-          const int at = (first + own) * a.slots + slot_of(s.chosen[own], e), row = next + before;
+          const int at = (first + own) * a.slots + slot_of(s, own, e), row = next + before;
           r.expert[at] = e;
           r.row[at] = row;
           r.source[row] = at;
@@ -108,7 +114,7 @@ template <class T>
 __device__ inline void route(const RouteArgs<T>& a) {
   auto& s = shared_memory<RouteShared>();
   const Routing r = routing_at(a.table, Count(a.tokens) * a.slots);
-  if (threadIdx.x < MaxExperts) s.next[threadIdx.x] = 0;
+  for (int e = int(threadIdx.x); e < a.experts; e += RouteTile::Threads) s.next[e] = 0;
   __syncthreads();
   count_chosen(a, s);
   if (threadIdx.x == 0) {

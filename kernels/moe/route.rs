@@ -1,6 +1,6 @@
 //! Which experts a token goes to, and where its rows lie.
 
-use super::{Table, cpu, cuda, leading};
+use super::{Table, check_experts, cpu, cuda, leading};
 use crate::{
     device::{Cuda, Device},
     error::Result,
@@ -21,7 +21,7 @@ use crate::{
 /// Exact: the same table on every device. With `slots = E` the logits are not read.
 ///
 /// # Errors
-/// [`crate::error::Error::Shape`] for no slot, or more slots than experts.
+/// [`crate::error::Error::Shape`] for no slot, more slots than experts, or more than [`super::MAX_EXPERTS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Experts a token goes to; all of them is the dense mixture.
@@ -45,6 +45,7 @@ impl Op for Route {
             let want = format!("[.., E] with E at least {} and a slot or more", self.slots);
             return Err(check::shape(self.name(), "logits", &ins[0], want));
         }
+        check_experts(self.name(), &ins[0])?;
         Ok(Signature::of(self.table(&ins[0]).spec()))
     }
 

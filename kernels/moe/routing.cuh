@@ -6,7 +6,7 @@ namespace moe {
 
 using namespace elementwise;
 
-constexpr int MaxExperts = 64;  // one bit each in a 64-bit mask; cuda/mod.rs holds the same number
+constexpr int MaxExperts = 512;  // one bit each in masks of shared memory; mod.rs holds the same number
 
 // R = tokens * slots rows, ordered by expert, within an expert by token.
 struct Routing {

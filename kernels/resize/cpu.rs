@@ -3,7 +3,7 @@
 use crate::{
     device::cpu::for_chunks,
     op::{Backward, Forward, GradMode},
-    tensor::Spec,
+    tensor::{Spec, image::taps},
 };
 
 /// `(H, W, h, w, C)`.
@@ -59,13 +59,6 @@ pub(super) fn nearest_backward(mut io: Backward<'_>) {
     });
 }
 
-/// The two source indices and the weight of the second.
-fn taps(o: usize, source: usize, target: usize) -> (usize, usize, f32) {
-    let at = ((o as f32 + 0.5) * (source as f32 / target as f32) - 0.5).max(0.0);
-    let low = (at as usize).min(source - 1);
-    (low, (low + 1).min(source - 1), at - low as f32)
-}
-
 pub(super) fn bilinear(mut io: Forward<'_>) {
     let (hh, ww, h, w, c) = sizes(&io.specs[0], io.out_spec);
     let x = io.ins[0].f32();
@@ -75,10 +68,10 @@ pub(super) fn bilinear(mut io: Forward<'_>) {
     for_chunks(io.out.f32(), w * c, |at, chunk| {
         for (r, row) in chunk.chunks_exact_mut(w * c).enumerate() {
             let line = at / (w * c) + r;
-            let (i0, i1, fi) = taps(line % h, hh, h);
+            let (i0, i1, fi) = taps(line % h, h, hh);
             let base = line / h * hh;
             for (j, y) in row.chunks_exact_mut(c).enumerate() {
-                let (j0, j1, fj) = taps(j, ww, w);
+                let (j0, j1, fj) = taps(j, w, ww);
                 let read = |i: usize, j: usize, k: usize| x[((base + i) * ww + j) * c + k];
                 for (k, y) in y.iter_mut().enumerate() {
                     let top = read(i0, j0, k) * (1.0 - fj) + read(i0, j1, k) * fj;
@@ -101,10 +94,10 @@ pub(super) fn bilinear_backward(mut io: Backward<'_>) {
         dx.fill(0.0);
     }
     for (line, row) in dy.chunks_exact((w * c).max(1)).enumerate() {
-        let (i0, i1, fi) = taps(line % h, hh, h);
+        let (i0, i1, fi) = taps(line % h, h, hh);
         let base = line / h * hh;
         for (j, dy) in row.chunks_exact(c).enumerate() {
-            let (j0, j1, fj) = taps(j, ww, w);
+            let (j0, j1, fj) = taps(j, w, ww);
             for (i, wi) in [(i0, 1.0 - fi), (i1, fi)] {
                 for (j, wj) in [(j0, 1.0 - fj), (j1, fj)] {
                     let p = ((base + i) * ww + j) * c;

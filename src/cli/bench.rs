@@ -1,6 +1,6 @@
 //! `selvedge bench step`: time and memory of a training step and a denoising step.
 
-use super::common::{Compute, note, out};
+use super::common::{Compute, note, out, positive};
 use crate::{
     device::{Device, cpu::Isa},
     error::{Error, Result},
@@ -45,16 +45,16 @@ struct Step {
     #[arg(long, default_value = "64", value_parser = parse_latent)]
     latent: Latent,
     /// Pictures in a step.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value = "1", value_parser = positive)]
     batch: usize,
     /// Adapter rank.
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value = "32", value_parser = positive)]
     rank: usize,
     /// Text tokens.
-    #[arg(long, default_value_t = 77)]
+    #[arg(long, default_value = "77", value_parser = positive)]
     tokens: usize,
     /// Timed repetitions; the median counts.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value = "5", value_parser = positive)]
     iterations: usize,
     /// Recompute activations in the training step.
     #[arg(long)]
@@ -177,10 +177,10 @@ pub fn run(args: Args) -> Result<u8> {
         note("only a configuration was found: random weights are used");
     }
     let size = StepSize {
-        batch: step.batch.max(1),
+        batch: step.batch,
         latent: step.latent.0,
-        tokens: step.tokens.max(1),
-        rank: step.rank.max(1),
+        tokens: step.tokens,
+        rank: step.rank,
         checkpoint: step.checkpoint,
         dtype,
         ..StepSize::default()

@@ -3,11 +3,14 @@
 use crate::{
     device::{Cuda, Device, Swap},
     error::{Error, Result},
-    kernels::recorded,
+    kernels::{recorded, slots, variant},
     tensor::DType,
 };
 use clap::Args;
-use std::{io::Write as _, path::PathBuf};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
 /// Flags of every command that computes.
 #[derive(Clone, Debug, Args)]
@@ -60,7 +63,7 @@ impl Kernels {
     /// # Errors
     /// For a device without kernels; for kernels that cannot be read, compiled or used.
     pub fn put_into(&self, device: &Device) -> Result<()> {
-        self.check_operations()?;
+        self.check_variants()?;
         let Device::Cuda(cuda) = device else {
             if self.swap().is_empty() {
                 return Ok(());
@@ -79,28 +82,13 @@ impl Kernels {
         Ok(())
     }
 
-    /// Refuses a variant of an operation that does not exist; an unknown variant of one that does is refused
-    /// where it is chosen.
-    fn check_operations(&self) -> Result<()> {
-        if self.variants.is_empty() {
-            return Ok(());
-        }
-        let mut known: Vec<&str> = crate::kernels::cases().iter().map(|c| c.op.name()).collect();
-        known.sort_unstable();
-        known.dedup();
-        let operation = |word: &str| {
-            let slot = word.split('=').next().unwrap_or_default();
-            slot.split('.').next().unwrap_or_default().to_string()
-        };
-        match self.variants.iter().map(|w| operation(w)).find(|o| !known.contains(&o.as_str())) {
-            None => Ok(()),
-            Some(found) => Err(Error::Config {
-                key: "--variant".into(),
-                found,
-                expected: format!("an operation: {}", known.join(", ")),
-                fix: "write OPERATION=VARIANT or OPERATION.PASS=VARIANT".into(),
-            }),
-        }
+    /// Refuses an operation, a pass or a name that no folder publishes, and remembers the others: what is never
+    /// taken is told at the end.
+    fn check_variants(&self) -> Result<()> {
+        let known = slots();
+        self.variants.iter().try_for_each(|word| variant::check(word, &known))?;
+        self.variants.iter().for_each(|word| variant::ask(word));
+        Ok(())
     }
 
     /// Replaces kernels of an open device; the names of those that came from files.
@@ -192,6 +180,35 @@ pub fn dtype(word: &str) -> Result<DType> {
             found: other.into(),
             expected: "f32, bf16 or f16".into(),
             fix: "choose one of these".into(),
+        }),
+    }
+}
+
+/// A count given on the command line: a whole number above 0.
+///
+/// # Errors
+/// For anything else.
+pub fn positive(word: &str) -> std::result::Result<usize, String> {
+    word.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a number above 0".into())
+}
+
+/// A word `FILE[:SCALE]` of `--lora` as file and strength (1 when left out); a file whose own name ends that way
+/// is taken as it is.
+///
+/// # Errors
+/// [`Error::Config`] for a strength that is no finite number.
+pub fn lora_word(word: &str) -> Result<(PathBuf, f32)> {
+    let (file, scale) = match word.rsplit_once(':') {
+        Some((file, scale)) if !Path::new(word).exists() => (file, scale),
+        _ => (word, "1"),
+    };
+    match scale.parse::<f32>() {
+        Ok(strength) if strength.is_finite() => Ok((file.into(), strength)),
+        _ => Err(Error::Config {
+            key: "--lora".into(),
+            found: word.into(),
+            expected: "FILE or FILE:SCALE".into(),
+            fix: "write the strength as a number, for example adapter.safetensors:0.8".into(),
         }),
     }
 }

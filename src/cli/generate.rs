@@ -1,6 +1,6 @@
 //! `selvedge generate`: pictures from a prompt, with adapters and the mean-shifted initialization.
 
-use super::common::{Compute, note, warn};
+use super::common::{Compute, lora_word, note, warn};
 use crate::{
     data::{
         Layout, Subject,
@@ -10,16 +10,17 @@ use crate::{
         mix::Rule,
     },
     error::{Error, Result},
-    lora::{Lora, Loras, Modules},
+    lora::{Lora, Loras},
     models::base::Base,
     sample::{MaskResize, Pipeline, Request, Sampler, Spacing, Start, first_inputs, start_noise},
     tensor::{
         Tensor,
         image::{Picture, write_png},
-        philox::Stream,
+        philox::{Stream, streams::COMPOSITION},
         safetensors::{Raw, SafeFile},
         write_safetensors,
     },
+    train::modules,
 };
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -224,7 +225,6 @@ impl Generate {
         subjects: &'s [Subject],
         size: [usize; 2],
     ) -> Result<Option<Box<dyn Fn(u64) -> Result<(Picture, Picture)> + 's>>> {
-        const STREAM: u64 = 0x1417; // compositions; noise has its own stream
         match self.init.as_str() {
             "none" => Ok(None),
             "seg-mix" => {
@@ -234,14 +234,15 @@ impl Generate {
                 let method = MethodConfig { name: Method::Mudi, ..MethodConfig::default() };
                 let rule = Rule::new(&method, size[0].min(size[1]));
                 Ok(Some(Box::new(move |seed| {
-                    let start = columns(&chosen, size, &rule, &mut Stream::new(seed, STREAM))?;
+                    let start = columns(&chosen, size, &rule, &mut Stream::new(seed, COMPOSITION))?;
                     Ok((start.picture, start.mask))
                 })))
             }
             file => {
                 let layout = Layout::read(Path::new(file))?;
                 Ok(Some(Box::new(move |seed| {
-                    let start = arranged(subjects, &layout, size, &mut Stream::new(seed, STREAM))?;
+                    let start =
+                        arranged(subjects, &layout, size, &mut Stream::new(seed, COMPOSITION))?;
                     Ok((start.picture, start.mask))
                 })))
             }
@@ -298,28 +299,10 @@ fn mask_resize(word: &str) -> Result<MaskResize> {
 /// # Errors
 /// A scale that is no number; those of the files.
 pub fn open_loras(base: &Base, words: &[String]) -> Result<Loras> {
-    let params: Vec<(String, Vec<usize>)> = base
-        .weights
-        .parts
-        .iter()
-        .flat_map(|p| {
-            let prefix = p.component().name();
-            p.shapes().map(move |(n, d)| (format!("{prefix}.{n}"), d.to_vec())).collect::<Vec<_>>()
-        })
-        .collect();
-    let modules = Modules::of(params.iter().map(|(n, d)| (n.as_str(), d.as_slice())));
+    let modules = modules(base);
     let one = |word: &String| {
-        let (file, scale) = match word.rsplit_once(':') {
-            Some((file, scale)) if !Path::new(word).exists() => (file, scale),
-            _ => (word.as_str(), "1"),
-        };
-        let strength: f32 = scale.parse().map_err(|_| Error::Config {
-            key: "--lora".into(),
-            found: word.clone(),
-            expected: "FILE or FILE:SCALE".into(),
-            fix: "write the strength as a number, for example adapter.safetensors:0.8".into(),
-        })?;
-        Ok((Lora::open(Path::new(file), "unet", &modules)?, strength))
+        let (file, strength) = lora_word(word)?;
+        Ok((Lora::open(&file, "unet", &modules)?, strength))
     };
     Ok(Loras::new(words.iter().map(one).collect::<Result<_>>()?))
 }

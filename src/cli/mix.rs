@@ -45,6 +45,13 @@ impl Mix {
         let mut config = TrainConfig::load(&self.config, &self.set)?;
         let dir = config.method.prior_dir.clone();
         if config.method.prior_preservation && !prior::missing(&config, &dir).is_empty() {
+            let place = match dir.as_os_str().is_empty() {
+                true => "the run folder (method.prior_dir is empty)".to_string(),
+                false => dir.display().to_string(),
+            };
+            note(&format!(
+                "the prior set is left out: `selvedge train` makes it in {place}, and it is not there yet"
+            ));
             config.method.prior_preservation = false;
         }
         let mut warnings = vec![];

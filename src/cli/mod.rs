@@ -58,6 +58,9 @@ pub fn run(cli: Cli) -> Result<u8> {
         use_threads(threads)?;
     }
     let code = run_command(cli)?;
+    for word in crate::kernels::variant::never_taken() {
+        common::warn(&format!("--variant {word} applied to nothing that ran; other variants did"));
+    }
     crate::kernels::recorded::finish()?;
     Ok(code)
 }

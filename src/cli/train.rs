@@ -4,21 +4,22 @@ use super::common::{Place, note, out, warn};
 use crate::{
     data::{
         Dataset, TrainConfig,
-        config::{Sampler as SamplerName, print_config},
+        config::{Mode, Sampler as SamplerName, print_config},
         prior,
     },
     device::Device,
     error::{Error, Result},
     lora::{Adapters, Loras},
     models::base::Base,
+    plan::WeightSource,
     sample::{Pipeline, Request, Sampler, Spacing, Start, start_noise},
     tensor::{
         DType,
         image::{Picture, write_png},
     },
     train::{
-        Hooks, Pictures, Report, RunFolder, Trainable, adapter, is_adapter, run as run_training,
-        save,
+        Blueprint, Hooks, Pictures, Report, RunFolder, Trainable, TrainedWeights, adapter,
+        continued, run as run_training, save,
     },
 };
 use clap::Args as ClapArgs;
@@ -69,16 +70,22 @@ pub fn run(args: Args) -> Result<u8> {
     let hint =
         format!("selvedge train {} --out {}{sets} --resume", file.display(), folder.display());
     let report = train(&config, place, folder, args.resume, &hint, stop_flag())?;
-    note(&format!(
+    note(&summary(&report));
+    Ok(0)
+}
+
+/// How the run went and what it wrote.
+fn summary(report: &Report) -> String {
+    let written: Vec<String> = report.written.iter().map(|p| p.display().to_string()).collect();
+    format!(
         "{} steps ({} now, {:.1} s), loss {:.4}, {} trained parameters: {}",
         report.steps,
         report.own_steps,
         report.seconds,
         report.last_loss,
         report.trainable_parameters,
-        folder.join("adapter.safetensors").display()
-    ));
-    Ok(0)
+        written.join(", ")
+    )
 }
 
 /// A flag that Ctrl-C sets; a second Ctrl-C ends the process at once.
@@ -110,6 +117,8 @@ pub fn train(
     stop: Arc<AtomicBool>,
 ) -> Result<Report> {
     let base = Base::open(&config.base)?.stored_as(dtype);
+    let blueprint = Blueprint::new(config, base.architecture())?;
+    continued(config, &base, &blueprint.trained)?; // refused before anything is made
     advise(config, &base);
     let open = || match resume {
         true => RunFolder::resume(folder, config),
@@ -121,10 +130,13 @@ pub fn train(
     let mut run_folder = None;
     if config.method.prior_preservation {
         run_folder = Some(open()?);
-        make_prior(config, &base, &device, &prior_dir, &stop)?;
+        if let Err(e) = make_prior(config, &base, &device, &prior_dir, &stop) {
+            return Err(withdraw(e, folder));
+        }
     }
     let mut warnings = vec![];
-    let data = Dataset::open(config, &prior_dir, &mut warnings)?;
+    let data = Dataset::open(config, &prior_dir, &mut warnings);
+    let data = data.map_err(|e| if run_folder.is_some() { withdraw(e, folder) } else { e })?;
     warnings.iter().for_each(|w| warn(w));
     let run_folder = run_folder.map_or_else(open, Ok)?;
     let source = Pictures::new(&data, config, base.vae.factor());
@@ -137,8 +149,7 @@ pub fn train(
             &folder.join(format!("samples/step-{step:06}")),
         )
     };
-    let mut write =
-        |folder: &Path, trained: &[Trainable]| save(folder, config, &base, trained).map(drop);
+    let mut write = |folder: &Path, trained: &[Trainable]| save(folder, config, &base, trained);
     let hooks = Hooks {
         sample: Some(&mut sample),
         save: &mut write,
@@ -146,12 +157,16 @@ pub fn train(
         resume_hint: hint.into(),
     };
     let result = run_training(config, &base, device.clone(), &source, &run_folder, hooks);
-    if result.is_err() && !resume && !run_folder.join("log.csv").exists() {
-        // nothing was trained: leave no folder that looks like a run
-        let _ = std::fs::remove_file(run_folder.join("config.toml"));
+    result.map_err(|e| withdraw(e, folder))
+}
+
+/// After a failure before the first step: leaves no folder that looks like a run (a prior set stays).
+fn withdraw(e: Error, folder: &Path) -> Error {
+    if !folder.join("log.csv").exists() {
+        let _ = std::fs::remove_file(folder.join("config.toml"));
         let _ = std::fs::remove_dir(folder);
     }
-    result
+    e
 }
 
 /// Says what is probably not meant.
@@ -206,13 +221,18 @@ fn sample_pictures(
     trained: &[Trainable],
     folder: &Path,
 ) -> Result<()> {
-    if !trained.iter().any(|t| is_adapter(&t.name)) {
-        return Ok(()); // full training: sampled from the written weights
-    }
-    let lora = adapter(trained, config.train.effective_alpha() as f32)?;
-    let loras = Loras::new(vec![(lora, 1.0)]);
-    let adapters = loras.adapters();
-    let mut pipeline = Pipeline::new(base, device.clone(), &adapters, &loras);
+    let loras = match config.train.mode {
+        Mode::Full => Loras::default(),
+        Mode::Lora => {
+            Loras::new(vec![(adapter(trained, config.train.effective_alpha() as f32)?, 1.0)])
+        }
+    };
+    let (adapters, whole) = (loras.adapters(), TrainedWeights::new(trained));
+    let source: &dyn WeightSource = match config.train.mode {
+        Mode::Full => &whole,
+        Mode::Lora => &loras,
+    };
+    let mut pipeline = Pipeline::new(base, device.clone(), &adapters, source);
     std::fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
     for (i, prompt) in prompts(config).into_iter().enumerate() {
         let seed = config.train.seed.wrapping_add(i as u64);
@@ -236,7 +256,11 @@ fn one_picture(
     pipeline.decode(latent, request.height, request.width)
 }
 
-/// Makes the missing pictures of the prior set with the frozen base; up to ten tries until the subject stands out.
+/// Makes the missing pictures of the prior set with the frozen base; several tries each until the subject stands
+/// out.
+///
+/// # Errors
+/// [`prior::gave_up`] when none does; those of the pipeline.
 fn make_prior(
     config: &TrainConfig,
     base: &Base,
@@ -244,7 +268,6 @@ fn make_prior(
     folder: &Path,
     stop: &AtomicBool,
 ) -> Result<()> {
-    const TRIES: u64 = 10;
     let wanted = prior::missing(config, folder);
     if wanted.is_empty() {
         return Ok(());
@@ -253,11 +276,9 @@ fn make_prior(
     let (none, nothing) = (Adapters::new(), Loras::default());
     let mut pipeline = Pipeline::new(base, device.clone(), &none, &nothing);
     for one in &wanted {
-        if let Some(parent) = one.path.parent() {
-            std::fs::create_dir_all(parent).map_err(Error::file("create", parent))?;
-        }
         let request = request(config, prior::prompt(&one.class), Some(prior::NEGATIVE.to_string()));
-        for attempt in 0..TRIES {
+        let mut made = false;
+        for attempt in 0..prior::TRIES {
             if stop.load(Ordering::SeqCst) {
                 return Err(Error::Interrupted {
                     done: format!("some of the prior set in {}", folder.display()),
@@ -266,9 +287,13 @@ fn make_prior(
             }
             let seed = config.train.seed ^ ((one.index as u64) << 8 | attempt) << 20;
             let picture = one_picture(&mut pipeline, &request, base, seed)?;
-            if prior::store(one, &picture, attempt + 1 == TRIES)? {
+            made = prior::store(one, &picture)?;
+            if made {
                 break;
             }
+        }
+        if !made {
+            return Err(prior::gave_up(one));
         }
     }
     Ok(())

@@ -16,21 +16,12 @@ use crate::{
     error::Result,
     tensor::{
         image::{Filter, Picture, resize_plane},
-        philox::Stream,
+        philox::{
+            Stream,
+            streams::{self, numbered},
+        },
     },
 };
-
-/// Random streams of this room: the tag is the high byte of the stream number.
-#[derive(Clone, Copy, Debug)]
-enum Purpose {
-    Epoch = 0xD0,
-    Sample = 0xD1,
-    Prior = 0xD2,
-}
-
-fn stream(seed: u64, purpose: Purpose, index: u64) -> Stream {
-    Stream::new(seed, ((purpose as u64) << 56) | (index & 0x00FF_FFFF_FFFF_FFFF))
-}
 
 /// One line of `mixes.jsonl`: what was drawn.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -206,7 +197,7 @@ impl Dataset {
     fn item(&self, n: u64) -> (usize, usize) {
         let count = self.items.len().max(1) as u64;
         let mut order: Vec<usize> = (0..self.items.len()).collect();
-        let mut random = stream(self.seed, Purpose::Epoch, n / count);
+        let mut random = Stream::new(self.seed, numbered(streams::EPOCH, n / count));
         for i in (1..order.len()).rev() {
             order.swap(i, random.below(i + 1));
         }
@@ -216,7 +207,7 @@ impl Dataset {
     /// Training picture number `n` of the run (step `n / (batch * accumulate)`).
     pub fn sample(&self, n: u64) -> Sample {
         let (s, p) = self.item(n);
-        let mut random = stream(self.seed, Purpose::Sample, n);
+        let mut random = Stream::new(self.seed, numbered(streams::SAMPLE, n));
         let step = n / (self.batch * self.accumulate).max(1) as u64;
         let wanted = f64::from(random.uniform()) < self.method.mix_probability;
         let mixes = self.method.name != Method::Dreambooth && self.subjects.len() > 1;
@@ -238,7 +229,7 @@ impl Dataset {
 
     /// The prior picture beside sample `n`: mixed when the sample is.
     fn prior_sample(&self, n: u64, sample: &Sample) -> Sample {
-        let mut random = stream(self.seed, Purpose::Prior, n);
+        let mut random = Stream::new(self.seed, numbered(streams::PRIOR, n));
         let id = sample.draw.subjects.first().map(|s| s.id.as_str());
         let c = self.classes.iter().position(|c| Some(c.id.as_str()) == id).unwrap_or(0);
         let p = random.below(self.classes[c].photos.len());

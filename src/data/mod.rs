@@ -6,7 +6,6 @@
 pub mod config;
 mod dataset;
 pub mod layout;
-mod loader;
 mod matte;
 pub mod mix;
 pub mod prior;
@@ -16,6 +15,5 @@ mod subject;
 pub use config::{SubjectConfig, TrainConfig};
 pub use dataset::{Batch, Dataset, Draw, Sample, Source};
 pub use layout::{Layout, Start};
-pub use loader::Loader;
 pub use matte::matte;
 pub use subject::{Photo, Subject, load_all};

@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    config::{SubjectConfig, TrainConfig},
+    config::{Method, SubjectConfig, TrainConfig},
     matte::matte,
     subject::{Subject, read_folder},
 };
@@ -62,34 +62,51 @@ pub fn missing(config: &TrainConfig, dir: &Path) -> Vec<Wanted> {
         .collect()
 }
 
+/// Pictures tried for one place of the prior set before it is an error.
+pub const TRIES: u64 = 10;
+
 /// Files one picture with its mask; `false` (and nothing written) when the subject cannot be told
 /// from the background.
 ///
-/// The mask is the matte of [`matte`]; mask quality is not critical here. After several refusals
-/// call with `force`: the picture is then stored without a mask and never mixed.
+/// The mask is the matte of [`matte`]; mask quality is not critical here. After [`TRIES`] refusals
+/// the run ends with [`gave_up`]: a prior picture without a mask could never be mixed.
 ///
 /// # Errors
 /// [`Error::File`].
-pub fn store(wanted: &Wanted, picture: &Picture, force: bool) -> Result<bool> {
-    let mask = matte(picture);
-    if mask.is_none() && !force {
-        return Ok(false);
+pub fn store(wanted: &Wanted, picture: &Picture) -> Result<bool> {
+    let Some(mask) = matte(picture) else { return Ok(false) };
+    if let Some(parent) = wanted.path.parent() {
+        std::fs::create_dir_all(parent).map_err(Error::file("create", parent))?;
     }
-    if let Some(mask) = mask {
-        let stem = wanted.path.with_extension("");
-        let file = PathBuf::from(format!("{}_mask.png", stem.display()));
-        write_png(&file, &mask, &[])?;
-    }
+    write_png(&mask_path(&wanted.path), &mask, &[])?;
     let text = [("prompt".to_string(), prompt(&wanted.class))];
     write_png(&wanted.path, picture, &text)?;
     Ok(true)
+}
+
+fn mask_path(picture: &Path) -> PathBuf {
+    PathBuf::from(format!("{}_mask.png", picture.with_extension("").display()))
+}
+
+/// No picture of [`TRIES`] had a subject that stands out.
+pub fn gave_up(wanted: &Wanted) -> Error {
+    Error::Data {
+        at: format!("prior set, class `{}`, {}", wanted.class, wanted.path.display()),
+        found: format!("no subject that stands out from its background in {TRIES} pictures"),
+        expected: "one picture with one subject on a simple background".into(),
+        fix: format!(
+            "set prior_class to a class the base can draw, put a picture and {} there yourself, or set \
+             method.prior_preservation = false",
+            mask_path(&wanted.path).file_name().unwrap_or_default().to_string_lossy()
+        ),
+    }
 }
 
 /// Reads the prior set: for each subject its class as a subject of the same id, without token or
 /// fixed scale.
 ///
 /// # Errors
-/// As [`Subject::load`]; [`Error::Data`] when pictures are missing.
+/// As [`Subject::load`]; [`Error::Data`] when pictures are missing, or masks where mixes need them.
 pub fn load(config: &TrainConfig, dir: &Path, warnings: &mut Vec<String>) -> Result<Vec<Subject>> {
     let absent = missing(config, dir);
     if let Some(first) = absent.first() {
@@ -107,6 +124,16 @@ pub fn load(config: &TrainConfig, dir: &Path, warnings: &mut Vec<String>) -> Res
     let mut one = |s: &SubjectConfig| -> Result<Subject> {
         let mut photos = read_folder(&folder(dir, s.prior_words()), warnings)?;
         photos.truncate(config.method.prior_images);
+        let mixes = config.method.name == Method::Mudi && config.method.mix_probability > 0.0;
+        if let Some(bare) = photos.iter().find(|p| mixes && p.segment.is_none()) {
+            let folder = folder(dir, s.prior_words());
+            return Err(Error::Data {
+                at: format!("prior set, class `{}`, {}", s.prior_words(), bare.name),
+                found: "no mask".into(),
+                expected: format!("{} beside it", mask_path(Path::new(&bare.name)).display()),
+                fix: format!("remove it from {}: it is made again", folder.display()),
+            });
+        }
         Ok(Subject {
             id: s.id.clone(),
             words: s.prior_words().into(),
@@ -117,4 +144,52 @@ pub fn load(config: &TrainConfig, dir: &Path, warnings: &mut Vec<String>) -> Res
         })
     };
     config.subjects.iter().map(&mut one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(folder: &Path) -> TrainConfig {
+        let mut text = String::from("[method]\nprior_images = 1\nprior_preservation = true\n");
+        for id in ["a", "b"] {
+            text +=
+                &format!("[[subject]]\nid = \"{id}\"\nclass = \"Grey bear\"\nimages = \"/x\"\n");
+        }
+        TrainConfig::parse(&text, "c.toml", folder, &[]).unwrap()
+    }
+
+    #[test]
+    fn a_picture_without_a_subject_is_not_kept_and_the_error_names_class_place_and_fix() {
+        let folder = tempfile::tempdir().unwrap();
+        let wanted = missing(&config(folder.path()), folder.path());
+        assert_eq!(wanted.len(), 1, "a class that two subjects share is made once");
+        assert!(!store(&wanted[0], &Picture::filled(64, 64, 3, 120)).unwrap());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing half-written");
+        let e = gave_up(&wanted[0]).to_string();
+        for word in
+            ["`Grey bear`", "grey_bear/000.png", "10 pictures", "prior_class", "000_mask.png"]
+        {
+            assert!(e.contains(word), "{word} is not in {e}");
+        }
+    }
+
+    #[test]
+    fn a_picture_with_its_mask_is_read_back_and_one_without_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let c = config(folder.path());
+        let wanted = missing(&c, folder.path());
+        let mut picture = Picture::filled(64, 64, 3, 250);
+        for y in 20..44 {
+            for x in 20..44 {
+                picture.at_mut(x, y).copy_from_slice(&[200, 30, 30]);
+            }
+        }
+        assert!(store(&wanted[0], &picture).unwrap());
+        let read = load(&c, folder.path(), &mut vec![]).unwrap();
+        assert!(read.len() == 2 && read[0].photos[0].segment.is_some());
+        std::fs::remove_file(folder.path().join("grey_bear/000_mask.png")).unwrap();
+        let e = load(&c, folder.path(), &mut vec![]).unwrap_err().to_string();
+        assert!(e.contains("`Grey bear`") && e.contains("000_mask.png"), "{e}");
+    }
 }

@@ -207,6 +207,11 @@ impl Cuda {
         forced.get(slot).or_else(|| forced.get(op)).cloned()
     }
 
+    /// Whether a variant was asked for in `slot` itself, not in its whole operation.
+    pub fn forces_exactly(&self, slot: &str) -> bool {
+        self.forced.lock().unwrap_or_else(PoisonError::into_inner).contains_key(slot)
+    }
+
     /// Its multiprocessors: as many blocks as a persistent grid has, or a multiple.
     pub fn multiprocessors(&self) -> u32 {
         self.multiprocessors

@@ -72,7 +72,7 @@ impl WeightSource for Loras {
     }
 }
 
-/// One adapter file at strength 1.
+/// One adapter file, at strength 1 as it is opened.
 #[derive(Clone, Debug)]
 pub struct LoraFile {
     all: Loras,
@@ -93,6 +93,12 @@ impl LoraFile {
     /// Those of [`Lora::open`].
     pub fn open_for(path: &Path, component: &str, modules: &Modules) -> Result<Self> {
         Ok(Self { all: Loras::new(vec![(Lora::open(path, component, modules)?, 1.0)]) })
+    }
+
+    /// The same file at `strength` times its own.
+    pub fn scaled(mut self, strength: f32) -> Self {
+        self.all.list.iter_mut().for_each(|(_, s)| *s *= strength);
+        self
     }
 
     /// Which modules are adapted, with what rank and scale.

@@ -2,23 +2,24 @@
 //! conditioning.
 
 use super::{
+    architecture::Architecture,
     checkpoint::{Component, Model, model_json},
-    clip::{TextConfig, TextInputs, eos_rows, text_encoder},
+    clip::{TextConfig, eos_rows},
     noise::NoiseSchedule,
     tokenizer::Tokenizer,
     unet::UnetConfig,
-    vae::{VaeConfig, decoder, encoder},
+    vae::VaeConfig,
 };
 use crate::{
     device::Device,
     error::{Error, Result},
-    kernels::concat::Concat,
     lora::Adapters,
-    nn::Net,
-    plan::{ParamInfo, Plan, Program, Recorder, Value, WeightSource},
-    tensor::{DType, Spec},
+    plan::{ParamInfo, Plan, Program, Recorder, WeightSource},
+    tensor::DType,
 };
 use serde_json::Value as Json;
+
+pub use super::architecture::{TextValues, text_input_names};
 
 /// One text encoder with its tokenizer.
 #[derive(Debug)]
@@ -61,20 +62,6 @@ pub struct Encoded {
     pub pooled: Vec<f32>,
 }
 
-/// The recorded text side.
-#[derive(Clone, Copy, Debug)]
-pub struct TextValues {
-    /// Tokens `[N, L, C]`: both penultimate layers side by side, or the only encoder's last layer.
-    pub context: Value,
-    /// Projected pooled vector of the second encoder `[N, D]`.
-    pub pooled: Option<Value>,
-}
-
-/// Names of the id and end-of-text inputs of encoder `i`.
-pub fn text_input_names(i: usize) -> (&'static str, &'static str) {
-    if i == 0 { ("input_ids", "eos") } else { ("input_ids_2", "eos_2") }
-}
-
 impl Base {
     /// Opens a diffusers folder, a single file, or `nano`.
     ///
@@ -113,11 +100,6 @@ impl Base {
     /// The same base with programs that store weights and activations as `dtype`.
     pub fn stored_as(self, dtype: DType) -> Self {
         Self { dtype, ..self }
-    }
-
-    /// How the autoencoder's programs store: f32 in place of f16, in which SDXL's autoencoder overflows.
-    pub fn vae_dtype(&self) -> DType {
-        if self.dtype == DType::F16 { DType::F32 } else { self.dtype }
     }
 
     fn check_widths(&self) -> Result<()> {
@@ -175,7 +157,20 @@ impl Base {
         (ids, rows)
     }
 
-    /// Records every text encoder on the inputs of [`text_input_names`].
+    /// The base without its weights.
+    pub fn architecture(&self) -> Architecture {
+        Architecture {
+            name: self.name.clone(),
+            unet: self.unet.clone(),
+            vae: self.vae.clone(),
+            text: self.text.iter().map(|t| (t.component, t.config.clone())).collect(),
+            tokens: self.tokens(),
+            scheduler: self.scheduler.clone(),
+            dtype: self.dtype,
+        }
+    }
+
+    /// As [`Architecture::record_text`].
     ///
     /// # Errors
     /// Those of the recording.
@@ -185,43 +180,15 @@ impl Base {
         adapters: &Adapters,
         batch: usize,
     ) -> Result<TextValues> {
-        let both = self.text.len() > 1;
-        let (mut context, mut pooled) = (None, None);
-        for (i, side) in self.text.iter().enumerate() {
-            let (ids, rows) = text_input_names(i);
-            let ids = rec.input(ids, Spec::i32(&[batch, self.tokens()]));
-            let last = both && i + 1 == self.text.len();
-            let rows = last.then(|| rec.input(rows, Spec::i32(&[batch])));
-            let out = Net::new(rec, adapters).within(side.component.name(), |net| {
-                text_encoder(net, &side.config, &TextInputs { ids, rows })
-            })?;
-            let tokens = if both { out.penultimate } else { out.last };
-            context = Some(match context {
-                None => tokens,
-                Some(first) => rec.scope("tokens", |r| r.apply(Concat, &[first, tokens]))?,
-            });
-            pooled = pooled.or(out.embeds);
-        }
-        let context = context.ok_or_else(|| Error::Data {
-            at: self.name.clone(),
-            found: "no text encoder".into(),
-            expected: "one or two".into(),
-            fix: "use a complete checkpoint".into(),
-        })?;
-        Ok(TextValues { context, pooled })
+        self.architecture().record_text(rec, adapters, batch)
     }
 
-    /// A plan that encodes `batch` prompts at a time with `adapters` on the text encoders.
+    /// As [`Architecture::text_plan`].
     ///
     /// # Errors
     /// Those of the recording.
     pub fn text_plan(&self, adapters: &Adapters, batch: usize) -> Result<Plan> {
-        let mut rec = Recorder::in_dtype(self.dtype);
-        let text = self.record_text(&mut rec, adapters, batch)?;
-        let pooled = text.pooled.map(|p| ("pooled", p));
-        let outputs: Vec<(&str, Value)> =
-            [("context", text.context)].into_iter().chain(pooled).collect();
-        rec.plan(&outputs, Default::default())
+        self.architecture().text_plan(adapters, batch)
     }
 
     /// The program of [`Base::text_plan`].
@@ -265,27 +232,19 @@ impl Base {
         Ok(Encoded { context: program.get("context")?, pooled })
     }
 
-    /// A plan of the VAE encoder: input `sample [N, H, W, 3]` in `[-1, 1]`, output `moments [N, h, w, 2C]`.
+    /// As [`Architecture::vae_encoder`].
     ///
     /// # Errors
     /// Those of the recording.
-    pub fn vae_encoder(&self, batch: usize, [h, w]: [usize; 2]) -> Result<Plan> {
-        let (mut rec, none) = (Recorder::in_dtype(self.vae_dtype()), Adapters::new());
-        let sample = rec.input("sample", Spec::f32(&[batch, h, w, self.vae.in_channels]));
-        let moments =
-            Net::new(&mut rec, &none).within("vae", |net| encoder(net, &self.vae, sample))?;
-        rec.plan(&[("moments", moments)], Default::default())
+    pub fn vae_encoder(&self, batch: usize, size: [usize; 2]) -> Result<Plan> {
+        self.architecture().vae_encoder(batch, size)
     }
 
-    /// A plan of the VAE decoder: input `latent [N, h, w, C]` (unscaled latents), output `sample [N, H, W, 3]`.
+    /// As [`Architecture::vae_decoder`].
     ///
     /// # Errors
     /// Those of the recording.
-    pub fn vae_decoder(&self, batch: usize, [h, w]: [usize; 2]) -> Result<Plan> {
-        let (mut rec, none) = (Recorder::in_dtype(self.vae_dtype()), Adapters::new());
-        let latent = rec.input("latent", Spec::f32(&[batch, h, w, self.vae.latent_channels]));
-        let sample =
-            Net::new(&mut rec, &none).within("vae", |net| decoder(net, &self.vae, latent))?;
-        rec.plan(&[("sample", sample)], Default::default())
+    pub fn vae_decoder(&self, batch: usize, latent: [usize; 2]) -> Result<Plan> {
+        self.architecture().vae_decoder(batch, latent)
     }
 }

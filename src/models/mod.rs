@@ -1,10 +1,12 @@
 //! The models: each a configuration, parameter names and one straight line of recorded operations.
 
+pub mod architecture;
 pub mod base;
 mod builtin;
 pub mod checkpoint;
 pub mod clip;
 mod config;
+pub mod export;
 pub mod noise;
 pub mod tokenizer;
 pub mod unet;

@@ -54,7 +54,8 @@ impl Plan {
 
     /// Sizes and work.
     pub fn summary(&self) -> Summary {
-        let flop = |steps: &[super::Step]| steps.iter().map(|s| self.cost(s).flop).sum();
+        // an empty sum of floats is -0.0
+        let flop = |steps: &[super::Step]| steps.iter().fold(0.0, |sum, s| sum + self.cost(s).flop);
         let params = self.params();
         let count = |trained: bool| -> usize {
             let of = params.iter().filter(|p| p.trainable || !trained);

@@ -6,6 +6,7 @@
 
 mod build;
 mod explain;
+mod limits;
 mod memory;
 mod operands;
 mod program;

@@ -2,6 +2,7 @@
 
 use super::{
     Plan, Value,
+    limits::{Limit, limits},
     memory::Buffer,
     operands::{Operands, Place, resolve},
     record::{Class, Layout},
@@ -63,6 +64,8 @@ pub struct Program {
     replays: Replays,
     /// Where each input waits for its copy to a GPU.
     stages: HashMap<usize, Option<Pinned>>,
+    /// What integer inputs may hold, by value.
+    limits: HashMap<usize, Limit>,
 }
 
 impl Plan {
@@ -91,6 +94,7 @@ impl Program {
             entries,
             replays: Replays::default(),
             stages: HashMap::new(),
+            limits: limits(&plan),
             plan,
         };
         let index = p.take_weights(source)?;
@@ -190,8 +194,11 @@ impl Program {
     /// Feeds an i32 input.
     ///
     /// # Errors
-    /// As [`Program::set`].
+    /// As [`Program::set`]; [`Error::Data`] for a value outside what an operation that reads it indexes.
     pub fn set_i32(&mut self, input: &str, data: &[i32]) -> Result<()> {
+        if let Some(limit) = self.names.get(input).and_then(|v| self.limits.get(&v.0)) {
+            limit.check(input, data)?;
+        }
         self.feed(input, DType::I32, bytemuck::cast_slice(data))
     }
 

@@ -227,9 +227,7 @@ impl<'a> Pipeline<'a> {
         program.set("latent", &scaled)?;
         program.forward()?;
         let pixels = program.get("sample")?;
-        let byte = |v: &f32| ((v.clamp(-1.0, 1.0) + 1.0) * 127.5).round() as u8;
-        let data = pixels.iter().map(byte).collect();
-        Picture::new(width, height, 3, data).ok_or_else(|| Error::Shape {
+        Picture::from_signed(width, height, 3, &pixels).ok_or_else(|| Error::Shape {
             at: "vae decoder".into(),
             what: "picture",
             got: vec![pixels.len()],
@@ -322,8 +320,7 @@ pub fn encode_pictures(
     base.check(Component::Vae, &plan.params())?;
     let mut program = plan.load(device.clone(), &base.weights)?;
     let one = |p: &Picture| {
-        let values: Vec<f32> = p.rgb().data.iter().map(|b| f32::from(*b) / 127.5 - 1.0).collect();
-        program.set("sample", &values)?;
+        program.set("sample", &p.rgb().signed())?;
         program.forward()?;
         let moments = program.get("moments")?;
         let mean = moments.chunks_exact(2 * c).flat_map(|m| &m[..c]);

@@ -14,9 +14,6 @@ use crate::{
 };
 use std::sync::Arc;
 
-/// Philox stream of the start noise (others: training).
-const NOISE_STREAM: u64 = 0x5E1;
-
 /// Where pictures start from, one latent `[h, w, C]` each.
 #[derive(Clone, Debug)]
 pub enum Start {
@@ -29,7 +26,7 @@ pub enum Start {
 /// The unit noise of the picture with `seed`, `[h, w, C]`.
 pub fn start_noise(seed: u64, len: usize) -> Vec<f32> {
     let mut noise = vec![0.0; len];
-    philox::fill_normal(seed, NOISE_STREAM, &mut noise);
+    philox::fill_normal(seed, philox::streams::START_NOISE, &mut noise);
     noise
 }
 

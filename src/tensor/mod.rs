@@ -12,4 +12,4 @@ mod write;
 pub use dtype::DType;
 pub use host::Tensor;
 pub use spec::Spec;
-pub use write::write_safetensors;
+pub use write::{Listed, write_safetensors, write_safetensors_from};

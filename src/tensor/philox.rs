@@ -5,6 +5,34 @@
 const MUL: (u32, u32) = (0xD251_1F53, 0xCD9E_8D57);
 const WEYL: (u32, u32) = (0x9E37_79B9, 0xBB67_AE85);
 
+/// Who draws from which stream: the one table of this program's random numbers. A run's streams hold the number of
+/// the pass, the picture or the epoch in their low 56 bits.
+pub mod streams {
+    /// Changes the seed of training, whose streams would else meet those of the data.
+    pub const TRAINING_SEED: u64 = 0x7472_6169_6e00_0000;
+    /// Training: noise of the posterior, by pass.
+    pub const POSTERIOR: u64 = 1 << 56;
+    /// Training: noise of the forward process, by pass.
+    pub const NOISE: u64 = 2 << 56;
+    /// Training: timesteps, by pass.
+    pub const TIMESTEP: u64 = 3 << 56;
+    /// Data: the order of the photos, by epoch.
+    pub const EPOCH: u64 = 0xD0 << 56;
+    /// Data: everything about a subject's picture, by picture.
+    pub const SAMPLE: u64 = 0xD1 << 56;
+    /// Data: everything about a prior picture, by picture.
+    pub const PRIOR: u64 = 0xD2 << 56;
+    /// Sampling: the unit noise that a picture starts from; its seed is the picture's.
+    pub const START_NOISE: u64 = 0x5E1;
+    /// Sampling: where the initialization puts the subjects; its seed is the picture's.
+    pub const COMPOSITION: u64 = 0x1417;
+
+    /// Number `index` of the stream `of`.
+    pub fn numbered(of: u64, index: u64) -> u64 {
+        of | (index & ((1 << 56) - 1))
+    }
+}
+
 /// Ten rounds of Philox 4x32 on `counter` under `key` (Salmon et al. 2011).
 pub fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {

@@ -5,7 +5,7 @@ use super::{
     safetensors::{Dtype, Raw},
 };
 use crate::error::{Error, Result};
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, io::Write, path::Path};
 
 /// Writes `tensors` and the text pairs `metadata` to `path` with [`atomic_write`].
 ///
@@ -21,19 +21,72 @@ pub fn write_safetensors<'a>(
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
     let path = path.as_ref();
-    let mut list: Vec<(&str, &Raw)> = tensors.into_iter().collect();
-    list.sort_by(|a, b| (b.1.dtype, a.0).cmp(&(a.1.dtype, b.0)));
+    let (mut all, mut list) = (BTreeMap::<&str, &Raw>::new(), vec![]);
+    for (name, raw) in tensors {
+        let want = elements_bytes(raw.dtype, &raw.dims);
+        if want != Some(raw.bytes.len()) {
+            let found = format!("{} bytes for {:?} {:?}", raw.bytes.len(), raw.dtype, raw.dims);
+            return Err(bad(path, name, found, "shape times type"));
+        }
+        list.push((name, raw.dtype, raw.dims.as_slice()));
+        all.insert(name, raw);
+    }
+    let bytes = |name: &str| all.get(name).map_or(&[][..], |raw| &raw.bytes);
+    write_listed(path, list, metadata, &mut |w, (name, ..)| Ok(w.write_all(bytes(name))))
+}
+
+/// One tensor of a file to be: name, type, dims.
+pub type Listed<'a> = (&'a str, Dtype, &'a [usize]);
+
+/// As [`write_safetensors`], with one tensor in memory at a time: `bytes` is asked for each in the order of the
+/// file.
+///
+/// # Errors
+/// As [`write_safetensors`], and those of `bytes`.
+pub fn write_safetensors_from(
+    path: impl AsRef<Path>,
+    tensors: &[Listed<'_>],
+    metadata: &BTreeMap<String, String>,
+    bytes: &mut dyn FnMut(&str, &[usize]) -> Result<Vec<u8>>,
+) -> Result<()> {
+    let path = path.as_ref();
+    write_listed(path, tensors.to_vec(), metadata, &mut |w, (name, dtype, dims)| {
+        let own = bytes(name, dims)?;
+        if elements_bytes(dtype, dims) != Some(own.len()) {
+            let found = format!("{} bytes for {dtype:?} {dims:?}", own.len());
+            return Err(bad(path, name, found, "shape times type"));
+        }
+        Ok(w.write_all(&own))
+    })
+}
+
+type Body<'b> = dyn FnMut(&mut dyn Write, Listed<'_>) -> Result<std::io::Result<()>> + 'b;
+
+fn write_listed(
+    path: &Path,
+    mut list: Vec<Listed<'_>>,
+    metadata: &BTreeMap<String, String>,
+    body: &mut Body<'_>,
+) -> Result<()> {
+    list.sort_by(|a, b| (b.1, a.0).cmp(&(a.1, b.0)));
     let header = header(path, &list, metadata)?;
-    atomic_write(path, |w| {
+    let mut failed = None;
+    let written = atomic_write(path, |w| {
         w.write_all(&(header.len() as u64).to_le_bytes())?;
         w.write_all(&header)?;
-        list.iter().try_for_each(|(_, raw)| w.write_all(&raw.bytes))
-    })
+        list.iter().try_for_each(|one| {
+            body(w, *one).unwrap_or_else(|e| {
+                failed = Some(e);
+                Err(std::io::Error::other("a tensor could not be read"))
+            })
+        })
+    });
+    failed.map_or(written, Err)
 }
 
 fn header(
     path: &Path,
-    list: &[(&str, &Raw)],
+    list: &[Listed<'_>],
     metadata: &BTreeMap<String, String>,
 ) -> Result<Vec<u8>> {
     let mut map = serde_json::Map::new();
@@ -41,15 +94,13 @@ fn header(
         map.insert("__metadata__".into(), serde_json::json!(metadata));
     }
     let mut at = 0;
-    for (name, raw) in list {
-        let want = elements_bytes(raw);
-        if want != Some(raw.bytes.len()) {
-            let found = format!("{} bytes for {:?} {:?}", raw.bytes.len(), raw.dtype, raw.dims);
-            return Err(bad(path, name, found, "shape times type"));
-        }
-        let end = at + raw.bytes.len();
+    for (name, dtype, dims) in list {
+        let bytes = elements_bytes(*dtype, dims);
+        let bytes = bytes
+            .ok_or_else(|| bad(path, name, format!("{dtype:?} {dims:?}"), "shape times type"))?;
+        let end = at + bytes;
         let info = serde_json::json!({
-            "dtype": raw.dtype, "shape": raw.dims, "data_offsets": [at, end],
+            "dtype": dtype, "shape": dims, "data_offsets": [at, end],
         });
         if *name == "__metadata__" || map.insert((*name).into(), info).is_some() {
             return Err(bad(path, name, "a name that is taken".into(), "each name once"));
@@ -62,15 +113,15 @@ fn header(
 }
 
 /// Bytes that shape and type ask for; `None` on overflow or for types below a byte.
-fn elements_bytes(raw: &Raw) -> Option<usize> {
-    let bits: usize = match raw.dtype {
+fn elements_bytes(dtype: Dtype, dims: &[usize]) -> Option<usize> {
+    let bits: usize = match dtype {
         Dtype::F32 | Dtype::I32 | Dtype::U32 => 32,
         Dtype::F16 | Dtype::BF16 | Dtype::I16 | Dtype::U16 => 16,
         Dtype::F64 | Dtype::I64 | Dtype::U64 => 64,
         Dtype::U8 | Dtype::I8 | Dtype::BOOL => 8,
         _ => return None,
     };
-    raw.dims.iter().try_fold(bits / 8, |n, d| n.checked_mul(*d))
+    dims.iter().try_fold(bits / 8, |n, d| n.checked_mul(*d))
 }
 
 fn bad(path: &Path, name: &str, found: String, expected: &str) -> Error {

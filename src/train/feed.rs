@@ -3,7 +3,7 @@
 use super::NoiseSchedule;
 use crate::{
     error::Result,
-    tensor::philox::{self, Stream},
+    tensor::philox::{self, Stream, streams},
 };
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -62,16 +62,10 @@ pub struct Draws {
     pub timesteps: usize,
 }
 
-/// Streams of the random numbers; the data room has its own under the same seed, so this seed is changed.
-const OWN: u64 = 0x7472_6169_6e00_0000;
-const POSTERIOR: u64 = 1 << 56;
-const NOISE: u64 = 2 << 56;
-const TIMESTEP: u64 = 3 << 56;
-
 impl Draws {
     /// Draws under `seed` for latents of `latent` numbers.
     pub fn new(seed: u64, latent: usize, noise: &NoiseSchedule) -> Self {
-        Self { seed: seed ^ OWN, latent, timesteps: noise.len() }
+        Self { seed: seed ^ streams::TRAINING_SEED, latent, timesteps: noise.len() }
     }
 
     /// Adds the random numbers of pass `pass` to its pictures.
@@ -79,15 +73,15 @@ impl Draws {
         let n = samples.len();
         let normals = |purpose: u64| {
             let mut data = vec![0.0; n * self.latent];
-            philox::fill_normal(self.seed, purpose | pass, &mut data);
+            philox::fill_normal(self.seed, streams::numbered(purpose, pass), &mut data);
             data
         };
-        let mut stream = Stream::new(self.seed, TIMESTEP | pass);
+        let mut stream = Stream::new(self.seed, streams::numbered(streams::TIMESTEP, pass));
         let timesteps = (0..n).map(|_| i32::try_from(stream.below(self.timesteps)).unwrap_or(0));
         Prepared {
             timesteps: timesteps.collect(),
-            posterior_noise: normals(POSTERIOR),
-            noise: normals(NOISE),
+            posterior_noise: normals(streams::POSTERIOR),
+            noise: normals(streams::NOISE),
             samples,
         }
     }

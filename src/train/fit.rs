@@ -2,6 +2,7 @@
 
 use super::StepOptions;
 use crate::{
+    data::config::TrainSection,
     device::Device,
     error::{Error, Result},
     plan::Plan,
@@ -14,26 +15,47 @@ pub fn plan_bytes(plan: &Plan) -> u64 {
     (s.weight_bytes + s.arena_bytes) as u64
 }
 
-/// What a training step needs: its plan and both moments of the optimizer.
-pub fn step_bytes(plan: &Plan) -> u64 {
-    plan_bytes(plan) + 8 * plan.summary().trainable_parameters as u64
+/// Both moments of the optimizer, bytes.
+pub fn moment_bytes(plan: &Plan) -> u64 {
+    8 * plan.summary().trainable_parameters as u64
 }
 
-/// Refuses a step that does not fit beside `others` bytes, before anything is allocated.
+/// The moving average of what is trained, bytes; 0 when `train` keeps none.
+pub fn average_bytes(plan: &Plan, train: &TrainSection) -> u64 {
+    if train.ema { 4 * plan.summary().trainable_parameters as u64 } else { 0 }
+}
+
+/// What a training step needs: its plan, both moments of the optimizer, the moving average.
+pub fn step_bytes(plan: &Plan, train: &TrainSection) -> u64 {
+    plan_bytes(plan) + moment_bytes(plan) + average_bytes(plan, train)
+}
+
+/// A run's need of memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Need<'a> {
+    /// The step.
+    pub plan: &'a Plan,
+    /// What stands beside it, bytes.
+    pub others: u64,
+    /// Settings of the run.
+    pub train: &'a TrainSection,
+}
+
+/// Refuses a run that does not fit, before anything is allocated.
 ///
 /// # Errors
 /// [`Error::OutOfMemory`] that names the nearest settings that fit; those of `plan_with`.
 pub fn check(
     device: &Device,
-    (plan, others): (&Plan, u64),
+    need: &Need<'_>,
     options: &StepOptions,
-    pictures: usize,
     plan_with: impl Fn(&StepOptions) -> Result<Plan>,
 ) -> Result<()> {
-    let need = step_bytes(plan) + others;
+    let Need { plan, others, train } = *need;
+    let need = step_bytes(plan, train) + others;
     let Some(have) = device.free_bytes()?.filter(|have| need > *have) else { return Ok(()) };
-    let fits = |options: &StepOptions| Ok(step_bytes(&plan_with(options)?) + others <= have);
-    let fix = match nearest(options, pictures, matches!(device, Device::Cuda(_)), fits)? {
+    let fits = |options: &StepOptions| Ok(step_bytes(&plan_with(options)?, train) + others <= have);
+    let fix = match nearest(options, train.batch, matches!(device, Device::Cuda(_)), fits)? {
         words if words.is_empty() => "no setting of this base fits; use a smaller base".into(),
         words => format!("this would fit: {}", words.join(", or ")),
     };

@@ -13,7 +13,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A folder that belongs to one run: `config.toml`, `log.csv`, `checkpoints/`, `samples/`, `adapter.safetensors`.
+/// A folder that belongs to one run: `config.toml`, `log.csv`, `checkpoints/`, `samples/`, and the result: `adapter.safetensors`,
+/// or in mode full `model/`.
 #[derive(Clone, Debug)]
 pub struct RunFolder {
     path: PathBuf,
@@ -25,7 +26,7 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Config`] when a run is there already; [`Error::File`].
     pub fn create(path: &Path, config: &TrainConfig) -> Result<Self> {
-        let old = ["config.toml", "checkpoints", "log.csv", "adapter.safetensors"];
+        let old = ["config.toml", "checkpoints", "log.csv", "adapter.safetensors", "model"];
         if let Some(file) = old.iter().find(|f| path.join(f).exists()) {
             return Err(Error::Config {
                 key: "--out".into(),

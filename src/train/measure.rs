@@ -9,7 +9,7 @@ use crate::{
     error::Result,
     kernels::adamw::AdamW,
     lora::{Adapter, Adapters},
-    models::unet::UnetConfig,
+    models::{base::Base, unet::UnetConfig},
     plan::{Plan, Recorder, Traced, WeightSource},
     tensor::{DType, Spec, philox},
 };
@@ -121,8 +121,8 @@ fn condition(config: &UnetConfig, size: &StepSize) -> Vec<(&'static str, Vec<f32
     let mut all = vec![("context", noise(10, n * size.tokens * width))];
     if let Some(extra) = config.text_time {
         all.push(("text_embeds", noise(11, n * extra.pooled_dim())));
-        let side = (size.latent[0] * 8) as f32;
-        all.push(("time_ids", [side, side, 0.0, 0.0, side, side].repeat(n)));
+        let [h, w] = size.latent.map(|side| side * 8);
+        all.push(("time_ids", Base::time_ids(h, w).repeat(n)));
     }
     all
 }

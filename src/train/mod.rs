@@ -1,5 +1,7 @@
 //! Training: what is cached, one step, checkpoints, logs, the run.
 
+mod blueprint;
+mod continued;
 mod events;
 mod feed;
 pub mod fit;
@@ -18,6 +20,8 @@ mod step;
 mod trainer;
 
 pub use crate::models::noise::{NoiseSchedule, Prediction};
+pub use blueprint::{Blueprint, Plans, pass_size, text_is_trained};
+pub use continued::{continued, give};
 pub use events::Events;
 pub use feed::{Draws, Prepared, Sample, Source, with_feed};
 pub use folder::{RunFolder, config_hash};
@@ -33,8 +37,8 @@ pub use program::{
 };
 pub use random::RandomWeights;
 pub use run::{Hooks, Report, SampleHook, SaveHook, Trainable, run, trainables};
-pub use save::{adapter, modules, save};
+pub use save::{TrainedWeights, adapter, modules, save};
 pub use start::Start;
 pub use state::{Checkpoints, State, sha256};
 pub use step::{Batch, Noisy, Objective, StepOptions, Stepper, record};
-pub use trainer::{Trainer, pass_size};
+pub use trainer::{Trainer, coefficients};

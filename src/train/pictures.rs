@@ -28,7 +28,7 @@ impl<'a> Pictures<'a> {
 
     fn sample(&self, sample: data::Sample, prior: bool) -> Sample {
         Sample {
-            pixels: sample.picture.data.iter().map(|b| f32::from(*b) / 127.5 - 1.0).collect(),
+            pixels: sample.picture.signed(),
             weight: sample.weight(self.latent, self.latent, self.soft_alpha),
             mixed: sample.draw.mixed,
             key: sample.source.map(|s| format!("{s:?}")),

@@ -86,22 +86,39 @@ impl Patterns {
         })
     }
 
-    /// One adapter on every module of `params` that matches.
+    /// Refuses words that none of `names` matches.
     ///
     /// # Errors
-    /// [`Error::Config`] when none does.
-    pub fn adapt(&self, key: &str, params: &[ParamInfo], adapter: Adapter) -> Result<Adapters> {
-        let adapters = Adapters::on(params, adapter, |path| self.matches(path));
-        if adapters.is_empty() {
-            let words: Vec<&str> = self.0.iter().map(|(w, _)| w.as_str()).collect();
-            return Err(Error::Config {
+    /// [`Error::Config`] that lists them.
+    pub fn all_match<'n>(
+        &self,
+        key: &str,
+        names: impl Iterator<Item = &'n str> + Clone,
+    ) -> Result<()> {
+        let idle = |one: &&(String, Option<Regex>)| {
+            let alone = Patterns(vec![(*one).clone()]);
+            !names.clone().any(|n| alone.matches(n))
+        };
+        let words: Vec<&str> = self.0.iter().filter(idle).map(|(w, _)| w.as_str()).collect();
+        match words.is_empty() && !self.0.is_empty() {
+            true => Ok(()),
+            false => Err(Error::Config {
                 key: key.into(),
                 found: format!("{words:?}, which no layer matches"),
                 expected: "ends of layer names such as to_q".into(),
                 fix: "layer names stand in the output of selvedge plan train".into(),
-            });
+            }),
         }
-        Ok(adapters)
+    }
+
+    /// One adapter on every module of `params` that matches.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a word matches none.
+    pub fn adapt(&self, key: &str, params: &[ParamInfo], adapter: Adapter) -> Result<Adapters> {
+        let one = Adapters::on(params, adapter, |_| true);
+        self.all_match(key, one.iter().map(|(path, _)| path).collect::<Vec<_>>().into_iter())?;
+        Ok(Adapters::on(params, adapter, |path| self.matches(path)))
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
     io::IsTerminal,
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     sync::mpsc::Receiver,
     time::Instant,
@@ -32,14 +32,14 @@ pub struct Trainable {
 
 /// Makes sample pictures of a step.
 pub type SampleHook<'h> = dyn FnMut(u64, &[Trainable]) -> Result<()> + 'h;
-/// Writes the result; called with the run folder.
-pub type SaveHook<'h> = dyn FnMut(&Path, &[Trainable]) -> Result<()> + 'h;
+/// Writes the result and says where; called with the run folder.
+pub type SaveHook<'h> = dyn FnMut(&Path, &[Trainable]) -> Result<Vec<PathBuf>> + 'h;
 
 /// What the run asks of rooms it may not import.
 pub struct Hooks<'h> {
     /// Sample pictures every `sample_every` steps.
     pub sample: Option<&'h mut SampleHook<'h>>,
-    /// Writes the adapter files.
+    /// Writes the adapter files, or the model.
     pub save: &'h mut SaveHook<'h>,
     /// Set when the user wants to stop: the step is finished and saved.
     pub stop: &'h AtomicBool,
@@ -68,6 +68,8 @@ pub struct Report {
     pub first_step_seconds: f64,
     /// Trained parameters.
     pub trainable_parameters: usize,
+    /// The result's files and folders, the one to use first.
+    pub written: Vec<PathBuf>,
 }
 
 /// Runs a training in `folder` to its last step, from its last checkpoint if there is one.
@@ -121,8 +123,8 @@ pub fn run(
         }
         Ok(())
     })?;
-    (hooks.save)(folder.path(), &trainables(&mut trainer, true)?)?;
-    Ok(progress.finish(steps))
+    let written = (hooks.save)(folder.path(), &trainables(&mut trainer, true)?)?;
+    Ok(Report { written, ..progress.finish(steps) })
 }
 
 fn due(every: u64, done: u64) -> bool {

@@ -5,16 +5,16 @@ use crate::{
     data::TrainConfig,
     error::{Error, Result},
     lora::{Convention, Layer, Lora, Modules},
-    models::base::Base,
-    tensor::{
-        Tensor,
-        safetensors::{Dtype, Raw},
-        write_safetensors,
+    models::{
+        base::Base,
+        export::{Changed, export},
     },
+    plan::{Layout, WeightSource},
+    tensor::{Tensor, safetensors::Dtype},
 };
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// The adapter among trained tensors; `alpha` as the configuration has it.
@@ -51,8 +51,28 @@ pub fn modules(base: &Base) -> Modules {
     Modules::of(all.iter().map(|(n, d)| (n.as_str(), d.as_slice())))
 }
 
-/// Writes `adapter.safetensors` in the first convention of the configuration, `adapter_<name>.safetensors` in the
-/// others; weights trained in mode `full` go to `weights.safetensors` under their full names.
+/// Trained weights in the place of the base's own: for sampling before they are written.
+#[derive(Debug)]
+pub struct TrainedWeights<'a>(&'a [Trainable]);
+
+impl<'a> TrainedWeights<'a> {
+    /// The weights of `trained`.
+    pub fn new(trained: &'a [Trainable]) -> Self {
+        Self(trained)
+    }
+}
+
+impl WeightSource for TrainedWeights<'_> {
+    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Arc<Vec<f32>>>> {
+        let own = self.0.iter().find(|t| t.name == name);
+        Ok(own.map(|t| Arc::new(layout.to_runtime(dims, t.data.clone()))))
+    }
+}
+
+/// Writes the result; the paths of what was written, the one to use first.
+///
+/// Adapters: `adapter.safetensors` in the first convention of the configuration, `adapter_<name>.safetensors` in the
+/// others. Weights trained in mode `full`: the folder `model`, a complete diffusers model (see [`export`]).
 ///
 /// # Errors
 /// [`Error::File`] (nothing half-written is left), [`Error::Data`] for a module without a name in a convention.
@@ -81,9 +101,9 @@ pub fn save(
         }
         return Ok(written);
     }
-    let raw: Vec<(&str, Raw)> =
-        trained.iter().map(|t| (t.name.as_str(), Raw::f32(&t.dims, &t.data))).collect();
-    let path = folder.join("weights.safetensors");
-    write_safetensors(&path, raw.iter().map(|(n, r)| (*n, r)), &BTreeMap::new())?;
+    let changed: Changed<'_> =
+        trained.iter().map(|t| (t.name.as_str(), t.data.as_slice())).collect();
+    let path = folder.join("model");
+    export(base, &changed, &path)?;
     Ok(vec![path])
 }

@@ -1,21 +1,17 @@
 //! A base model being trained: its programs, what it keeps of encoders, one pass.
 
 use super::{
-    Batch, Draws, Group, NoiseSchedule, Objective, Optimizer, Patterns, Prepared, Rules, Sample,
-    Start, StepOptions, Stepper, Text, Trained, fit, plan_step, text_inputs, unet_params,
+    Batch, Blueprint, Draws, Group, NoiseSchedule, Optimizer, Plans, Prepared, Rules, Sample,
+    Start, Stepper, continued, fit, give, text_is_trained,
 };
 use crate::{
-    data::{
-        TrainConfig,
-        config::{Loss, Mode},
-    },
+    data::{TrainConfig, config::MethodConfig},
     device::Device,
-    error::{Error, Result},
+    error::Result,
     kernels::adamw::AdamW,
-    lora::{Adapter, Adapters},
+    lora::Adapters,
     models::base::{Base, Encoded, text_input_names},
-    plan::{ParamInfo, Program, Recorder},
-    tensor::Spec,
+    plan::Program,
 };
 use std::collections::HashMap;
 
@@ -36,60 +32,6 @@ pub struct Trainer<'a> {
     pub hits: (usize, usize),
 }
 
-/// Pictures of one pass.
-pub fn pass_size(config: &TrainConfig) -> usize {
-    config.train.batch * (1 + usize::from(config.method.prior_preservation))
-}
-
-/// What the configuration trains.
-fn trained(config: &TrainConfig, base: &Base) -> Result<Trained> {
-    let t = &config.train;
-    if t.mode == Mode::Full {
-        return Patterns::new("train.parts", &t.parts).map(Trained::Weights);
-    }
-    let adapter = Adapter { rank: t.rank, scale: (t.effective_alpha() / t.rank as f64) as f32 };
-    let params = unet_params(&base.unet)?;
-    let patterns = Patterns::new("train.targets", &t.targets)?;
-    let mut adapters = patterns.adapt("train.targets", &params, adapter)?;
-    if t.train_text_encoder {
-        let patterns = Patterns::new("train.text_targets", &t.text_targets)?;
-        let params = text_params(base)?;
-        let text = patterns.adapt("train.text_targets", &params, adapter)?;
-        for (path, list) in text.iter() {
-            list.iter().for_each(|a| adapters.insert(path, *a));
-        }
-    }
-    Ok(Trained::Adapters(adapters))
-}
-
-fn text_params(base: &Base) -> Result<Vec<ParamInfo>> {
-    let mut rec = Recorder::new();
-    base.record_text(&mut rec, &Adapters::new(), 1)?;
-    Ok(rec.params())
-}
-
-/// Whether the text encoders are part of the step program.
-fn text_is_trained(config: &TrainConfig) -> bool {
-    let parts = config.train.parts.iter().any(|p| p.contains("text"));
-    match config.train.mode {
-        Mode::Lora => config.train.train_text_encoder,
-        Mode::Full => parts,
-    }
-}
-
-fn objective(config: &TrainConfig) -> Result<Objective> {
-    match config.method.loss {
-        Loss::Mse => Ok(Objective::Mse),
-        Loss::Dco if text_is_trained(config) => Err(Error::Config {
-            key: "method.loss".into(),
-            found: "dco with trained text encoders".into(),
-            expected: "dco with frozen text encoders".into(),
-            fix: "set train.train_text_encoder = false, or method.loss = \"mse\"".into(),
-        }),
-        Loss::Dco => Ok(Objective::Dco { beta: config.method.dco_beta as f32 }),
-    }
-}
-
 impl<'a> Trainer<'a> {
     /// Plans and loads everything a run of `config` on `base` needs.
     ///
@@ -97,45 +39,17 @@ impl<'a> Trainer<'a> {
     /// Those of the configuration, the plan and the weights.
     pub fn new(config: &'a TrainConfig, base: &'a Base, device: Device) -> Result<Self> {
         let t = &config.train;
-        let noise = NoiseSchedule::from_json(&base.scheduler.to_string())?;
-        let objective = objective(config)?;
-        let factor = base.vae.factor();
-        if !t.resolution.is_multiple_of(factor) {
-            return Err(Error::Config {
-                key: "train.resolution".into(),
-                found: t.resolution.to_string(),
-                expected: format!("a multiple of {factor}"),
-                fix: "change it".into(),
-            });
+        let blueprint = Blueprint::new(config, base.architecture())?;
+        let plans = blueprint.plans()?;
+        let (noise, objective) = (blueprint.options.noise.clone(), blueprint.options.objective);
+        let need = fit::Need { plan: &plans.step, others: plans.others_bytes(), train: t };
+        fit::check(&device, &need, &blueprint.options, |options| blueprint.step(options))?;
+        let mut start = Start::new(base.weights.clone(), t.seed);
+        if let Some(lora) = continued(config, base, &blueprint.trained)? {
+            give(&mut start, &lora, &plans.step.params())?;
         }
-        let options = StepOptions {
-            batch: pass_size(config),
-            latent: [t.resolution / factor; 2],
-            channels: base.vae.latent_channels,
-            scale: base.vae.scaling_factor,
-            noise: noise.clone(),
-            objective,
-            checkpoint: t.checkpoint_gradients,
-            poison: false,
-            dtype: base.dtype,
-        };
-        let trained = trained(config, base)?;
-        let plan_with = |options: &StepOptions| {
-            plan_step(&base.unet, &trained, options, |rec, adapters| {
-                match text_is_trained(config) {
-                    false => Ok(text_inputs(rec, &base.unet, options.batch, base.tokens())),
-                    true => recorded_text(rec, base, adapters, options.batch),
-                }
-            })
-        };
-        let plan = plan_with(&options)?;
-        let encoder = base.vae_encoder(1, [t.resolution; 2])?;
-        let mut others = fit::plan_bytes(&encoder);
-        if !text_is_trained(config) {
-            others += fit::plan_bytes(&base.text_plan(&Adapters::new(), 1)?);
-        }
-        fit::check(&device, (&plan, others), &options, t.batch, plan_with)?;
-        let mut program = plan.load(device.clone(), &Start::new(base.weights.clone(), t.seed))?;
+        let Plans { step, encoder, .. } = plans;
+        let mut program = step.load(device.clone(), &start)?;
         let ema = t.ema.then_some(t.ema_decay as f32);
         let group = |name: &str| group(config, name);
         let rules = Rules {
@@ -210,25 +124,6 @@ impl<'a> Trainer<'a> {
         Ok(moments)
     }
 
-    /// Loss coefficient of every sample: `1 / count` of its kind, the prior's times its weight, min-SNR.
-    fn coefficients(&self, pass: &Prepared) -> Vec<f32> {
-        let m = &self.config.method;
-        let priors = pass.samples.iter().filter(|s| s.prior).count();
-        let own = pass.samples.len() - priors;
-        let one = |(s, t): (&Sample, &i32)| {
-            let kind = match s.prior {
-                true => m.prior_weight / priors as f64,
-                false => 1.0 / own as f64,
-            };
-            let snr = match m.min_snr_gamma {
-                g if g > 0.0 => self.noise.min_snr(usize::try_from(*t).unwrap_or(0), g as f32),
-                _ => 1.0,
-            };
-            (kind * f64::from(snr)) as f32
-        };
-        pass.samples.iter().zip(&pass.timesteps).map(one).collect()
-    }
-
     /// Runs forward and backward on one pass; returns its loss.
     ///
     /// # Errors
@@ -238,7 +133,7 @@ impl<'a> Trainer<'a> {
             posterior_noise: pass.posterior_noise.clone(),
             noise: pass.noise.clone(),
             timesteps: pass.timesteps.clone(),
-            coefficient: self.coefficients(pass),
+            coefficient: coefficients(&self.config.method, &self.noise, pass),
             ..Batch::default()
         };
         for sample in &pass.samples {
@@ -252,8 +147,8 @@ impl<'a> Trainer<'a> {
             self.text_vectors(&mut batch, &prompts)?;
         }
         if self.base.unet.text_time.is_some() {
-            let side = self.config.train.resolution as f32;
-            let ids = [side, side, 0.0, 0.0, side, side].repeat(prompts.len());
+            let side = self.config.train.resolution;
+            let ids = Base::time_ids(side, side).repeat(prompts.len());
             batch.condition.push(("time_ids", ids));
         }
         self.stepper.accumulate(&batch)
@@ -287,16 +182,23 @@ impl<'a> Trainer<'a> {
     }
 }
 
-/// The text encoders inside the step program.
-fn recorded_text(
-    rec: &mut Recorder,
-    base: &Base,
-    adapters: &Adapters,
-    batch: usize,
-) -> Result<Text> {
-    let text = base.record_text(rec, adapters, batch)?;
-    let time_ids = base.unet.text_time.map(|_| rec.input("time_ids", Spec::f32(&[batch, 6])));
-    Ok(Text { context: text.context, text_embeds: text.pooled, time_ids })
+/// Loss coefficient of every sample: `1 / count` of its kind (subject or prior), the prior's times its weight
+/// lambda, each times `min(SNR, gamma) / SNR` (or its form for velocity) where min-SNR is on.
+pub fn coefficients(method: &MethodConfig, noise: &NoiseSchedule, pass: &Prepared) -> Vec<f32> {
+    let priors = pass.samples.iter().filter(|s| s.prior).count();
+    let own = pass.samples.len() - priors;
+    let one = |(s, t): (&Sample, &i32)| {
+        let kind = match s.prior {
+            true => method.prior_weight / priors as f64,
+            false => 1.0 / own as f64,
+        };
+        let snr = match method.min_snr_gamma {
+            g if g > 0.0 => noise.min_snr(usize::try_from(*t).unwrap_or(0), g as f32),
+            _ => 1.0,
+        };
+        (kind * f64::from(snr)) as f32
+    };
+    pass.samples.iter().zip(&pass.timesteps).map(one).collect()
 }
 
 fn group(config: &TrainConfig, name: &str) -> Group {

@@ -1,6 +1,7 @@
 //! Checkpoints in every layout give the same parameters under the same names.
 #![allow(clippy::unwrap_used)]
 
+mod export;
 mod parts;
 mod unet;
 

@@ -62,6 +62,12 @@ fn vae_names() -> Vec<(&'static str, &'static str, Vec<usize>)> {
     ]
 }
 
+/// The VAE as a single file has it.
+pub fn original_vae() -> Tensors {
+    let all = vae_names().into_iter().enumerate();
+    all.map(|(i, (n, _, d))| (format!("first_stage_model.{n}"), fill(i, &d))).collect()
+}
+
 fn vae_params(half: &str) -> Vec<ParamInfo> {
     let one = |(_, name, d): (&str, &str, Vec<usize>)| {
         let full = format!("vae.{name}");
@@ -83,12 +89,7 @@ fn vae_params(half: &str) -> Vec<ParamInfo> {
 fn vae_attention_is_found_under_original_old_and_new_names() {
     let dir = tempfile::tempdir().unwrap();
     let single = dir.path().join("single.safetensors");
-    let original: Tensors = vae_names()
-        .into_iter()
-        .enumerate()
-        .map(|(i, (n, _, d))| (format!("first_stage_model.{n}"), fill(i, &d)))
-        .collect();
-    save(&single, &original);
+    save(&single, &original_vae());
     save_json(dir.path().join("vae/config.json"), json!({"_class_name": "AutoencoderKL"}));
     let old = [("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")];
     let old_names: Tensors = vae_names()
@@ -127,7 +128,7 @@ fn vae_attention_is_found_under_original_old_and_new_names() {
 }
 
 /// An OpenCLIP text tower of `layers` layers, width 4.
-fn open_clip(prefix: &str, layers: usize) -> Tensors {
+pub fn open_clip(prefix: &str, layers: usize) -> Tensors {
     let mut all = Tensors::new();
     let mut put = |name: String, dims: &[usize]| {
         let seed = all.len();

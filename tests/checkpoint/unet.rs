@@ -80,7 +80,7 @@ fn diffusers_unet() -> Tensors {
     all.map(|(i, (_, name, dims))| (name.to_string(), fill(i, &dims))).collect()
 }
 
-fn original_unet() -> Tensors {
+pub fn original_unet() -> Tensors {
     let all = unet_names().into_iter().enumerate();
     all.map(|(i, (name, _, dims))| (format!("model.diffusion_model.{name}"), fill(i, &dims)))
         .collect()

@@ -10,7 +10,7 @@ use super::Attention;
 use crate::{
     device::{Cuda, cubin_table::Target},
     error::{Error, Result},
-    kernels::variant::{Variant, choose},
+    kernels::variant::{Slot, Variant, choose},
     op::{Backward, Forward},
     tensor::{DType, Spec},
 };
@@ -119,13 +119,21 @@ pub const BACKWARD: &[Variant<Problem>] = &[
     Variant { name: "simt", applies: |_| true },
 ];
 
+const SLOT_FORWARD: &str = "attention.forward";
+const SLOT_BACKWARD: &str = "attention.backward";
+
+/// What there is to choose from.
+pub(super) fn slots() -> Vec<Slot> {
+    vec![Slot::of(SLOT_FORWARD, FORWARD), Slot::of(SLOT_BACKWARD, BACKWARD)]
+}
+
 /// The name of the variant that runs, for a reader of the plan.
 pub(super) fn name(op: &Attention, cuda: &Cuda, ins: &[Spec], backward: bool) -> String {
     let problem = Problem::new(op, cuda, ins, [true; 3]);
     let chosen = if backward {
-        choose(cuda, "attention.backward", BACKWARD, &problem)
+        choose(cuda, SLOT_BACKWARD, BACKWARD, &problem)
     } else {
-        choose(cuda, "attention.forward", FORWARD, &problem)
+        choose(cuda, SLOT_FORWARD, FORWARD, &problem)
     };
     chosen.map_or(String::new(), |v| v.name.into())
 }
@@ -135,7 +143,7 @@ pub(super) fn forward(op: &Attention, cuda: &Cuda, io: &Forward<'_>) -> Result<(
     if io.out_spec.is_empty() {
         return Ok(());
     }
-    match choose(cuda, "attention.forward", FORWARD, &problem)?.name {
+    match choose(cuda, SLOT_FORWARD, FORWARD, &problem)?.name {
         "simt" => simt::forward(op, cuda, &problem, io),
         "sm80" => sm80::forward(op, cuda, &problem, io),
         name => sm90::forward(op, cuda, (&problem, name), io),
@@ -148,7 +156,7 @@ pub(super) fn backward(op: &Attention, cuda: &Cuda, io: &Backward<'_>) -> Result
     if !wants.contains(&true) || problem.samples * problem.heads == 0 {
         return Ok(());
     }
-    match choose(cuda, "attention.backward", BACKWARD, &problem)?.name {
+    match choose(cuda, SLOT_BACKWARD, BACKWARD, &problem)?.name {
         "simt" => simt::backward(op, cuda, &problem, io),
         "sm80" => sm80::backward(op, cuda, &problem, io),
         name => sm90::backward(op, cuda, (&problem, name), io),

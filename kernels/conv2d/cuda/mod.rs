@@ -10,7 +10,7 @@ use super::Shape;
 use crate::{
     device::{Cuda, cubin_table::Target},
     error::{Error, Result},
-    kernels::variant::{Variant, by_dtype, choose},
+    kernels::variant::{Slot, Variant, by_dtype, choose},
     op::{Backward, Forward},
     tensor::{DType, Spec},
 };
@@ -69,6 +69,16 @@ const WEIGHT: &[Variant<Problem>] = &[
     Variant { name: "simt", applies: |_| true },
 ];
 
+const SLOT_FORWARD: &str = "conv2d.forward";
+const SLOT_DATA: &str = "conv2d.data";
+const SLOT_WEIGHT: &str = "conv2d.weight";
+
+/// What there is to choose from.
+pub(super) fn slots() -> Vec<Slot> {
+    let weight = Slot::of(SLOT_WEIGHT, WEIGHT);
+    vec![Slot::of(SLOT_FORWARD, FORWARD), Slot::of(SLOT_DATA, DATA), weight]
+}
+
 /// The passes with variants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pass {
@@ -81,9 +91,9 @@ impl Pass {
     /// The first variant that applies or the forced one; of the Hopper tiles the fastest as predicted.
     fn variant(self, cuda: &Cuda, p: &Problem) -> Result<&'static str> {
         let (slot, rows) = match self {
-            Pass::Forward => ("conv2d.forward", FORWARD),
-            Pass::Data => ("conv2d.data", DATA),
-            Pass::Weight => ("conv2d.weight", WEIGHT),
+            Pass::Forward => (SLOT_FORWARD, FORWARD),
+            Pass::Data => (SLOT_DATA, DATA),
+            Pass::Weight => (SLOT_WEIGHT, WEIGHT),
         };
         let first = choose(cuda, slot, rows, p)?.name;
         if cuda.forced_variant(slot).is_some_and(|name| name == first) {

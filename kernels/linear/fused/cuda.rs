@@ -12,7 +12,7 @@ use crate::{
             tiles::OnChip,
             tilings::{ACTIVATED, GATED, Tiling},
         },
-        variant::{Variant, by_dtype, choose},
+        variant::{Slot, Variant, by_dtype, choose},
     },
     op::Forward,
     tensor::Spec,
@@ -42,6 +42,14 @@ const ACTIVATED_VARIANTS: &[Variant<OnChip>] = &[
     Variant { name: "two_steps", applies: |_| true },
 ];
 
+const SLOT_GEGLU: &str = "linear_fused.geglu";
+const SLOT_ACTIVATION: &str = "linear_fused.activation";
+
+/// What there is to choose from.
+pub(super) fn slots() -> Vec<Slot> {
+    vec![Slot::of(SLOT_GEGLU, GATED_VARIANTS), Slot::of(SLOT_ACTIVATION, ACTIVATED_VARIANTS)]
+}
+
 fn hopper(p: &OnChip) -> bool {
     matches!(p.target, Target::Sm90a | Target::Host) && ACTIVATED.serves(&p.problem)
 }
@@ -57,9 +65,9 @@ fn problem(x: &Spec, n: usize) -> Problem {
 /// Whether the fused kernel is chosen.
 fn fused(op: FusedLinear, cuda: &Cuda, p: &Problem) -> Result<bool> {
     let (slot, variants) = if op.then == Then::Geglu {
-        ("linear_fused.geglu", GATED_VARIANTS)
+        (SLOT_GEGLU, GATED_VARIANTS)
     } else {
-        ("linear_fused.activation", ACTIVATED_VARIANTS)
+        (SLOT_ACTIVATION, ACTIVATED_VARIANTS)
     };
     let on = OnChip { problem: *p, target: cuda.target() };
     Ok(choose(cuda, slot, variants, &on)?.name != "two_steps")

@@ -68,6 +68,11 @@ impl FusedLinear {
 const FORWARD_ONLY: &str = "a fused layer has no backward pass (it does not keep what its activation got); \
                             record linear, the activation and add apart where gradients are wanted";
 
+/// What `--variant` can choose here.
+pub(super) fn slots() -> Vec<crate::kernels::variant::Slot> {
+    cuda::slots()
+}
+
 impl Op for FusedLinear {
     fn name(&self) -> &'static str {
         "linear"

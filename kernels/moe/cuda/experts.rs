@@ -6,7 +6,7 @@ use crate::{
     error::Result,
     kernels::{
         elementwise::{Operands, mode},
-        variant::{self, Variant, by_dtype},
+        variant::{self, Slot, Variant, by_dtype},
     },
     op::{Backward, Forward, GradMode},
     tensor::{DType, Spec},
@@ -42,6 +42,12 @@ const SIMT: Variant<Problem> = Variant { name: "simt", applies: |_| true };
 fn variants(p: &Problem) -> &'static [Variant<Problem>] {
     let large = p.count * p.m.div_ceil(128) * p.n.div_ceil(128) >= BUSY_TILES;
     if large { &[LARGE, SMALL, SIMT] } else { &[SMALL, LARGE, SIMT] }
+}
+
+/// What there is to choose from; which tile stands first depends on the extents.
+pub(in super::super) fn slots() -> Vec<Slot> {
+    let all = [Pass::Forward, Pass::Rows, Pass::Weight];
+    all.map(|p| Slot::of(p.slot(), &[LARGE, SMALL, SIMT])).into()
 }
 
 /// Which of the three products.

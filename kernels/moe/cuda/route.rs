@@ -1,13 +1,13 @@
 //! Launches of `route.cu`.
 
-use super::{check_experts, int};
+use super::int;
 use crate::{
     device::Cuda,
     error::Result,
     kernels::{
         elementwise::{self, Operands},
         moe::{Route, Table},
-        variant::{self, Variant, by_dtype},
+        variant::{self, Slot, Variant, by_dtype},
     },
     op::Forward,
     tensor::Spec,
@@ -23,6 +23,13 @@ const FORWARD: &[Variant<Table>] = &[
     // One block chooses, counts and places.
     Variant { name: "top_k", applies: |_| true },
 ];
+
+const SLOT: &str = "moe_route.forward";
+
+/// What there is to choose from.
+pub(in super::super) fn slots() -> Vec<Slot> {
+    vec![Slot::of(SLOT, FORWARD)]
+}
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -44,7 +51,7 @@ struct DenseArgs {
 }
 
 fn choose(op: &Route, cuda: &Cuda, logits: &Spec) -> Result<&'static Variant<Table>> {
-    variant::choose(cuda, "moe_route.forward", FORWARD, &op.table(logits))
+    variant::choose(cuda, SLOT, FORWARD, &op.table(logits))
 }
 
 pub(in super::super) fn variant(op: &Route, cuda: &Cuda, logits: &Spec) -> String {
@@ -62,7 +69,6 @@ pub(in super::super) fn forward(op: &Route, cuda: &Cuda, io: &Forward<'_>) -> Re
         let args = DenseArgs { table, tokens, experts };
         return elementwise::launch(cuda, (OP, "moe_route_dense"), (len, 1), &args, &ops.touches);
     }
-    check_experts(OP, t.experts)?;
     let kernel = cuda.kernel::<Args>(OP, by_dtype(logits.dtype, TOP_K))?;
     let args = Args {
         logits: ops.read("logits", io.ins[0], logits),

@@ -19,7 +19,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use record::{Data, Recorded, record};
 use std::{
     collections::{BTreeMap, HashMap},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -41,9 +41,9 @@ pub struct Args {
     /// Where the outputs go.
     #[arg(long, value_name = "FILE")]
     pub outputs: PathBuf,
-    /// An adapter file to apply.
-    #[arg(long, value_name = "FILE")]
-    pub lora: Option<PathBuf>,
+    /// An adapter file to apply, with a strength after a colon.
+    #[arg(long, value_name = "FILE[:SCALE]")]
+    pub lora: Option<String>,
     /// Gradients to compute beside those of the floating-point inputs.
     #[arg(long, value_enum, value_name = "WHICH")]
     pub gradients: Option<Gradients>,
@@ -99,7 +99,7 @@ pub fn run(args: &Args) -> Result<u8> {
     let checkpoint = Checkpoint::open(&args.model, args.component.component())?;
     let inputs = SafeFile::open(&args.inputs)?;
     let lora = match &args.lora {
-        Some(path) => Some(open_lora(path, &checkpoint)?),
+        Some(word) => Some(open_lora(word, &checkpoint)?),
         None if args.gradients == Some(Gradients::Lora) => return Err(no_adapter()),
         None => None,
     };
@@ -113,8 +113,10 @@ pub fn run(args: &Args) -> Result<u8> {
 }
 
 /// Opens an adapter file by the names of this very model.
-fn open_lora(path: &Path, checkpoint: &Checkpoint) -> Result<LoraFile> {
-    LoraFile::open_for(path, checkpoint.component().name(), &checkpoint.modules())
+fn open_lora(word: &str, checkpoint: &Checkpoint) -> Result<LoraFile> {
+    let (path, strength) = common::lora_word(word)?;
+    let file = LoraFile::open_for(&path, checkpoint.component().name(), &checkpoint.modules())?;
+    Ok(file.scaled(strength))
 }
 
 fn forward(
@@ -268,9 +270,8 @@ fn no_adapter() -> Error {
 }
 
 fn unknown_modules(args: &Args, unknown: Vec<String>) -> Error {
-    let path = args.lora.as_deref().map(|p| p.display().to_string());
     Error::Weights {
-        source_name: path.unwrap_or_default(),
+        source_name: args.lora.clone().unwrap_or_default(),
         missing: vec![],
         unknown,
         misshaped: vec![],

@@ -4,7 +4,7 @@ use super::super::common::{Kernels, dtype, note, out};
 use crate::{
     device::Cuda,
     error::Result,
-    kernels::{case::Case, variant},
+    kernels::{case::Case, slots, variant::Slot},
     tensor::{DType, Spec},
 };
 use std::sync::Arc;
@@ -49,11 +49,11 @@ impl Variants {
             }
             told.push(case.name.clone());
         }
-        for (slot, names) in variant::seen() {
+        for Slot { name, variants } in slots() {
             if self.json {
-                out(&format!("{}\n", serde_json::json!({"slot": slot, "variants": names})));
+                out(&format!("{}\n", serde_json::json!({"slot": name, "variants": variants})));
             } else {
-                out(&format!("--variant {slot}=  {}\n", names.join(" ")));
+                out(&format!("--variant {name}=  {}\n", variants.join(" ")));
             }
         }
         if all.is_empty() {

@@ -76,6 +76,11 @@ impl TrainConfig {
             let fix = "set method.prior_preservation = false, or method.loss = \"mse\"";
             return Err(bad("method.loss", "dco with prior_preservation", "one of the two", fix));
         }
+        if m.loss == Loss::Dco && m.min_snr_gamma > 0.0 {
+            let fix = "set method.min_snr_gamma = 0, or method.loss = \"mse\"";
+            let found = format!("{} with loss dco", m.min_snr_gamma);
+            return Err(bad("method.min_snr_gamma", found, "0: DCO has no per-sample weight", fix));
+        }
         if m.loss == Loss::Dco {
             within("method.dco_beta", m.dco_beta, 1e-9, 1e9)?;
         }
@@ -113,6 +118,10 @@ impl TrainConfig {
         within("train.clip_norm", t.clip_norm, 0.0, 1e9)?;
         within("train.alpha", t.alpha, 0.0, 1e6)?;
         within("train.ema_decay", t.ema_decay, 0.0, 1.0)?;
+        if t.mode == Mode::Full && !t.from.as_os_str().is_empty() {
+            let fix = "start full training from a model folder: base = \"RUN/model\"";
+            return Err(bad("train.from", t.from.display(), "nothing, in mode full", fix));
+        }
         if t.mode == Mode::Full && t.parts.is_empty() {
             let fix = "for example parts = [\"unet.*attn2.to_[kv]\"]";
             return Err(bad("train.parts", "nothing", "patterns, in mode full", fix));

@@ -37,6 +37,10 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ("train.mode", "lora | full"),
     ("train.rank", "adapter rank"),
     ("train.alpha", "adapter alpha; 0 = the rank; the adapter's factor is alpha / rank"),
+    (
+        "train.from",
+        "adapter file to start from (peft, kohya or comfy; same layers and rank); empty = fresh",
+    ),
     ("train.targets", "adapted U-Net layers: ends of names or regular expressions"),
     ("train.train_text_encoder", "adapters on the text encoders too"),
     ("train.text_targets", "adapted text-encoder layers"),

@@ -45,6 +45,7 @@ impl TrainConfig {
             s.images = resolve(&s.images, root);
         }
         config.method.prior_dir = resolve(&config.method.prior_dir, root);
+        config.train.from = resolve(&config.train.from, root);
         if config.base != "nano" {
             config.base = resolve(Path::new(&config.base), root).display().to_string();
         }

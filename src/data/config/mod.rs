@@ -224,6 +224,8 @@ pub struct TrainSection {
     pub rank: usize,
     /// Adapter alpha; 0 = equal to the rank. The adapter's factor is alpha / rank.
     pub alpha: f64,
+    /// An adapter file to start from; fresh adapters when empty.
+    pub from: PathBuf,
     /// Adapted U-Net layers: ends of layer names, or regular expressions when they hold `*`, `(` or
     /// `^`.
     pub targets: Vec<String>,
@@ -284,6 +286,7 @@ impl Default for TrainSection {
             mode: Mode::Lora,
             rank: 32,
             alpha: 0.0,
+            from: PathBuf::new(),
             targets: strings(&["to_q", "to_k", "to_v", "to_out.0"]),
             train_text_encoder: false,
             text_targets: strings(&["q_proj", "k_proj", "v_proj", "out_proj"]),

@@ -77,20 +77,55 @@ pub fn canonical(component: Component, name: &str) -> String {
 
 type Files = Vec<(PathBuf, Option<Vec<String>>)>;
 
-/// Full precision before half, one file before shards, the usual names before any other.
 fn weight_files(folder: &Path) -> Result<Files> {
+    match find(folder)? {
+        Found::One(file, _) => Ok(vec![(file, None)]),
+        Found::Shards(index, _) => shards(folder, &index),
+    }
+}
+
+/// The weights' files of a component's folder and the names they have where no precision is named: what a copy
+/// needs.
+///
+/// # Errors
+/// As [`open`].
+pub fn model_files(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
+    let own = |p: &Path| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    match find(folder)? {
+        Found::One(file, stem) => {
+            let name = stem.map_or_else(|| own(&file), |s| format!("{s}.safetensors"));
+            Ok(vec![(file, name)])
+        }
+        Found::Shards(index, stem) => {
+            let parts = shards(folder, &index)?.into_iter().map(|(p, _)| (p.clone(), own(&p)));
+            let index = (index, format!("{stem}.safetensors.index.json"));
+            Ok(parts.chain([index]).collect())
+        }
+    }
+}
+
+/// Which files hold a component's weights.
+enum Found {
+    /// One file; its stem where it has a usual name.
+    One(PathBuf, Option<&'static str>),
+    /// An index of shards, and its stem.
+    Shards(PathBuf, &'static str),
+}
+
+/// Full precision before half, one file before shards, the usual names before any other.
+fn find(folder: &Path) -> Result<Found> {
     for variant in ["", ".fp16", ".bf16", ".non_ema"] {
         for stem in ["diffusion_pytorch_model", "model"] {
             let file = folder.join(format!("{stem}{variant}.safetensors"));
             if file.is_file() {
-                return Ok(vec![(file, None)]);
+                return Ok(Found::One(file, Some(stem)));
             }
             let index = [
                 format!("{stem}{variant}.safetensors.index.json"),
                 format!("{stem}.safetensors.index{variant}.json"),
             ];
             if let Some(index) = index.iter().map(|i| folder.join(i)).find(|i| i.is_file()) {
-                return shards(folder, &index);
+                return Ok(Found::Shards(index, stem));
             }
         }
     }
@@ -100,9 +135,9 @@ fn weight_files(folder: &Path) -> Result<Files> {
         .filter(|p| p.extension().is_some_and(|e| e == "safetensors"))
         .collect();
     others.sort();
-    match others.len() {
-        1 => Ok(others.into_iter().map(|p| (p, None)).collect()),
-        n => Err(Error::Format {
+    match (others.len(), others.pop()) {
+        (1, Some(file)) => Ok(Found::One(file, None)),
+        (n, _) => Err(Error::Format {
             path: folder.to_path_buf(),
             found: format!("{n} .safetensors files and none with the usual name"),
             expected: "diffusion_pytorch_model.safetensors or model.safetensors".into(),

@@ -22,6 +22,7 @@ use std::{
 };
 use store::{Slot, Slots};
 
+pub use folder::model_files;
 pub use single::Family;
 
 /// The word that stands for the embedded base.

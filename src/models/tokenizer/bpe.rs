@@ -63,6 +63,20 @@ impl Bpe {
         Ok(Self { ids, texts, merges: rules, unknown, bytes: byte_chars() })
     }
 
+    /// Every token with its id.
+    pub fn vocabulary(&self) -> &HashMap<String, i32> {
+        &self.ids
+    }
+
+    /// The merge rules as `merges.txt` has them, best first.
+    pub fn rules_text(&self) -> String {
+        let mut rules: Vec<_> = self.merges.iter().collect();
+        rules.sort_by_key(|(_, (rank, _))| *rank);
+        let text = |id: i32| self.text(id).unwrap_or_default();
+        let lines = rules.iter().map(|((a, b), _)| format!("{} {}\n", text(*a), text(*b)));
+        std::iter::once("#version: 0.2\n".to_string()).chain(lines).collect()
+    }
+
     /// The id of a token of the table.
     pub fn id(&self, token: &str) -> Option<i32> {
         self.ids.get(token).copied()

@@ -10,6 +10,7 @@ use crate::{
 };
 use bpe::Bpe;
 use regex::Regex;
+use serde_json::{Value, json};
 use std::path::Path;
 use unicode_normalization::UnicodeNormalization;
 
@@ -143,6 +144,27 @@ impl Tokenizer {
     /// Number of tokens in the table.
     pub fn vocabulary_len(&self) -> usize {
         self.bpe.len()
+    }
+
+    /// The files that transformers' `CLIPTokenizer` reads: name and text.
+    pub fn to_files(&self) -> Vec<(&'static str, String)> {
+        let name = |id| self.token_text(id).unwrap_or_default();
+        let names = [("bos_token", self.bos), ("eos_token", self.eos), ("pad_token", self.pad)];
+        let mut special: serde_json::Map<String, Value> =
+            names.iter().map(|(key, id)| ((*key).to_string(), json!(name(*id)))).collect();
+        special.insert("unk_token".into(), json!(name(self.bpe.unknown().unwrap_or(self.eos))));
+        let mut settings = special.clone();
+        settings.insert("tokenizer_class".into(), json!("CLIPTokenizer"));
+        settings.insert("model_max_length".into(), json!(self.max_length));
+        settings.insert("do_lower_case".into(), json!(true));
+        settings.insert("add_prefix_space".into(), json!(false));
+        settings.insert("errors".into(), json!("replace"));
+        vec![
+            ("vocab.json", json!(self.bpe.vocabulary()).to_string()),
+            ("merges.txt", self.bpe.rules_text()),
+            ("special_tokens_map.json", Value::Object(special).to_string()),
+            ("tokenizer_config.json", Value::Object(settings).to_string()),
+        ]
     }
 
     /// The text of a token, as the table writes it (`corgi</w>`).

@@ -7,7 +7,7 @@ mod write;
 
 pub use grid::grid;
 pub use read::{decode, read};
-pub use resize::{Filter, resize_plane};
+pub use resize::{Filter, resize_plane, taps};
 pub use write::{encode_png, read_text, write_png};
 
 /// A picture of 8-bit samples, row-major, channels last.
@@ -96,13 +96,6 @@ impl Picture {
         out
     }
 
-    /// Crop by a float box `[x0, y0, x1, y1]`, each rounded to the nearest integer, ties to even
-    /// (Pillow).
-    pub fn crop_box(&self, b: [f64; 4]) -> Self {
-        let [x0, y0, x1, y1] = b.map(|v| v.round_ties_even() as i64);
-        self.crop(x0, y0, (x1 - x0).max(0) as usize, (y1 - y0).max(0) as usize)
-    }
-
     /// Pillow's `resize((width, height), filter)`: bit-equal for gray and RGB, and for RGBA
     /// (premultiplied inside).
     pub fn resize(&self, width: usize, height: usize, filter: Filter) -> Self {
@@ -116,15 +109,15 @@ impl Picture {
         self.resize(nw.max(1), nh.max(1), filter)
     }
 
-    /// Samples as `(x / 255 - 0.5) / 0.5` in `[-1, 1]`, layout `[H, W, C]`.
+    /// Samples as an autoencoder takes them, `x / 127.5 - 1` in `[-1, 1]`, layout `[H, W, C]`.
     pub fn signed(&self) -> Vec<f32> {
-        self.data.iter().map(|v| (f32::from(*v) / 255.0 - 0.5) / 0.5).collect()
+        self.data.iter().map(|v| f32::from(*v) / 127.5 - 1.0).collect()
     }
 
-    /// A picture from samples in `[-1, 1]`, layout `[H, W, C]`: `round(255 clamp(x / 2 + 0.5))`,
-    /// ties to even.
+    /// The picture of an autoencoder's output `[H, W, C]`: `round(127.5 (clamp(x, -1, 1) + 1))`; `None` when the
+    /// count does not fit.
     pub fn from_signed(width: usize, height: usize, channels: usize, data: &[f32]) -> Option<Self> {
-        let byte = |v: &f32| ((v * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
+        let byte = |v: &f32| ((v.clamp(-1.0, 1.0) + 1.0) * 127.5).round() as u8;
         Self::new(width, height, channels, data.iter().map(byte).collect())
     }
 }

@@ -179,19 +179,19 @@ pub(super) fn resize(p: &Picture, width: usize, height: usize, filter: Filter) -
     out
 }
 
+/// Bilinear interpolation along one axis (torch's `interpolate`, `align_corners` off): the two source indices of
+/// `target` and the weight of the second.
+pub fn taps(target: usize, targets: usize, sources: usize) -> (usize, usize, f32) {
+    let at = ((target as f32 + 0.5) * (sources as f32 / targets as f32) - 0.5).max(0.0);
+    let last = sources.saturating_sub(1);
+    let low = (at as usize).min(last);
+    (low, (low + 1).min(last), at - low as f32)
+}
+
 /// Bilinear resizing of an f32 plane `[h, w]` without anti-aliasing (torch's `interpolate`,
 /// `align_corners` off).
 pub fn resize_plane(data: &[f32], from: [usize; 2], to: [usize; 2]) -> Vec<f32> {
-    let axis = |n: usize, m: usize| -> Vec<(usize, usize, f32)> {
-        let scale = n as f32 / m as f32;
-        (0..m)
-            .map(|i| {
-                let x = ((i as f32 + 0.5) * scale - 0.5).max(0.0);
-                let low = (x as usize).min(n.saturating_sub(1));
-                (low, (low + 1).min(n.saturating_sub(1)), x - low as f32)
-            })
-            .collect()
-    };
+    let axis = |n: usize, m: usize| (0..m).map(|i| taps(i, m, n)).collect::<Vec<_>>();
     let (rows, cols) = (axis(from[0], to[0]), axis(from[1], to[1]));
     let mut out = Vec::with_capacity(to[0] * to[1]);
     for (y0, y1, fy) in &rows {

@@ -10,7 +10,7 @@ use super::super::common::{Kernels, dtype, note, out};
 use crate::{
     device::{Blas, Cuda},
     error::{Error, Result},
-    kernels::case::Case,
+    kernels::{case::Case, slots, variant},
     tensor::{DType, Spec},
 };
 pub(super) use bed::{Bed, Pass, in_turns};
@@ -210,6 +210,8 @@ fn rivals(args: &Bench) -> Result<Rivals> {
     let parts = word.split_once('=').and_then(|(slot, names)| Some((slot, names.split_once(',')?)));
     match parts {
         Some((slot, (a, b))) if !slot.is_empty() && !a.is_empty() && !b.is_empty() => {
+            let known = slots();
+            [a, b].iter().try_for_each(|name| variant::check(&format!("{slot}={name}"), &known))?;
             Ok(Rivals::Variants { slot: slot.into(), names: [a.into(), b.into()] })
         }
         _ => wrong("--compare", word, "OP=A,B, such as attention.forward=sm90,sm80"),

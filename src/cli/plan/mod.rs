@@ -1,0 +1,288 @@
+//! `selvedge plan`: prints the program that a command would run, and runs nothing.
+
+mod show;
+
+use super::{
+    bench::Latent,
+    common::{dtype, note, out, positive},
+};
+use crate::{
+    data::TrainConfig,
+    device::Device,
+    error::{Error, Result},
+    lora::Adapters,
+    models::{
+        architecture::{Architecture, component_json},
+        checkpoint::Component,
+        clip::{TextConfig, TextInputs, text_encoder},
+        unet::UnetConfig,
+        vae::{VaeConfig, decoder, encoder},
+    },
+    nn::Net,
+    plan::{Plan, Recorder},
+    tensor::Spec,
+    train::{Blueprint, StepSize, fit, plan_denoising, plan_training},
+};
+use clap::{Args as ClapArgs, Subcommand};
+use show::{Title, View, print};
+use std::path::{Path, PathBuf};
+
+/// Prints the planned program: steps, shapes, work, memory. Needs configurations, no weights.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// Whose program.
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// A training step.
+    ///
+    /// Example: selvedge plan train --model sdxl --summary
+    Train(Train),
+    /// A picture: text encoders, one guided denoising step, VAE decoder.
+    Generate(Generate),
+    /// One pass of one component.
+    Forward(ForwardArgs),
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+struct Common {
+    /// A base model, a folder with config.json, nano, or one of sdxl, sd15, sd21.
+    #[arg(long, default_value = "sdxl")]
+    model: String,
+    /// Pictures.
+    #[arg(long, default_value = "1", value_parser = positive)]
+    batch: usize,
+    /// Text tokens.
+    #[arg(long, default_value = "77", value_parser = positive)]
+    tokens: usize,
+    #[command(flatten)]
+    view: View,
+}
+
+#[derive(Debug, ClapArgs)]
+struct Train {
+    /// A training configuration; flags given here override it.
+    config: Option<PathBuf>,
+    /// Overrides a key of the configuration.
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "config")]
+    set: Vec<String>,
+    /// A base model, a folder with config.json, nano, or one of sdxl, sd15, sd21; by default the configuration's, or
+    /// sdxl.
+    #[arg(long)]
+    model: Option<String>,
+    /// Pictures of a pass, without those of a prior set; by default the configuration's, or 1.
+    #[arg(long, value_parser = positive)]
+    batch: Option<usize>,
+    /// Text tokens; by default as many as the model's tokenizer gives.
+    #[arg(long, value_parser = positive)]
+    tokens: Option<usize>,
+    /// Adapter rank; by default the configuration's, or 32.
+    #[arg(long, value_parser = positive)]
+    rank: Option<usize>,
+    /// Recompute activations in the backward pass.
+    #[arg(long)]
+    checkpoint: bool,
+    #[command(flatten)]
+    view: View,
+}
+
+#[derive(Debug, ClapArgs)]
+struct Generate {
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, ClapArgs)]
+struct ForwardArgs {
+    /// unet, vae-encoder, vae-decoder, text-encoder or text-encoder-2.
+    component: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Those of the configuration and the recording.
+pub fn run(args: Args) -> Result<u8> {
+    match args.what {
+        What::Train(t) => train(&t)?,
+        What::Generate(g) => {
+            let device = Device::parse(&g.common.view.device)?;
+            let parts = ["text-encoder", "text-encoder-2", "unet", "vae-decoder"];
+            let guided = Common { batch: 2 * g.common.batch, ..g.common.clone() };
+            for part in parts {
+                let unet = unet_config(&g.common)?;
+                if part == "text-encoder-2" && unet.text_time.is_none() {
+                    continue;
+                }
+                let common = if part == "vae-decoder" { &g.common } else { &guided };
+                print(
+                    &forward(part, common)?,
+                    &Title::of(part, &common.model, &common.view),
+                    &device,
+                    &[],
+                )?;
+            }
+        }
+        What::Forward(f) => {
+            let device = Device::parse(&f.common.view.device)?;
+            let title = Title::of(&f.component, &f.common.model, &f.common.view);
+            print(&forward(&f.component, &f.common)?, &title, &device, &[])?;
+        }
+    }
+    Ok(0)
+}
+
+/// The configuration that is planned: the file's, or the defaults, under the flags that were given.
+fn configured(args: &Train) -> Result<TrainConfig> {
+    let mut config = match &args.config {
+        Some(file) => TrainConfig::load(file, &args.set)?,
+        None => TrainConfig { base: "sdxl".into(), ..TrainConfig::default() },
+    };
+    if let Some(model) = &args.model {
+        config.base = model.clone();
+    }
+    let t = &mut config.train;
+    t.batch = args.batch.unwrap_or(t.batch);
+    t.rank = args.rank.unwrap_or(t.rank);
+    t.checkpoint_gradients |= args.checkpoint;
+    Ok(config)
+}
+
+fn train(args: &Train) -> Result<()> {
+    let device = Device::parse(&args.view.device)?;
+    let mut config = configured(args)?;
+    let dtype = dtype(&args.view.dtype)?;
+    let title =
+        Title { what: "training step", model: config.base.clone(), view: args.view.clone() };
+    if lone_unet(&config.base) {
+        return train_unet(args, &config, &title, &device);
+    }
+    let mut architecture = Architecture::open(&config.base, dtype)?;
+    architecture.tokens = args.tokens.unwrap_or(architecture.tokens);
+    if args.config.is_none() {
+        config.train.resolution = architecture.side();
+    }
+    let mut blueprint = Blueprint::new(&config, architecture)?;
+    if let Some(Latent(sides)) = args.view.latent {
+        blueprint.options.latent = sides;
+    }
+    let plans = blueprint.plans()?;
+    let text = plans.text.as_ref().map_or(0, fit::plan_bytes);
+    let mut beside = vec![("VAE encoder", "encoder_bytes", fit::plan_bytes(&plans.encoder))];
+    beside.extend((text > 0).then_some(("text encoders", "text_bytes", text)));
+    let average = fit::average_bytes(&plans.step, &config.train);
+    beside.extend((average > 0).then_some(("moving average", "average_bytes", average)));
+    print(&plans.step, &title, &device, &beside)?;
+    let (base, options) = (&blueprint.architecture, &blueprint.options);
+    let size = StepSize {
+        batch: options.batch,
+        latent: options.latent,
+        tokens: base.tokens,
+        dtype,
+        ..StepSize::default()
+    };
+    alone(&base.unet, &size, &args.view)
+}
+
+/// A folder that holds a U-Net and nothing else.
+fn lone_unet(model: &str) -> bool {
+    let path = Path::new(model);
+    path.join("config.json").is_file() && !path.join("unet").is_dir()
+}
+
+/// The step of a U-Net alone: no VAE and no text encoders stand beside it.
+fn train_unet(args: &Train, config: &TrainConfig, title: &Title, device: &Device) -> Result<()> {
+    if args.config.is_some() {
+        return Err(Error::Config {
+            key: "--model".into(),
+            found: format!("{}, a U-Net alone", config.base),
+            expected: "a whole base model, beside a configuration".into(),
+            fix: "leave CONFIG out: sizes are then --latent, --batch, --tokens and --rank".into(),
+        });
+    }
+    let unet = UnetConfig::from_json(&component_json(&config.base, Component::Unet)?)?;
+    let size = StepSize {
+        batch: config.train.batch,
+        tokens: args.tokens.unwrap_or(77),
+        rank: config.train.rank,
+        checkpoint: config.train.checkpoint_gradients,
+        dtype: dtype(&args.view.dtype)?,
+        latent: args.view.latent.map_or([unet.sample_size.unwrap_or(64); 2], |Latent(s)| s),
+        ..StepSize::default()
+    };
+    note("a U-Net alone: VAE and text encoders are not counted");
+    print(&plan_training(&unet, &size)?, title, device, &[])?;
+    alone(&unet, &size, &args.view)
+}
+
+/// The U-Net's own work, for comparing with published numbers.
+fn alone(unet: &UnetConfig, size: &StepSize, view: &View) -> Result<()> {
+    if !view.json {
+        let flop = plan_denoising(unet, size)?.summary().forward_flop;
+        out(&format!("  U-Net alone, forward   {:.3} TFLOP\n", flop / 1e12));
+    }
+    Ok(())
+}
+
+fn unet_config(common: &Common) -> Result<UnetConfig> {
+    UnetConfig::from_json(&component_json(&common.model, Component::Unet)?)
+}
+
+fn forward(component: &str, common: &Common) -> Result<Plan> {
+    let (model, n) = (common.model.as_str(), common.batch);
+    let json = |c: Component| component_json(model, c);
+    let side = |default: usize| common.view.latent.map_or([default; 2], |Latent(s)| s);
+    let (mut rec, none) = (Recorder::in_dtype(dtype(&common.view.dtype)?), Adapters::new());
+    let out = match component {
+        "unet" => {
+            let config = unet_config(common)?;
+            let latent = side(config.sample_size.unwrap_or(64));
+            let (batch, tokens) = (n, common.tokens);
+            let dtype = dtype(&common.view.dtype)?;
+            let size = StepSize { batch, latent, tokens, dtype, ..StepSize::default() };
+            return plan_denoising(&config, &size);
+        }
+        "vae-encoder" | "vae-decoder" => {
+            let config = VaeConfig::from_json(&json(Component::Vae)?)?;
+            let [h, w] = side(64);
+            let f = config.factor();
+            let decode = component == "vae-decoder";
+            let dims = match decode {
+                true => [n, h, w, config.latent_channels],
+                false => [n, h * f, w * f, config.in_channels],
+            };
+            let sample = rec.input("sample", Spec::f32(&dims));
+            Net::new(&mut rec, &none).within("vae", |net| match decode {
+                true => decoder(net, &config, sample),
+                false => encoder(net, &config, sample),
+            })?
+        }
+        "text-encoder" | "text-encoder-2" => {
+            let which = match component {
+                "text-encoder" => Component::TextEncoder,
+                _ => Component::TextEncoder2,
+            };
+            let config = TextConfig::from_json(&json(which)?)?;
+            let ids = rec.input("input_ids", Spec::i32(&[n, common.tokens]));
+            let rows = Some(rec.input("eos", Spec::i32(&[n])));
+            let out = Net::new(&mut rec, &none).within(which.name(), |net| {
+                text_encoder(net, &config, &TextInputs { ids, rows })
+            })?;
+            out.embeds.or(out.pooled).unwrap_or(out.last)
+        }
+        other => {
+            return Err(Error::Config {
+                key: "COMPONENT".into(),
+                found: other.into(),
+                expected: "unet, vae-encoder, vae-decoder, text-encoder, text-encoder-2".into(),
+                fix: "name one of these".into(),
+            });
+        }
+    };
+    rec.plan_inference(out)
+}

@@ -1,0 +1,179 @@
+//! How a plan is printed: steps, work, memory; a table or JSON.
+
+use crate::{
+    cli::{
+        bench::{Latent, parse_latent},
+        common::out,
+    },
+    device::Device,
+    error::Result,
+    plan::{Plan, Summary},
+    train::is_adapter,
+};
+use clap::Args as ClapArgs;
+use serde_json::json;
+
+/// What is common to all plans: sizes that no configuration has, and how the plan is shown.
+#[derive(Clone, Debug, ClapArgs)]
+pub(super) struct View {
+    /// Latent side, or HEIGHTxWIDTH; by default what the model was made for.
+    #[arg(long, value_parser = parse_latent)]
+    pub latent: Option<Latent>,
+    /// Element type of weights and activations: f32, bf16 or f16 (adapters and their optimizer stay f32).
+    #[arg(long, default_value = "f32")]
+    pub dtype: String,
+    /// Name the kernel variants of this device: cuda[:N] or emulated.
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    pub device: String,
+    /// Only the summary, not every step.
+    #[arg(long)]
+    pub summary: bool,
+    /// Print JSON (the summary).
+    #[arg(long)]
+    pub json: bool,
+    /// Forecast the time at this many TFLOP/s.
+    #[arg(long, value_name = "TFLOPS", value_parser = rate)]
+    pub at: Option<f64>,
+}
+
+/// A finite rate above 0.
+fn rate(word: &str) -> std::result::Result<f64, String> {
+    let number = word.parse::<f64>().ok().filter(|x| x.is_finite() && *x > 0.0);
+    number.ok_or_else(|| "expected TFLOP/s, a number above 0".into())
+}
+
+/// Memory of a plan, bytes.
+#[derive(Debug, PartialEq)]
+struct Memory {
+    weights: usize,
+    arena: usize,
+    /// Both moments of the optimizer; master weights, gradient and shadow lie in the arena.
+    moments: usize,
+    peak: usize,
+}
+
+fn memory(s: &Summary) -> Memory {
+    let moments = 8 * s.trainable_parameters;
+    let (weights, arena) = (s.weight_bytes, s.arena_bytes);
+    Memory { weights, arena, moments, peak: weights + arena + moments }
+}
+
+/// What a plan is called, and how it is shown.
+pub(super) struct Title {
+    pub what: &'static str,
+    pub model: String,
+    pub view: View,
+}
+
+impl Title {
+    /// The title of one component's plan.
+    pub fn of(component: &str, model: &str, view: &View) -> Self {
+        let known =
+            ["unet", "vae-encoder", "vae-decoder", "text-encoder", "text-encoder-2"].into_iter();
+        let what = known.into_iter().find(|k| *k == component).unwrap_or("plan");
+        Self { what, model: model.into(), view: view.clone() }
+    }
+}
+
+/// What stands in memory beside a plan: in words, as a JSON key, bytes.
+pub(super) type Beside = (&'static str, &'static str, u64);
+
+/// Prints a plan as `title` asks for it, with what stands `beside` it in the peak.
+pub(super) fn print(plan: &Plan, title: &Title, device: &Device, beside: &[Beside]) -> Result<()> {
+    let (s, m) = (plan.summary(), memory(&plan.summary()));
+    let adapters: usize = (plan.params().iter().filter(|p| is_adapter(&p.name)))
+        .map(|p| p.dims.iter().product::<usize>())
+        .sum();
+    let flop = s.forward_flop + s.backward_flop;
+    let peak = m.peak as u64 + beside.iter().map(|b| b.2).sum::<u64>();
+    let Title { what, model, view } = title;
+    let forecast_ms = view.at.map(|rate| flop / rate / 1e9);
+    if view.json {
+        let mut all = json!({
+            "what": what, "model": model, "dtype": view.dtype, "steps": s.steps,
+            "parameters": s.parameters - adapters, "trainable_parameters": s.trainable_parameters,
+            "forward_flop": s.forward_flop, "backward_flop": s.backward_flop, "flop": flop,
+            "weight_bytes": m.weights, "arena_bytes": m.arena, "moment_bytes": m.moments,
+            "planned_bytes": peak, "forecast_ms": forecast_ms,
+        });
+        beside.iter().for_each(|(_, key, bytes)| all[*key] = json!(bytes));
+        out(&format!("{all}\n"));
+        return Ok(());
+    }
+    if !view.summary {
+        out(&plan.explain(device));
+    }
+    let mb = |bytes: usize| bytes as f64 / 1e6;
+    let mut text = format!("{what} of {model}, {}\n", view.dtype);
+    text += &format!("  steps                  {}\n", s.steps);
+    text += &format!("  parameters             {}\n", grouped(s.parameters - adapters));
+    text += &format!("  trainable parameters   {}\n", grouped(s.trainable_parameters));
+    text += &format!("  forward                {:.3} TFLOP\n", s.forward_flop / 1e12);
+    text += &format!("  backward               {:.3} TFLOP\n", s.backward_flop / 1e12);
+    text += &format!("  together               {:.3} TFLOP\n", flop / 1e12);
+    text += &format!("  weights                {:.1} MB\n", mb(m.weights));
+    text += &format!("  arena                  {:.1} MB\n", mb(m.arena));
+    text += &format!("  optimizer moments      {:.1} MB\n", mb(m.moments));
+    for (words, _, bytes) in beside {
+        text += &format!("  {words:<22} {:.1} MB\n", *bytes as f64 / 1e6);
+    }
+    text += &format!("  planned peak memory    {:.1} MB\n", peak as f64 / 1e6);
+    if let Some(ms) = forecast_ms {
+        text += &format!("  forecast               {ms:.2} ms\n");
+    }
+    out(&text);
+    Ok(())
+}
+
+/// `2,567,463,684`.
+fn grouped(n: usize) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, d) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(d);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        models::{builtin, unet::UnetConfig},
+        tensor::DType,
+        train::{StepSize, plan_denoising, plan_training},
+    };
+
+    #[test]
+    fn the_published_sdxl_numbers_come_from_the_configuration_alone() {
+        let config = UnetConfig::from_json(&builtin("sdxl", "unet").unwrap()).unwrap();
+        let plan = plan_training(&config, &StepSize::default()).unwrap();
+        let s = plan.summary();
+        assert_eq!(s.trainable_parameters, 46_448_640);
+        assert_eq!(s.parameters - s.trainable_parameters, 2_567_463_684);
+        let forward = plan_denoising(&config, &StepSize::default()).unwrap().summary();
+        assert!((forward.forward_flop / 1e12 - 6.76).abs() < 0.01, "{}", forward.forward_flop);
+        let step = (s.forward_flop + s.backward_flop) / 1e12;
+        assert!((step - 14.7).abs() < 0.05, "{step}");
+    }
+
+    #[test]
+    fn half_precision_halves_the_weights_and_shrinks_the_arena() {
+        let config = UnetConfig::from_json(&builtin("sdxl", "unet").unwrap()).unwrap();
+        let size = |dtype| StepSize { dtype, latent: [32; 2], ..StepSize::default() };
+        let plan = |dtype| memory(&plan_training(&config, &size(dtype)).unwrap().summary());
+        let (full, half) = (plan(DType::F32), plan(DType::Bf16));
+        assert_eq!(full.weights, 2 * half.weights);
+        assert_eq!(full.moments, half.moments);
+        assert!(half.arena < full.arena, "{} {}", half.arena, full.arena);
+    }
+
+    #[test]
+    fn digits_are_grouped() {
+        assert_eq!(grouped(2_567_463_684), "2,567,463,684");
+        assert_eq!(grouped(12), "12");
+    }
+}
