@@ -245,7 +245,8 @@ fn job(
 ) -> Job {
     let mut hash = DefaultHasher::new();
     (args, version).hash(&mut hash);
-    for file in with_headers(source) {
+    let files = if target == "Host" { with_headers(source) } else { device_files(source) };
+    for file in files {
         file.hash(&mut hash);
         fs::read(&file).unwrap_or_default().hash(&mut hash);
     }
@@ -271,6 +272,13 @@ fn with_headers(source: &Path) -> BTreeSet<PathBuf> {
         );
     }
     seen
+}
+
+/// Those of [`with_headers`] that nvcc reads: the emulator's stand behind `#ifndef __CUDACC__`.
+fn device_files(source: &Path) -> BTreeSet<PathBuf> {
+    let emulator = Path::new("kernels/emulator");
+    let host = |file: &PathBuf| file.starts_with(emulator) && !source.starts_with(emulator);
+    with_headers(source).into_iter().filter(|file| !host(file)).collect()
 }
 
 /// Runs the jobs whose results are missing; the first failure ends the build.

@@ -115,6 +115,19 @@ pub enum Error {
         /// What happened.
         problem: String,
     },
+    /// The CUDA driver is older than the kernels need.
+    #[error(
+        "{library}: driver too old: found CUDA {found}, needed {needed}; update the NVIDIA driver, \
+         or use --device cpu"
+    )]
+    OldDriver {
+        /// The library that was opened.
+        library: String,
+        /// The newest CUDA version that it knows.
+        found: String,
+        /// The version that is needed, and the driver's own number of it.
+        needed: &'static str,
+    },
     /// A driver call failed.
     #[error("{call}: driver error {code} ({name})")]
     Driver {

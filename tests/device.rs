@@ -3,8 +3,13 @@
 #![cfg(feature = "emulate")]
 
 use selvedge::{
-    device::{Cuda, Schedule, Swap, TensorMapSpec, Touched, compile},
+    device::{COUNTERS, Cuda, Emulated, Schedule, Swap, TensorMapSpec, Touched, compile},
     error::Error,
+    kernels::{
+        case::Case,
+        compare::{Outcome, compare},
+        conv2d, linear,
+    },
     tensor::{DType, Spec},
 };
 use std::{path::PathBuf, sync::Arc};
@@ -195,6 +200,88 @@ fn a_capture_that_fails_leaves_the_stream_usable() {
     let mut got = [0; 16];
     cuda.download(memory.address(), &mut got).unwrap();
     assert_eq!(got, [3; 16]);
+}
+
+#[test]
+fn memory_dropped_during_a_capture_is_freed_at_its_end() {
+    let cuda = emulated();
+    let kept = cuda.alloc(16).unwrap();
+    let free = || cuda.mem_info().unwrap().0;
+    let (dropped, pinned) = (cuda.alloc(1 << 20).unwrap(), cuda.pinned(64).unwrap());
+    let before = free();
+    let graph = cuda
+        .capture(|| {
+            cuda.fill(kept.address(), 16, 5)?;
+            drop((dropped, pinned));
+            assert_eq!(free(), before, "not freed while the stream is captured");
+            cuda.fill(kept.address(), 8, 6)
+        })
+        .unwrap();
+    assert!(free() >= before + (1 << 20));
+    graph.launch().unwrap();
+    let mut got = [0; 16];
+    cuda.download(kept.address(), &mut got).unwrap();
+    assert_eq!(got, [[6; 8], [5; 8]].concat()[..]);
+    let lost = cuda.alloc(1 << 20).unwrap();
+    let before = free();
+    let failed = cuda.capture(|| {
+        drop(lost);
+        Err(Error::Plan { at: "here".into(), problem: "on purpose".into() })
+    });
+    assert!(failed.is_err() && free() >= before + (1 << 20));
+}
+
+#[test]
+fn an_old_driver_is_named_with_what_is_needed() {
+    let old = Emulated { driver_version: 12_080, ..Emulated::default() };
+    let error = Cuda::emulated_as(&old).unwrap_err();
+    assert!(matches!(error, Error::OldDriver { .. }));
+    let text = error.to_string();
+    assert!(
+        text.contains("driver too old: found CUDA 12.8, needed CUDA 13.0 (driver R580"),
+        "{text}"
+    );
+    assert!(Cuda::emulated_as(&Emulated { driver_version: 13_010, ..old }).is_ok());
+}
+
+/// Products and convolutions whose sums are cut into ranges that wait for each other.
+fn agree(cuda: &Arc<Cuda>) {
+    let cut = |c: &Case| [&[16, 1032][..], &[2, 6, 10, 128]].contains(&&c.ins[0].dims[..]);
+    let cases = [linear::cases::cases(), conv2d::cases::cases()].concat();
+    let cases: Vec<_> = cases.into_iter().filter(cut).collect();
+    assert!(cases.len() >= 3);
+    for case in cases {
+        let outcome = compare(&case, DType::Bf16, cuda).unwrap();
+        assert!(matches!(outcome, Outcome::Agrees { .. }), "{}: {outcome:?}", case.name);
+    }
+}
+
+/// With more of them the ranges that run wait for ranges that cannot start: the emulator reports a deadlock.
+#[test]
+fn persistent_grids_have_no_more_clusters_than_run_at_a_time() {
+    let narrow = Emulated { resident_clusters: 1, schedule: Schedule::Late, ..Emulated::default() };
+    let cuda = Cuda::emulated_as(&narrow).unwrap();
+    cuda.force_variant("linear", "sm90_128x160");
+    cuda.force_variant("conv2d.forward", "sm90_128x160");
+    cuda.force_variant("conv2d.weight", "sm90_128x160");
+    agree(&cuda);
+}
+
+/// Ranges of a sum count in words of the device that nobody clears between launches.
+#[test]
+fn counters_are_zero_again_after_every_launch() {
+    let cuda = emulated();
+    let counters = || {
+        let mut words = vec![1u8; COUNTERS * 4];
+        cuda.download(cuda.counters(), &mut words).unwrap();
+        words
+    };
+    assert!(counters().iter().all(|b| *b == 0));
+    cuda.force_variant("linear", "sm90_128x160_ping");
+    for _ in 0..2 {
+        agree(&cuda);
+        assert!(counters().iter().all(|b| *b == 0));
+    }
 }
 
 #[test]

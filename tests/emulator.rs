@@ -73,6 +73,7 @@ impl Build {
                     ("kernels/emulator/selftest.cu", kernels),
                     ("kernels/emulator/selftest_warp.cu", kernels),
                     ("kernels/emulator/selftest_sm90.cu", kernels),
+                    ("kernels/emulator/selftest_cluster.cu", kernels),
                     ("tests/emulator/main.cpp", kernels),
                 ];
                 let objects = compile_all(&folder, &parts);
@@ -144,7 +145,7 @@ fn output(command: &mut Command) -> (bool, String) {
     (done.status.success(), text.concat())
 }
 
-const CLEAN: [&str; 15] = [
+const CLEAN: [&str; 16] = [
     "selftest_reverse",
     "warp_functions",
     "warp_copies",
@@ -160,6 +161,7 @@ const CLEAN: [&str; 15] = [
     "product_bf16_n96_mn64",
     "product_f16_n48_mn32",
     "product_bf16_n64_pair",
+    "cluster_exchange",
 ];
 
 fn clean(build: Build, cases: &[&str]) {
@@ -191,6 +193,7 @@ fn right_kernels_report_nothing_to_the_thread_sanitizer() {
         "warp_mma_bf16",
         "product_bf16_n64",
         "product_bf16_n64_pair",
+        "cluster_exchange",
     ];
     clean(Thread, &one_of_each);
 }
@@ -205,6 +208,31 @@ fn found(planted: &[Planted]) {
         assert!(!ok, "{build:?} {case} under schedule {schedule} was not found");
         for word in *words {
             assert!(text.contains(word), "{build:?} {case}: no {word:?} in\n{text}");
+        }
+    }
+}
+
+/// What blocks of a cluster and warps of a block owe each other, whatever the order they run in.
+#[test]
+fn broken_promises_are_named_under_every_schedule() {
+    let planted: [(&str, &str); 13] = [
+        ("cluster_arrive_twice", "and has not waited since"),
+        ("cluster_wait_only", "barrier.cluster.wait (line 57) without barrier.cluster.arrive"),
+        ("cluster_leave_arrived", "the thread ends between barrier.cluster.arrive (line "),
+        ("cluster_leave_early", "leave"),
+        ("cluster_leave_before_arrivals", "of 2 arrivals at its mbarrier"),
+        ("cluster_relaxed_store", "barrier.cluster.arrive.relaxed (line "),
+        ("cluster_relaxed_load", "the last cluster barrier was relaxed"),
+        ("cluster_arrival_store", "does not publish the st.shared::cluster of line "),
+        ("cluster_no_init_fence", "fence.mbarrier_init missing"),
+        ("cluster_named_count", "bar.sync 1: "),
+        ("cluster_named_twice", "bar.arrive 1 (line "),
+        ("cluster_named_left", "the block ends with 32 of 64 threads at barrier 2 (line "),
+        ("cluster_elect_part", "elect.sync"),
+    ];
+    for (case, words) in planted {
+        for (_, schedule) in SCHEDULES {
+            found(&[(case, Plain, schedule, &[words, "line "])]);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! `MANIFEST` has one line an object: the hash of everything it was made from, and its file. An object whose
 //! hash is not that of today's sources is not used.
 
-use super::{DEVICE_TARGETS, Job, fail, with_headers};
+use super::{DEVICE_TARGETS, Job, device_files, fail};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -53,7 +53,7 @@ fn hash(source: &Path, flags: &[&str]) -> String {
         }
     };
     NVCC_FLAGS.iter().chain(flags).for_each(|f| add(f.as_bytes()));
-    for file in with_headers(source) {
+    for file in device_files(source) {
         add(file.to_string_lossy().as_bytes());
         add(&fs::read(&file).unwrap_or_default());
     }

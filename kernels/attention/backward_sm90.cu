@@ -11,7 +11,7 @@
 //   tensor-bound.
 // Tile: 128 x 128, 2 consumer warpgroups of 64 rows x 240 registers + producer 24; the resident pair is
 //   double-buffered, 3 stages of the streamed pair; 196 KiB, 1 block/SM.
-// Predicted, not measured: 4096x4096x10 N=1 260-305 us; 1024x1024x20 N=1 40-47 us.
+// Predicted, not measured: 4096x4096x10 N=1 330-400 us; 1024x1024x20 N=1 50-62 us.
 // Determinism: bitwise, no atomics, no semaphores.   Requires: Lq, Lk >= 1, not causal; prepare.cu before,
 //   its sum after where the queries are split (77 text keys).
 #include "attention/wgmma_tile.cuh"
@@ -319,7 +319,7 @@ __device__ __forceinline__ void backward(const BackwardMaps& a) {
   start<Tl>(s);
   if (wg < 0) {
     ptx::setmaxnreg_dec<Tl::ProducerRegs>();
-    if (threadIdx.x == 0) produce<Tl>(s, a);
+    if (ptx::elect_of_warp(0)) produce<Tl>(s, a);
     return;
   }
   ptx::setmaxnreg_inc<Tl::ConsumerRegs>();

@@ -284,7 +284,7 @@ __device__ __forceinline__ void forward(const ForwardMaps& a) {
   start<Tl>(s, a);
   if (wg < 0) {
     ptx::setmaxnreg_dec<Tl::ProducerRegs>();
-    if (threadIdx.x == 0) produce<Tl>(s, a, tiles);
+    if (ptx::elect_of_warp(0)) produce<Tl>(s, a, tiles);
     return;
   }
   ptx::setmaxnreg_inc<Tl::ConsumerRegs>();

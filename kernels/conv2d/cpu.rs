@@ -3,7 +3,7 @@
 //! Forward and the data gradient are products of listed rows with the packed weight; the weight gradient
 //! sums outer products over blocks of output positions. No patches are ever stored.
 
-use super::Shape;
+use super::shape::Shape;
 use crate::{
     device::cpu::{
         Columns, Initial, Left, OUTER_DEPTH, OUTER_SCRATCH_LEN, Out, Right, Rows, Taps, Term,

@@ -3,7 +3,9 @@
 pub mod cases;
 mod cpu;
 mod cuda;
+mod shape;
 
+use self::shape::Shape;
 use crate::{
     device::{Cuda, Device},
     error::Result,
@@ -45,42 +47,6 @@ pub struct Conv2d {
     pub bias: bool,
     /// Whether the image is read as if enlarged twice by nearest neighbour; with stride 1 only.
     pub upsample: bool,
-}
-
-/// Extents of one call.
-#[derive(Clone, Copy, Debug)]
-struct Shape {
-    images: usize,
-    /// Input height, width, channels.
-    h: usize,
-    w: usize,
-    c: usize,
-    /// Kernel height, width.
-    kh: usize,
-    kw: usize,
-    /// Output height, width, channels.
-    oh: usize,
-    ow: usize,
-    o: usize,
-    stride: usize,
-    top: usize,
-    left: usize,
-    upsample: bool,
-}
-
-impl Shape {
-    fn taps(&self) -> usize {
-        self.kh.saturating_mul(self.kw)
-    }
-
-    fn outputs(&self) -> usize {
-        self.images * self.oh * self.ow
-    }
-
-    /// How many times larger the image is read than it is, along each axis.
-    fn zoom(&self) -> usize {
-        1 + usize::from(self.upsample)
-    }
 }
 
 impl Conv2d {

@@ -22,11 +22,11 @@ struct Tap {
 template <class T>
 struct alignas(64) TapArgs {
   ptx::TensorMap src;     // view of the gathered tensor, box (64, tile_w, 1, tile_h, 1) | dw: of dy
-  ptx::TensorMap weight;  // w as (O, taps C): box (BlockN / Cluster, 64) | dx: (64, AtomN) | dw: view of x
+  ptx::TensorMap weight;  // w as (O, taps C): box (BlockN / Cluster, 64) | dx: (64, AtomN) | dw: view of x, box (AtomN, ..)
   ptx::TensorMap out;     // view of the result, box (ChunkN, 16 pixels) | dw: (O, taps C), box (16, ChunkN)
   const T* bias;          // (columns) or null
   float* parts;           // partial sums, see join_ranges
-  unsigned* counters;     // a zeroed word a piece
+  unsigned* counters;     // a word a piece, zero before and after
   int columns;            // channels of the result | dw: channels of x
   int blocks;             // of 64 channels a tap reduces over | dw: classes of output pixels
   int taps;
@@ -72,17 +72,25 @@ struct TapProblem {
 template <class T, class Tile>
 struct Gathered : TapProblem<T, Tile> {
   using TapProblem<T, Tile>::a;
+  // The next slab: taps innermost, so that the pixels stay in L2.
+  struct Cursor {
+    gemm::Unit w;
+    int tap, channel;
+  };
 
   __device__ inline gemm::Unit unit(int u, int rank) const {
     gemm::Unit w = gemm::unit_of(a.raster, u, Tile::Cluster, rank, a.blocks * a.taps, 0);
     locate(a, w, w.m);
     return w;
   }
-  __device__ inline void load(const gemm::Unit& w, int k, Byte* left, Byte* right, uint64_t* bar,
-                              int rank) const {
-    const int slab = w.first + k;  // taps innermost: the pixels stay in L2
-    const int channel = slab / a.taps * gemm::kSlab;
-    const Tap tap = a.tap[slab % a.taps];
+  __device__ inline Cursor cursor(const gemm::Unit& w, int) const {
+    return {w, w.first % a.taps, w.first / a.taps * gemm::kSlab};
+  }
+  __device__ inline void load(Cursor& c, Byte* left, Byte* right, uint64_t* bar, int rank) const {
+    const gemm::Unit& w = c.w;
+    const int channel = c.channel;
+    const Tap tap = a.tap[c.tap];
+    if (++c.tap == a.taps) c.tap = 0, c.channel += gemm::kSlab;
     ptx::tma_load_5d(left, &a.src, bar, tap.channel + channel, w.x + tap.dx, tap.plane, w.y + tap.dy,
                      w.image);
     const int n0 = w.n * Tile::BlockN;
@@ -122,30 +130,74 @@ struct Gathered : TapProblem<T, Tile> {
   }
 };
 
-// Rows are channels of dy, columns (tap, channel of x), slabs 64 output pixels of a class; both MN-major.
+// Rows are channels of dy, columns (tap, channel of x), slabs 64 output pixels of a class; both MN-major. The blocks of
+// a cluster have neighbouring columns and share each slab of dy by multicast: along the rows 320 channels are three
+// tiles of 128, which clusters of two would make four.
 template <class T, class Tile>
 struct Weighted : TapProblem<T, Tile> {
   using TapProblem<T, Tile>::a;
-  static_assert(Tile::LeftMn && Tile::RightMn && Tile::Cluster == 1, "operands as they lie, no multicast");
+  static constexpr int LeftBoxes = Tile::BlockM / 64 / Tile::Cluster, RightBoxes = Tile::BlockN / Tile::AtomN;
+  static_assert(Tile::LeftMn && Tile::RightMn, "operands as they lie");
+  static_assert(Tile::BlockM / 64 % Tile::Cluster == 0, "whole atoms a block");
+
+  // The next slab's tile of pixels, and what the boxes add to it: constant within a class, so that nothing is divided
+  // in the loop.
+  struct Cursor {
+    int m0, n0;                      // the block's first channel of dy, first column
+    int across, down, image, klass;  // the tile of pixels
+    int box[RightBoxes];             // of x: its tap << kTapShift | its channel
+  };
+  static constexpr int kTapShift = 24;
 
   __device__ inline gemm::Unit unit(int u, int rank) const {
-    return gemm::unit_of(a.raster, u, 1, rank, a.blocks * a.images * a.tiles_x * a.tiles_y, 0);
+    gemm::Unit w = gemm::unit_of(a.raster, u, 1, 0, a.blocks * a.images * a.tiles_x * a.tiles_y, 0);
+    w.n = w.n * Tile::Cluster + rank;
+    w.tile = w.tile * Tile::Cluster + rank;
+    return w;
   }
-  __device__ inline void load(const gemm::Unit& w, int k, Byte* left, Byte* right, uint64_t* bar, int) const {
-    const int slab = w.first + k, tiles = a.images * a.tiles_x * a.tiles_y, klass = slab / tiles;
-    gemm::Unit at;
-    locate(a, at, slab % tiles);
-    const int m0 = (klass & 1) * a.rows + w.m * Tile::BlockM;  // rows past the last are never stored
+
+  __device__ inline Cursor cursor(const gemm::Unit& w, int rank) const {
+    Cursor c = {};
+    c.m0 = w.m * Tile::BlockM + rank * 64, c.n0 = w.n * Tile::BlockN;
+    const int each = a.tiles_x * a.tiles_y, all = each * a.images, in_class = w.first % all, in_image = in_class % each;
+    c.klass = w.first / all, c.image = in_class / each;
+    c.down = in_image / a.tiles_x * a.tile_h, c.across = in_image % a.tiles_x * a.tile_w;
 #pragma unroll
-    for (int j = 0; j < Tile::BlockM / 64; ++j)
-      ptx::tma_load_5d(left + j * 64 * 128, &a.src, bar, m0 + j * 64, at.x, klass >> 1, at.y, at.image);
-#pragma unroll
-    for (int j = 0; j < Tile::BlockN / Tile::AtomN; ++j) {  // an atom lies in one tap: C % 64 == 0
-      const int n = w.n * Tile::BlockN + j * Tile::AtomN, t = n / a.columns;
-      const Tap tap = a.tap[klass * a.taps + (t < a.taps ? t : 0)];  // columns past the last: never stored
-      ptx::tma_load_5d(right + j * Tile::AtomBytes, &a.weight, bar, tap.channel + n % a.columns,
-                       at.x + tap.dx, tap.plane, at.y + tap.dy, at.image);
+    for (int j = 0; j < RightBoxes; ++j) {  // an atom lies in one tap: C % 64 == 0
+      const int n = c.n0 + j * Tile::AtomN, tap = n / a.columns;
+      c.box[j] = (tap < a.taps ? tap : 0) << kTapShift | (n - tap * a.columns);  // columns past the last: never stored
     }
+    return c;
+  }
+
+  __device__ inline void advance(Cursor& c) const {
+    if ((c.across += a.tile_w) < a.tiles_x * a.tile_w) return;
+    c.across = 0;
+    if ((c.down += a.tile_h) < a.tiles_y * a.tile_h) return;
+    c.down = 0;
+    if (++c.image < a.images) return;
+    c.image = 0, ++c.klass;
+  }
+
+  __device__ inline void load(Cursor& c, Byte* left, Byte* right, uint64_t* bar, int rank) const {
+#pragma unroll
+    for (int j = 0; j < LeftBoxes; ++j) {
+      Byte* atom = left + (j * Tile::Cluster + rank) * 64 * 128;
+      const int channel = (c.klass & 1) * a.rows + c.m0 + j * Tile::Cluster * 64;  // past the last row: never stored
+      if constexpr (Tile::Cluster == 1)
+        ptx::tma_load_5d(atom, &a.src, bar, channel, c.across, c.klass >> 1, c.down, c.image);
+      else
+        ptx::tma_load_5d_multicast(atom, &a.src, bar, channel, c.across, c.klass >> 1, c.down, c.image,
+                                   (1u << Tile::Cluster) - 1);
+    }
+#pragma unroll
+    for (int j = 0; j < RightBoxes; ++j) {
+      const Tap tap = a.tap[c.klass * a.taps + (c.box[j] >> kTapShift)];
+      const int channel = c.box[j] & ((1 << kTapShift) - 1);
+      ptx::tma_load_5d(right + j * Tile::AtomBytes, &a.weight, bar, tap.channel + channel, c.across + tap.dx,
+                       tap.plane, c.down + tap.dy, c.image);
+    }
+    advance(c);
   }
   __device__ inline gemm::TileBias<T> bias(const gemm::Unit&) const { return {nullptr, 0}; }
   __device__ inline void load_residual(const gemm::Unit& w, int row, int col, Byte* staging,

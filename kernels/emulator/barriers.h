@@ -1,4 +1,4 @@
-// mbarriers, numbered barriers and the cluster barrier. Part of scheduler.cpp.
+// mbarriers and numbered barriers. Part of scheduler.cpp.
 #pragma once
 #include "emulator/models.h"
 #include "emulator/unit.h"
@@ -58,13 +58,18 @@ void complete_bytes(Unit& u, uint32_t address, uint32_t bytes) {
 
 }  // namespace
 
-void mbarrier_init(uint32_t barrier, unsigned count) {
+void mbarrier_init(uint32_t barrier, unsigned count, int line) {
   sanitizer::Quiet quiet;
+  Thread* t = here();
   unsigned char* p = shared_pointer(barrier, 8, "mbarrier.init");
   check_aligned(p, 8, "mbarrier.init");
   if (count == 0 || count > 0x7FFF) failf("mbarrier.init: a count of %u", count);
   *reinterpret_cast<Mbarrier*>(p) = {uint16_t(count), int16_t(count), 0};
+  t->fiber->unfenced_init = line;
+  t->unit->blocks[t->rank].mbarriers.push_back(barrier & 0xFFFFFF);
 }
+
+void mbarrier_fence_init() { here()->fiber->unfenced_init = 0; }
 
 void mbarrier_arrive(uint32_t barrier, int line) { mbarrier_arrive_expect(barrier, 0, line); }
 
@@ -80,6 +85,16 @@ void mbarrier_arrive_expect(uint32_t barrier, uint32_t bytes, int line) {
   --m->missing;
   settle(u, barrier, m);
   if (schedule_of(u) == Schedule::Random) yield();
+}
+
+// ThreadSanitizer is told that it orders what came before, which is right for the slot that was read; what
+// was written to the other block is not published, and that is checked here.
+void mbarrier_arrive_cluster(uint32_t barrier, int line) {
+  const Thread* t = here();
+  if (barrier >> 24 != t->rank && t->fiber->unpublished_store)
+    failf("mbarrier.arrive (line %d) at block %u of the cluster does not publish the st.shared::cluster of "
+          "line %d", line, barrier >> 24, t->fiber->unpublished_store);
+  mbarrier_arrive(barrier, line);
 }
 
 void mbarrier_expect(uint32_t barrier, uint32_t bytes) {
@@ -116,13 +131,18 @@ void named_barrier(int id, int threads, bool wait, int line) {
   if (threads <= 0 || threads % 32 || unsigned(threads) > u.block_threads)
     failf("bar.sync %d: %d threads; a multiple of 32, at most the block", id, threads);
   NamedBarrier& b = u.blocks[t->rank].named[id];
-  if (b.arrived && b.threads != unsigned(threads))
-    failf("bar.sync %d: %d threads here (line %d), %u elsewhere", id, threads, line, b.threads);
-  b.threads = unsigned(threads);
+  if (!b.phase) b.phase = ++u.named_phases;
+  if (b.threads && b.threads != unsigned(threads))
+    failf("bar.sync %d: %d threads here (line %d), %u in line %d", id, threads, line, b.threads, b.line);
+  unsigned& mine = t->fiber->named_phase[id];
+  if (mine == b.phase)
+    failf("bar.%s %d (line %d): this thread has arrived before and the barrier has not opened since",
+          wait ? "sync" : "arrive", id, line);
+  b.threads = unsigned(threads), b.line = line, mine = b.phase;
   sanitizer::release(&b);
   const bool last = ++b.arrived == b.threads;
   if (last) {
-    b.arrived = 0;
+    b.arrived = 0, b.phase = ++u.named_phases;
     for (Fiber* f : b.waiting) wake(u, f);
     b.waiting.clear();
   } else if (wait) {
@@ -131,48 +151,6 @@ void named_barrier(int id, int threads, bool wait, int line) {
   }
   if (wait) sanitizer::acquire(&b);
   if (last && schedule_of(u) == Schedule::Random) yield();
-}
-
-// ---- clusters
-
-namespace {
-
-void open_cluster_if_full(Unit& u) {
-  ClusterBarrier& c = u.cluster;
-  if (c.arrived == 0 || c.arrived < u.live) return;
-  c.arrived = 0, ++c.phase;
-  for (Fiber* f : c.waiting) wake(u, f);
-  c.waiting.clear();
-}
-
-}  // namespace
-
-void cluster_arrive() {
-  sanitizer::Quiet quiet;
-  Thread* t = here();
-  ClusterBarrier& c = t->unit->cluster;
-  t->fiber->cluster_phase = c.phase + 1;
-  sanitizer::release(&c);
-  ++c.arrived;
-  open_cluster_if_full(*t->unit);
-}
-
-void cluster_wait(int line) {
-  sanitizer::Quiet quiet;
-  Thread* t = here();
-  ClusterBarrier& c = t->unit->cluster;
-  if (c.phase < t->fiber->cluster_phase) {
-    c.waiting.push_back(t->fiber);
-    wait_here("barrier.cluster", line);
-  }
-  sanitizer::acquire(&c);
-}
-
-uint32_t cluster_rank() { return here()->rank; }
-uint32_t cluster_blocks() { return uint32_t(here()->unit->blocks.size()); }
-
-void* cluster_map(const void* p, unsigned rank) {
-  return shared_pointer(rank << 24 | (shared_address(p) & 0xFFFFFF), 1, "mapa");
 }
 
 }  // namespace emulator

@@ -10,9 +10,16 @@ API emulatorSchedule(int mode, uint64_t seed) {
   return kSuccess;
 }
 
+// What another machine would have: an older driver, room for few clusters.
+API emulatorDevice(int version, int clusters) {
+  driver_version = version;
+  resident_clusters = clusters;
+  return kSuccess;
+}
+
 // ---- device and context
 API cuInit(unsigned) { return kSuccess; }
-API cuDriverGetVersion(int* v) { return *v = 13000, kSuccess; }
+API cuDriverGetVersion(int* v) { return *v = driver_version, kSuccess; }
 API cuDeviceGetCount(int* n) { return *n = 1, kSuccess; }
 API cuDeviceGet(int* d, int i) { return *d = 0, i ? kInvalidDevice : kSuccess; }
 API cuDeviceGetName(char* s, int n, int) {

@@ -65,6 +65,7 @@ bool write_all(int file, const char* p, size_t n) {
 unsigned run(const Function& f, Launch l, const void* args) {
   char message[4096] = "";
   l.schedule = schedule, l.seed = schedule_seed;
+  l.resident = unsigned(resident_clusters);
   l.message = message, l.message_bytes = sizeof message;
   if (f.entry(&l, args)) return failed(f.name + ": " + message);
   if (const size_t n = memory.damaged())
@@ -183,7 +184,9 @@ API cuOccupancyMaxActiveClusters(int* n, void* function, const LaunchConfig* c) 
   const auto& f = *static_cast<Function*>(function);
   const int threads = int(c->block[0] * c->block[1] * c->block[2]);
   const int cluster = std::max(1, f.tile.cluster);
-  return *n = f.blocks(threads, c->shared_bytes) * (kMultiprocessors / cluster), kSuccess;
+  *n = f.blocks(threads, c->shared_bytes) * (kMultiprocessors / cluster);
+  if (resident_clusters) *n = std::min(*n, resident_clusters);
+  return kSuccess;
 }
 
 API cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,

@@ -71,6 +71,8 @@ std::set<Stream*> streams;
 std::map<uint64_t, size_t> pinned;  // host memory from cuMemHostAlloc
 emulator::Schedule schedule = emulator::Schedule::Early;
 uint64_t schedule_seed = 1;
+int driver_version = 13000;  // CUDA's, as 1000 major + 10 minor
+int resident_clusters = 0;   // of a grid that run at a time, whatever the kernel; 0: all
 thread_local std::string failure;  // text of the last failed launch
 thread_local void* current_context = nullptr;
 

@@ -25,7 +25,8 @@ void start_block(Unit& u, unsigned rank, uint64_t index) {
   b.shared = u.shared + rank * u.shared_pitch;
   b.barrier.arrived = 0;
   b.barrier.waiting.clear();
-  for (NamedBarrier& n : b.named) n.arrived = 0, n.waiting.clear();
+  for (NamedBarrier& n : b.named) n.arrived = n.threads = n.phase = 0, n.waiting.clear();
+  b.mbarriers.clear();
   sanitizer::allow(b.shared, u.shared_pitch);
   std::memset(b.shared, kPoison, l.shared_bytes);
   std::memset(b.shared + l.shared_bytes, kGuard, kSharedGuardBytes);
@@ -54,7 +55,8 @@ void start_threads(Unit& u) {
     f.warp = f.rank * per_block + thread / 32;
     f.stack = nullptr, f.done = false, f.where = "its start", f.spin_address = nullptr;
     if (f.has_in_flight) f.in_flight->clear();
-    f.has_in_flight = false, f.cluster_phase = 0;
+    f.has_in_flight = f.sees_cluster = false, f.cluster_phase = 0;
+    f.cluster_line = f.unpublished_store = f.unfenced_init = 0;
     create_identity(f.identity);
     u.warps[f.warp].live |= 1u << thread % 32;
     u.ready.push_back(&f);
@@ -72,6 +74,7 @@ void start_unit(Unit& u, uint64_t number) {
   if (!u.random) u.random = 1;
   u.spinning.clear(), u.pending.clear(), u.mbarrier_waits.clear();
   u.cluster.arrived = u.cluster.phase = 0, u.cluster.waiting.clear();
+  u.cluster.relaxed = u.cluster.opened_relaxed = false;
   const unsigned per_block = (u.block_threads + 127) / 128;
   u.warpgroups.resize(size_t(l.cluster) * per_block);
   for (unsigned i = 0; i < u.warpgroups.size(); ++i) {
@@ -88,6 +91,8 @@ void start_unit(Unit& u, uint64_t number) {
 
 void describe_deadlock(Unit& u) {
   std::string text = "deadlock, no thread can run;";
+  if (const unsigned n = launch_of(u).resident)
+    text += " only " + std::to_string(n) + (n > 1 ? " clusters are" : " cluster is") + " resident;";
   const Fiber* run = nullptr;  // of neighbours that wait at the same place
   const Fiber* last = nullptr;
   auto flush = [&] {
@@ -193,12 +198,13 @@ void retire(std::unique_ptr<Unit> u, bool failed) {
   if (!failed) pool.give(std::move(u));
 }
 
-// Polling units take turns; when nobody's poll has changed for long, it is a deadlock.
-void run_polling(Shared& s, std::vector<std::unique_ptr<Unit>>& polling) {
+// Polling units take turns until at most `keep` are left; when nobody's poll has changed for long, it is a
+// deadlock.
+void run_polling(Shared& s, std::vector<std::unique_ptr<Unit>>& polling, size_t keep) {
   uint64_t seen = s.progress;
   unsigned fruitless = 0;
   bool idle = false;
-  while (!polling.empty() && !s.failed) {
+  while (polling.size() > keep && !s.failed) {
     for (size_t i = 0; i < polling.size() && !s.failed;) {
       const Outcome outcome = run_unit(*polling[i]);
       if (outcome == Outcome::Polling && ++i) continue;
@@ -222,7 +228,10 @@ void work(Shared& s) {
   std::vector<std::unique_ptr<Unit>> polling;
   std::unique_ptr<Unit> own[kReuse ? 1 : 3];  // in turn, so that neighbours are different threads
   uint64_t number;
-  for (size_t turn = 0; !s.failed && next_unit(s, number); ++turn) {
+  const unsigned resident = s.launch->resident;
+  for (size_t turn = 0; !s.failed; ++turn) {
+    if (resident) run_polling(s, polling, resident - 1);
+    if (s.failed || !next_unit(s, number)) break;
     auto& u = own[turn % std::size(own)];
     if (!u) u = pool.take();
     u->launch = &s;
@@ -235,7 +244,7 @@ void work(Shared& s) {
   }
   for (auto& u : own)
     if (u) retire(std::move(u), s.failed);
-  run_polling(s, polling);
+  run_polling(s, polling, 0);
   for (auto& p : polling) retire(std::move(p), true);
   sanitizer::acquire(&s.ended);
   --s.workers;
@@ -244,8 +253,9 @@ void work(Shared& s) {
 unsigned workers_for(const Launch& l, uint64_t units) {
   if (l.workers) return unsigned(std::min<uint64_t>(l.workers, units));
   const uint64_t threads = units * l.cluster * l.block[0] * l.block[1] * l.block[2];
-  // Random must be repeatable, and a small grid is done before a host thread has started.
-  if (l.schedule == Schedule::Random || threads < 4096) return 1;
+  // Random must be repeatable, and a small grid is done before a host thread has started; one thread counts the
+  // residents.
+  if (l.schedule == Schedule::Random || threads < 4096 || l.resident) return 1;
   return unsigned(std::min<uint64_t>(std::max(1u, std::thread::hardware_concurrency()), units));
 }
 

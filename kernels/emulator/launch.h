@@ -23,6 +23,7 @@ struct Launch {
   size_t message_bytes;
   unsigned cluster = 1;  // blocks of a cluster, along x
   unsigned workers = 0;  // threads of the host; 0: as many as it has cores (1 under Random)
+  unsigned resident = 0; // clusters that run at a time, the others wait until one has ended; 0: all
 };
 
 // Runs every block of the grid; 0, or 1 with a message.

@@ -68,6 +68,14 @@ void sync_warp(int line, unsigned mask) {
   sanitizer::acquire(token);
 }
 
+bool elect_one(int line) {
+  const Thread* t = here();
+  meet("elect.sync", line, 0xFFFFFFFFu, nullptr, nullptr, Meets::Whole);
+  const Schedule s = schedule_of(*t->unit);  // always the same lane, but which is nobody's business
+  const unsigned leader = s == Schedule::Early ? 0 : s == Schedule::Late ? 31 : launch_of(*t->unit).seed % 32;
+  return t->lane == leader;
+}
+
 unsigned live_lanes() {
   Thread* t = here();
   return t->unit->warps[t->fiber->warp].live;

@@ -31,8 +31,11 @@ void mma_m16n8k8_tf32(float* d, const uint32_t* a, const uint32_t* b, int line);
 
 
 // ---- mbarriers in shared memory; a remote one by its mapped address
-void mbarrier_init(uint32_t barrier, unsigned count);
+void mbarrier_init(uint32_t barrier, unsigned count, int line);
+void mbarrier_fence_init();
 void mbarrier_arrive(uint32_t barrier, int line);
+// From any block of the cluster, without publishing what the thread wrote.
+void mbarrier_arrive_cluster(uint32_t barrier, int line);
 void mbarrier_arrive_expect(uint32_t barrier, uint32_t bytes, int line);
 void mbarrier_expect(uint32_t barrier, uint32_t bytes);
 bool mbarrier_test(uint32_t barrier, uint32_t parity);
@@ -40,12 +43,14 @@ void mbarrier_wait(uint32_t barrier, uint32_t parity, int line);
 
 // ---- barriers with a number; clusters
 void named_barrier(int id, int threads, bool wait, int line);
-void cluster_arrive();
+enum class Order { Relaxed, Release };
+void cluster_arrive(Order order, int line);
 void cluster_wait(int line);
 uint32_t cluster_rank();
 uint32_t cluster_blocks();
-// The shared memory of block `rank` at the place of `p` in this block's.
-void* cluster_map(const void* p, unsigned rank);
+// Where ld.shared::cluster and st.shared::cluster find a mapped address.
+unsigned char* cluster_load(uint32_t address, unsigned bytes, int line);
+unsigned char* cluster_store(uint32_t address, unsigned bytes, int line);
 
 // ---- bulk copies; coordinates innermost first, `ranks` the blocks that receive
 void tensor_load(uint32_t to, const void* map, uint32_t barrier, const int* at, unsigned rank,

@@ -159,13 +159,14 @@ void open_if_full(Unit& u, Block& b) {
 }
 
 void finish_meeting(Unit& u, Warp& w, Meeting& m, const Fiber* last);
-void open_cluster_if_full(Unit& u);
+void check_leaving(Unit& u, const Fiber* f);
 // What a thread may not leave behind, or null.
 const char* left_behind(Unit& u, const Fiber* f);
 
 // The current thread has ended; what waited only for it goes on.
 void end_thread(Unit& u, Fiber* me) {
   if (const char* what = left_behind(u, me)) fail(what);
+  check_leaving(u, me);
   me->done = true;
   --u.live;
   Block& b = u.blocks[me->rank];
@@ -179,7 +180,6 @@ void end_thread(Unit& u, Fiber* me) {
     Meeting& m = w.meetings[__builtin_ctz(rest)];
     if (m.arrived == (m.mask & w.live)) finish_meeting(u, w, m, nullptr);
   }
-  open_cluster_if_full(u);
 }
 
 // The first function of every stack: runs threads that have not started, one after another, and
@@ -313,6 +313,7 @@ void barrier(int line) {
 #include "emulator/meeting.h"
 #include "emulator/copies.h"
 #include "emulator/barriers.h"
+#include "emulator/cluster.h"
 #include "emulator/tma.h"
 #include "emulator/tensor_core.h"
 #include "emulator/wgmma.h"

@@ -138,7 +138,7 @@ __device__ void product(const ProductArgs& a) {
     }
     ptx::mbarrier_fence_init();
   }
-  if constexpr (Tile::Cluster > 1 && Tile::Plant != Bug::NoClusterStart) ptx::cluster_sync();
+  if constexpr (Tile::Cluster > 1 && Tile::Plant != Bug::NoClusterStart) ptx::cluster_start();
   else __syncthreads();
   if (threadIdx.x >= Tile::Consumers) {
     if (threadIdx.x == Tile::Consumers) produce<Tile>(s, a);

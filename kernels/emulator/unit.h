@@ -29,6 +29,11 @@ struct Fiber {
   bool has_in_flight = false;     // since its start
   std::unique_ptr<InFlight> in_flight;
   unsigned cluster_phase = 0;     // of the cluster barrier, when it arrived last
+  int cluster_line = 0;           // of an arrival there it has not waited for
+  bool sees_cluster = false;      // the last cluster barrier published what other blocks wrote
+  int unpublished_store = 0;      // line of its last store to another block's shared memory
+  int unfenced_init = 0;          // line of its last mbarrier.init
+  unsigned named_phase[16] = {};  // of the numbered barriers, when it arrived last
   void* fake_stack = nullptr;     // AddressSanitizer's
   sanitizer::Identity identity = nullptr;
 };
@@ -57,11 +62,16 @@ struct Barrier {
 // bar.sync and bar.arrive with a number and a count of threads.
 struct NamedBarrier {
   unsigned arrived = 0, threads = 0;
+  int line = 0;
+  unsigned phase = 0;  // a number that no other phase of the unit has had; 0: not used yet
   std::vector<Fiber*> waiting;
 };
 
 struct ClusterBarrier {
   unsigned arrived = 0, phase = 0;
+  int line = 0;                 // of an arrival
+  bool relaxed = false;         // some arrival of this phase was
+  bool opened_relaxed = false;  // some arrival of the phase before was
   std::vector<Fiber*> waiting;
 };
 
@@ -71,6 +81,7 @@ struct Block {
   unsigned char* shared = nullptr;
   Barrier barrier;
   NamedBarrier named[16];
+  std::vector<uint32_t> mbarriers;  // where they were initialised
 };
 
 struct MbarrierWait {
@@ -93,6 +104,7 @@ struct Unit {
   std::vector<std::function<void()>> pending;  // asynchronous operations that have not happened
   std::vector<MbarrierWait> mbarrier_waits;
   ClusterBarrier cluster;
+  unsigned named_phases = 0;  // of all numbered barriers so far
   std::deque<Warpgroup> warpgroups;
   char proxy = 0;  // what fence.proxy.async has published, to ThreadSanitizer
   sanitizer::Identity engines[16] = {};  // copies are not ordered among themselves

@@ -18,6 +18,8 @@ void meet(const char* op, int line, unsigned mask, void* arg, Together run, Meet
 void sync_warp(int line, unsigned mask);
 // Lanes of this warp that have not ended.
 unsigned live_lanes();
+// Whether this lane is the one that elect.sync chooses among all 32.
+bool elect_one(int line);
 
 struct Shuffle {
   uint64_t in, out;

@@ -12,6 +12,7 @@
 #include "ptx/mbarrier.cuh"
 #include "ptx/stmatrix.cuh"
 #include "ptx/tma.cuh"
+#include "ptx/warp.cuh"
 
 namespace gemm {
 
@@ -35,7 +36,7 @@ struct Piece {
 
 // The ranges of a tile are consecutive units: all but the last write their sums, the last adds them to its own in range
 // order and goes on to the epilogue. A unit waits only for units of lower number, so it ends whatever the number of
-// resident blocks. parts: (pieces, splits - 1, MmaM, BlockN / 8, 128, 4) f32: 512 bytes a warp and access.
+// resident blocks; it leaves its counter at 0. parts: (pieces, splits - 1, MmaM, BlockN / 8, 128, 4) f32: 512 bytes a warp and access.
 template <class Tile>
 __device__ inline bool join_ranges(Sums<Tile>& c, float* parts, unsigned* counters, const Piece& p,
                                    int consumer, int t) {
@@ -54,9 +55,11 @@ __device__ inline bool join_ranges(Sums<Tile>& c, float* parts, unsigned* counte
     if (t == 0) ptx::atomic_add_acq_rel(&counters[p.index], 1);
     return false;
   }
-  if (t == 0)
+  if (t == 0) {
     while (ptx::load_acquire(&counters[p.index]) != unsigned(p.splits - 1)) {
     }
+    counters[p.index] = 0;  // as the next launch expects it
+  }
   ptx::barrier_sync(1 + consumer, kWarpgroup);
 #pragma unroll 1
   for (int r = 0; r < p.splits - 1; ++r, at += RangeLen)
@@ -98,7 +101,7 @@ struct Store {
 
   // Before a tile's main loop (or its join): its first residual.
   __device__ inline void begin(const Unit& w) {
-    if (!problem.has_residual() || lane != 0) return;
+    if (!problem.has_residual() || !ptx::elect_one()) return;
     ptx::tma_store_wait_read<0>();
     fetch_residual(w, row_of(0), 0, seq);
   }
@@ -106,14 +109,14 @@ struct Store {
   // Waits until chunk (i, q)'s staging is free, and full of its residual where there is one.
   __device__ inline void enter(const Unit& w, int i, int q) {
     if (problem.has_residual()) {
-      if (lane == 0) {
+      if (ptx::elect_one()) {
         ptx::tma_store_wait_read<0>();  // the other buffer is free again: prefetch the next chunk's residual
         if (q + 1 < Tile::Chunks) fetch_residual(w, row_of(i), q + 1, seq + 1);
         else if (i + 1 < Tile::MmaM) fetch_residual(w, row_of(i + 1), 0, seq + 1);
       }
       ptx::mbarrier_wait(&s.residual[warp][seq & 1], seq >> 1 & 1);
     } else {
-      if (lane == 0) ptx::tma_store_wait_read<1>();  // the store before last has left this buffer
+      if (ptx::elect_one()) ptx::tma_store_wait_read<1>();  // the store before last has left this buffer
       __syncwarp();
     }
   }
@@ -160,7 +163,7 @@ struct Store {
         }
         ptx::fence_proxy_async();
         __syncwarp();
-        if (lane == 0) {
+        if (ptx::elect_one()) {
           problem.store(w, row_of(i), q * Tile::ChunkN, staging);
           ptx::tma_store_commit();
         }

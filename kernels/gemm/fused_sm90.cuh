@@ -35,12 +35,13 @@ struct FusedProduct : Product<T, Tile> {
   static_assert(!Tile::LeftMn && !Tile::RightMn, "forward only");
   static_assert(OutN % Tile::ChunkN == 0, "whole staging chunks");
 
-  __device__ inline void load(const Unit& w, int k, unsigned char* left, unsigned char* right, uint64_t* bar,
+  __device__ inline void load(typename Base::Cursor& c, unsigned char* left, unsigned char* right, uint64_t* bar,
                               int rank) const {
     if constexpr (!Gated) {
-      Base::load(w, k, left, right, bar, rank);
+      Base::load(c, left, right, bar, rank);
     } else {
-      const int k0 = (w.first + k) * kSlab, half = rank == 0 ? 0 : Base::a.n / 2;
+      const Unit& w = c.w;
+      const int k0 = (w.first + c.k++) * kSlab, half = rank == 0 ? 0 : Base::a.n / 2;
       ptx::tma_load_2d(left, &Base::a.left, bar, k0, w.m * Tile::BlockM);
       ptx::tma_load_2d_multicast(right + rank * OutN * 128, &Base::a.right, bar, k0, half + w.n * OutN, 3);
     }
@@ -79,21 +80,21 @@ struct Store<Tile, FusedProduct<Element, Tile, After>> {
   }
 
   __device__ inline void begin(const Unit& w) {
-    if (!problem.has_residual() || lane != 0) return;
+    if (!problem.has_residual() || !ptx::elect_one()) return;
     ptx::tma_store_wait_read<0>();
     fetch_residual(w, row_of(0), 0, seq);
   }
 
   __device__ inline void enter(const Unit& w, int i, int q) {
     if (problem.has_residual()) {
-      if (lane == 0) {
+      if (ptx::elect_one()) {
         ptx::tma_store_wait_read<0>();
         if (q + 1 < Chunks) fetch_residual(w, row_of(i), q + 1, seq + 1);
         else if (i + 1 < Tile::MmaM) fetch_residual(w, row_of(i + 1), 0, seq + 1);
       }
       ptx::mbarrier_wait(&s.residual[warp][seq & 1], seq >> 1 & 1);
     } else {
-      if (lane == 0) ptx::tma_store_wait_read<1>();
+      if (ptx::elect_one()) ptx::tma_store_wait_read<1>();
       __syncwarp();
     }
   }
@@ -151,7 +152,7 @@ struct Store<Tile, FusedProduct<Element, Tile, After>> {
         }
         ptx::fence_proxy_async();
         __syncwarp();
-        if (lane == 0) {
+        if (ptx::elect_one()) {
           problem.store(w, row_of(i), q * Tile::ChunkN, staging);
           ptx::tma_store_commit();
         }

@@ -1,7 +1,8 @@
 // Idea: one persistent Hopper pipeline: a producer thread fills a ring of slabs by TMA, two consumer warpgroups multiply
 // (wgmma) and store (TMA). What a slab is and where a tile goes is the problem's business.
 //
-// A Problem P has: Element; raster(); units(); unit(u, rank); prefetch(); load(unit, slab, left, right, barrier, rank);
+// A Problem P has: Element; raster(); units(); unit(u, rank); prefetch(); cursor(unit, rank): what the
+// producer remembers of a unit; load(cursor, left, right, barrier, rank): starts the copies of the unit's next slab;
 // extra_steps(e): K-steps of the adapter's e-th slab; and what epilogue_sm90.cuh asks for.
 #pragma once
 #include "gemm/epilogue_sm90.cuh"
@@ -21,20 +22,26 @@ __device__ inline int rank_in_cluster() {
   return Tile::Cluster > 1 ? int(ptx::cluster_rank()) : 0;
 }
 
-// One thread.
+// One thread, elected.
 template <class Tile, class P>
 __device__ inline void produce(const P& problem, Ring<Tile>& s) {
   const int clusters = int(gridDim.x) / Tile::Cluster, rank = rank_in_cluster<Tile>();
   RingPlace at;
   for (int u = int(blockIdx.x) / Tile::Cluster; u < problem.units(); u += clusters) {
     const Unit w = problem.unit(u, rank);
+    auto cursor = problem.cursor(w, rank);
     for (int k = 0; k < w.slabs; ++k) {
       ptx::mbarrier_wait(&s.empty[at.slot], at.phase ^ 1);
       ptx::mbarrier_expect_tx(&s.full[at.slot], Tile::LeftBytes + Tile::RightBytes);
-      problem.load(w, k, s.left[at.slot], s.right[at.slot], &s.full[at.slot], rank);
+      problem.load(cursor, s.left[at.slot], s.right[at.slot], &s.full[at.slot], rank);
       at.template next<Tile::Stages>();
     }
   }
+  // Others of the cluster arrive at our slots, so we stay until all are released; what they copied into our memory our
+  // consumers have read by then. A barrier of the cluster in its place would cost a MEMBAR over the GPU.
+  if constexpr (Tile::Cluster > 1)
+    for (int i = 0; i < Tile::Stages; ++i, at.template next<Tile::Stages>())
+      ptx::mbarrier_wait(&s.empty[at.slot], at.phase ^ 1);
 }
 
 // One K-step of 16 into all of a consumer's accumulators.
@@ -100,6 +107,7 @@ __device__ inline void accumulate(const P& problem, Ring<Tile>& s, Sums<Tile>& c
   // All our slabs have arrived: the other consumer's products may queue behind ours.
   if (Tile::PingPong && t == 0) ptx::mbarrier_arrive(&s.order[consumer ^ 1]);
   ptx::wgmma_wait<0>();
+  ptx::reg_fence(c.v);  // no use of the sums moves before the wait
   release<Tile>(s, last, t);
 }
 
@@ -126,15 +134,14 @@ __device__ inline void consume(const P& problem, Ring<Tile>& s, int consumer, in
     if (Tile::PingPong) ptx::mbarrier_wait(&s.order[consumer], order), order ^= 1;
     accumulate<Tile>(problem, s, c, w, at, store.row0, consumer, t);
     if (problem.raster().splits > 1) {
-      const int tile = w.m * problem.raster().tiles_n + w.n;
-      const Piece piece = {Tile::PingPong ? tile : tile * kConsumers + consumer, w.split,
+      const Piece piece = {Tile::PingPong ? w.tile : w.tile * kConsumers + consumer, w.split,
                            problem.raster().splits};
       if (!join_ranges<Tile>(c, problem.parts(), problem.counters(), piece, consumer, t)) continue;
       store.begin(w);
     }
     store.tile(c, w);
   }
-  if (store.lane == 0) ptx::tma_store_wait_read<0>();  // staging must outlive the stores' reads
+  if (ptx::elect_one()) ptx::tma_store_wait_read<0>();  // staging must outlive the stores' reads
 }
 
 template <class Tile, class P>
@@ -160,17 +167,15 @@ __device__ inline void pipeline(const P& problem) {
     start_barriers<Tile, P>(s);
     problem.prefetch();
   }
-  if constexpr (Tile::Cluster > 1) ptx::cluster_sync();
+  if constexpr (Tile::Cluster > 1) ptx::cluster_start();
   else __syncthreads();
   if (group == 0) {
     ptx::setmaxnreg_dec<kProducerRegs>();
-    if (tid == 0) produce<Tile>(problem, s);
+    if (ptx::elect_of_warp(0)) produce<Tile>(problem, s);
   } else {
     ptx::setmaxnreg_inc<kConsumerRegs>();
     consume<Tile>(problem, s, group - 1, tid % kWarpgroup);
   }
-  if constexpr (Tile::Cluster > 1)
-    ptx::cluster_sync();  // nobody leaves while others may write into its shared memory
 }
 
 }  // namespace gemm

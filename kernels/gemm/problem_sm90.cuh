@@ -15,7 +15,7 @@ struct alignas(64) TensorArgs {
   ptx::TensorMap residual;  // box (16, ChunkN); may be `out`
   const T* bias;            // (N) or null
   float* parts;             // partial sums, see join_ranges
-  unsigned* counters;       // a zeroed word a piece
+  unsigned* counters;       // a word a piece, zero before and after
   int n, k_slabs, rank;     // rank 0: no adapter
   int has_residual;
   Raster raster;
@@ -25,6 +25,10 @@ struct alignas(64) TensorArgs {
 template <class T, class Tile>
 struct Product {
   using Element = T;
+  struct Cursor {
+    Unit w;
+    int k;  // the next slab
+  };
   const TensorArgs<T>& a;
 
   __device__ inline int units() const { return a.raster.tiles_m * a.raster.tiles_n * a.raster.splits; }
@@ -46,9 +50,13 @@ struct Product {
     ptx::tma_prefetch(&a.out);
   }
 
-  // Slab k of a unit: the block's own rows of the left operand; of the right one its share, for the whole cluster.
-  __device__ inline void load(const Unit& w, int k, unsigned char* left, unsigned char* right, uint64_t* bar,
+  __device__ inline Cursor cursor(const Unit& w, int) const { return {w, 0}; }
+
+  // The next slab: the block's own rows of the left operand; of the right one its share, for the whole cluster.
+  __device__ inline void load(Cursor& c, unsigned char* left, unsigned char* right, uint64_t* bar,
                               int rank) const {
+    const Unit& w = c.w;
+    const int k = c.k++;
     const bool extra = k >= w.base;
     const int k0 = (extra ? k - w.base : w.first + k) * kSlab, m0 = w.m * Tile::BlockM,
               n0 = w.n * Tile::BlockN;

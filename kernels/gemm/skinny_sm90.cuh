@@ -10,6 +10,7 @@
 #include "ptx/cluster.cuh"
 #include "ptx/convert.cuh"
 #include "ptx/mbarrier.cuh"
+#include "ptx/registers.cuh"
 #include "ptx/tma.cuh"
 #include "ptx/warp.cuh"
 #include "ptx/wgmma.cuh"
@@ -70,7 +71,8 @@ template <class T, class Tile>
 __device__ inline void project_part(const ProjectArgs<T>& a, ProjectShared<Tile>& s, int first, int slabs,
                                     int row0) {
   const int t = int(threadIdx.x), lane = t % 32;
-  if (t == 0)
+  const int warp = ptx::warp_uniform(t / 32);
+  if (warp == 0 && ptx::elect_one())
     for (int k = 0; k < Tile::Stages && k < slabs; ++k) fetch<T, Tile>(a, s, first, k, row0);
   float d[Tile::BlockN / 2] = {};
   for (int k = 0; k < slabs; ++k) {
@@ -88,7 +90,9 @@ __device__ inline void project_part(const ProjectArgs<T>& a, ProjectShared<Tile>
     }
     ptx::wgmma_commit();
     ptx::wgmma_wait<0>();
-    if (t == 0 && k + Tile::Stages < slabs) fetch<T, Tile>(a, s, first, k + Tile::Stages, row0);
+    ptx::reg_fence(d);
+    if (warp == 0 && ptx::elect_one())
+      if (k + Tile::Stages < slabs) fetch<T, Tile>(a, s, first, k + Tile::Stages, row0);
   }
   const int r = t / 32 * 16 + lane / 4, c = lane % 4 * 2;
 #pragma unroll
@@ -198,6 +202,7 @@ __device__ inline void grad_consume(const GradArgs& a, GradShared<Tile>& s, Rang
           true);
     ptx::wgmma_commit();
     ptx::wgmma_wait<0>();
+    ptx::reg_fence(d);
     if (t == 0) ptx::mbarrier_arrive(&s.empty[slot]);
   }
   float* parts = a.parts + (long long)blockIdx.y * a.wide_cols * a.narrow_cols;
@@ -229,7 +234,7 @@ __device__ inline void grad(const GradArgs& a) {
   }
   __syncthreads();
   if (group < 2) grad_consume<T, Tile>(a, s, own, col0, group, tid % kWarpgroup);
-  else if (tid == 2 * kWarpgroup) grad_produce<Tile>(a, s, own, col0);
+  else if (ptx::elect_one()) grad_produce<Tile>(a, s, own, col0);
 }
 
 }  // namespace gemm

@@ -32,8 +32,9 @@ template <int BlockM_, int BlockN_, int Stages_, Layout Layout_ = Layout::Forwar
           Order Order_ = Order::Cooperative, int Cluster_ = 2>
 struct Tile {
   static constexpr int BlockM = BlockM_, BlockN = BlockN_, Stages = Stages_;
-  static constexpr int Cluster =
-      Cluster_;  // blocks along M that share each slab of the right operand by multicast
+  // Blocks along M that share each slab of the right operand by multicast; of a convolution's weight gradient along N,
+  // and the left operand.
+  static constexpr int Cluster = Cluster_;
   static constexpr bool PingPong = Order_ == Order::PingPong;
   static constexpr bool LeftMn = Layout_ == Layout::Weight, RightMn = Layout_ != Layout::Forward;
   static constexpr int GroupM = PingPong ? BlockM : BlockM / kConsumers;  // rows of one consumer
@@ -73,6 +74,7 @@ struct Ring {
 // One unit of work: an output tile, or one range of its sum.
 struct Unit {
   int m, n;                // tile indices; m counts this block's tiles
+  int tile;                // number of the tile, below Cluster tiles_m tiles_n
   int first, base, slabs;  // first slab, slabs of the base product, all slabs (the rest are the adapter's)
   int split;               // which range; the last one does the epilogue
   int x, y, image;         // convolutions: the tile's first pixel
@@ -89,6 +91,7 @@ __device__ inline Unit unit_of(const Raster& r, int u, int cluster, int rank, in
   const int rows = r.tiles_m - first < kRasterGroup ? r.tiles_m - first : kRasterGroup;
   w.m = (first + t % per_group % rows) * cluster + rank;
   w.n = t % per_group / rows;
+  w.tile = t * cluster + rank;
   w.first = k_slabs * w.split / r.splits;  // the host keeps k_slabs * splits below 2^31
   w.base = k_slabs * (w.split + 1) / r.splits - w.first;
   w.slabs = w.base + (w.split == r.splits - 1 ? extra_slabs : 0);

@@ -1,6 +1,6 @@
 //! Which shapes the blocks of a Hopper cluster hold in their shared memory, and how they are cut.
 
-use super::cuda::Problem;
+use super::problem::Problem;
 use crate::kernels::columns::wide;
 
 /// Blocks of a cluster; `kCluster` in the kernels.

@@ -3,9 +3,10 @@
 use super::{
     GroupNorm,
     cluster::{self, CLUSTER, Cut},
+    problem::Problem,
 };
 use crate::{
-    device::{Cuda, Touched, cubin_table::Target},
+    device::{Cuda, Touched},
     error::Result,
     kernels::{
         columns::{self, Columns, Partial, Symbols, Walk, by_type, by_width, int},
@@ -28,32 +29,6 @@ const CLUSTER_FORWARD: [[&str; 3]; 2] =
     [by_type!("group_norm_forward_small"), by_type!("group_norm_forward_large")];
 const CLUSTER_BACKWARD: [[&str; 3]; 2] =
     [by_type!("group_norm_backward_small"), by_type!("group_norm_backward_large")];
-
-/// What a variant is chosen by.
-#[derive(Clone, Copy, Debug)]
-pub struct Problem {
-    /// Samples.
-    pub samples: usize,
-    /// Positions of one sample.
-    pub rows: usize,
-    /// Channels.
-    pub c: usize,
-    /// Groups.
-    pub groups: usize,
-    /// Storage type.
-    pub dtype: DType,
-    /// Whether the chip has clusters of blocks.
-    pub clusters: bool,
-}
-
-impl Problem {
-    fn new(cuda: &Cuda, x: &Spec, groups: usize) -> Self {
-        let (samples, c) = (x.dims[0], x.last());
-        let clusters = matches!(cuda.target(), Target::Sm90a | Target::Host);
-        let rows = x.len() / (samples * c).max(1);
-        Self { samples, rows, c, groups, dtype: x.dtype, clusters }
-    }
-}
 
 // One launch: clusters hold x (and dy) in shared memory.
 const ONCE: &str = "cluster";

@@ -5,6 +5,7 @@ pub mod cases;
 mod cluster;
 mod cpu;
 pub mod cuda;
+mod problem;
 
 use crate::{
     device::{Cuda, Device},

@@ -1,7 +1,7 @@
 //! The products of one layer: forward, then the wanted gradients.
 
 use super::{
-    product::{Operands, Pass, Problem},
+    problem::{Operands, Pass, Problem},
     rows, sums,
 };
 use crate::{

@@ -1,7 +1,7 @@
 //! Launches of the Hopper products with a narrow side: an adapter's.
 
 use super::{
-    product::{Operands, Pass, Problem, int},
+    problem::{Operands, Pass, Problem, int},
     sums,
     tensor::{Maps, Matrix, SLAB},
     tilings::Tiling,

@@ -1,6 +1,6 @@
 //! Sums beside the products: partial sums added in order, column sums.
 
-use super::product::{Args, Operands, Pass, Problem, int};
+use super::problem::{Args, Operands, Pass, Problem, int};
 use crate::{
     device::{Cuda, Touched},
     error::Result,

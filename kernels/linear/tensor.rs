@@ -1,7 +1,7 @@
 //! Launches of the Hopper products: tensor maps, units of work, counters.
 
 use super::{
-    product::{Operands, Pass, Problem, int},
+    problem::{Operands, Pass, Problem, int},
     tilings::Tiling,
 };
 use crate::{
@@ -38,7 +38,7 @@ pub(super) const SLAB: usize = 64;
 /// Blocks of a cluster, along M.
 pub(super) const CLUSTER: usize = 2;
 /// `kConsumers`: warpgroups that may join a tile's ranges apart.
-const CONSUMERS: usize = 2;
+pub(super) const CONSUMERS: usize = 2;
 /// `kStoreRows`: rows of an output box.
 const STORE_ROWS: u32 = 16;
 
@@ -63,21 +63,15 @@ impl Raster {
         self.tiles_m.saturating_mul(CLUSTER).saturating_mul(self.tiles_n)
     }
 
-    /// Bytes of the counters, then of the partial sums behind them.
-    fn scratch(&self, t: &Tiling) -> [usize; 2] {
-        if self.ranges == 1 {
-            return [0, 0];
-        }
-        let parts = self.tiles().saturating_mul(t.rows * t.cols * 4);
-        let counters = self.tiles().saturating_mul(CONSUMERS * 4).next_multiple_of(256);
-        [counters, parts.saturating_mul(self.ranges - 1)]
+    /// Bytes of the partial sums: the last range keeps its own.
+    fn parts_bytes(&self, t: &Tiling) -> usize {
+        self.tiles().saturating_mul(t.rows * t.cols * 4).saturating_mul(self.ranges - 1)
     }
 }
 
 /// Scratch of a product that is cut into ranges.
 pub(super) fn scratch_bytes(p: &Problem, t: &Tiling) -> usize {
-    let [counters, parts] = Raster::new(p, t).scratch(t);
-    counters.saturating_add(parts)
+    Raster::new(p, t).parts_bytes(t)
 }
 
 /// A row-major matrix on the device.
@@ -182,7 +176,8 @@ pub(super) fn run(
 ) -> Result<()> {
     let args = args(cuda, p, t, o, scratch, p.n)?;
     let kernel = cuda.kernel::<TensorArgs>("linear", t.symbol(p))?;
-    cuda.launch(&kernel, grid(cuda, &args), &args, touches)
+    let touches = [touches, &[counters(cuda, &args)]].concat();
+    cuda.launch(&kernel, cuda.persistent_grid(&kernel, units(&args))?, &args, &touches)
 }
 
 /// Launches one fused layer, forward only.
@@ -209,17 +204,22 @@ pub(super) fn run_fused(
     if o.residual != 0 {
         touches.push(Touched { what: "residual", address: o.residual, bytes });
     }
-    cuda.launch(&kernel, grid(cuda, &product), &args, &touches)
+    touches.push(counters(cuda, &product));
+    cuda.launch(&kernel, cuda.persistent_grid(&kernel, units(&product))?, &args, &touches)
 }
 
-/// A persistent grid: as many clusters as run at once, or as there are units.
-fn grid(cuda: &Cuda, args: &TensorArgs) -> [u64; 3] {
-    let units = args.tiles_m as u64 * args.tiles_n as u64 * args.splits as u64;
-    let room = (u64::from(cuda.multiprocessors()) / CLUSTER as u64).max(1);
-    [units.min(room) * CLUSTER as u64, 1, 1]
+fn units(args: &TensorArgs) -> u64 {
+    args.tiles_m as u64 * args.tiles_n as u64 * args.splits as u64
 }
 
-/// The arguments of one product whose result has `columns`; clears the counters of its ranges.
+/// The words that the ranges of a product are counted in.
+fn counters(cuda: &Cuda, args: &TensorArgs) -> Touched {
+    let tiles = CLUSTER * args.tiles_m as usize * args.tiles_n as usize;
+    let words = if args.splits == 1 { 0 } else { tiles * CONSUMERS };
+    Touched { what: "counters", address: cuda.counters(), bytes: words * 4 }
+}
+
+/// The arguments of one product whose result has `columns`.
 fn args(
     cuda: &Cuda,
     p: &Problem,
@@ -229,10 +229,6 @@ fn args(
     columns: usize,
 ) -> Result<TensorArgs> {
     let raster = Raster::new(p, t);
-    let [counter_bytes, _] = raster.scratch(t);
-    if counter_bytes > 0 {
-        cuda.fill(scratch, counter_bytes, 0)?;
-    }
     let maps = Maps { cuda, p };
     let none = TensorMap::default();
     let block = [STORE_ROWS, if t.cols.is_multiple_of(64) { 64 } else { 32 }];
@@ -251,8 +247,8 @@ fn args(
         out,
         residual,
         bias: o.bias,
-        parts: scratch + counter_bytes as u64,
-        counters: scratch,
+        parts: scratch,
+        counters: cuda.counters(),
         n: int(p.n)?,
         k_slabs: int(p.k.div_ceil(SLAB))?,
         rank: int(p.rank)?,

@@ -5,24 +5,15 @@
 
 use super::{
     narrow,
-    product::{Pass, Problem},
+    problem::{OnChip, Pass, Problem},
     tensor,
     tilings::{Family, SIMT, TILINGS, Tiling, VARIANTS},
 };
 use crate::{
-    device::{Cuda, cubin_table::Target},
+    device::{COUNTERS, Cuda, cubin_table::Target},
     error::Result,
     kernels::variant::{Slot, choose},
 };
-
-/// A problem on a chip: what the variants are chosen by.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct OnChip {
-    /// The product.
-    pub problem: Problem,
-    /// What the chip's kernels were compiled for.
-    pub target: Target,
-}
 
 /// Multiprocessors of the chip that times are predicted for.
 const MULTIPROCESSORS: usize = 132;
@@ -36,7 +27,7 @@ const SHARE_BYTES_US: f64 = 32_000.0;
 const HOPPER_START_US: f64 = 3.0;
 /// The same of the others.
 const START_US: f64 = 1.0;
-/// A launch more, for adding partial sums or clearing their counters.
+/// A launch more, for adding partial sums.
 const LAUNCH_US: f64 = 2.0;
 /// Partial sums stay in L2 more often than not; bytes a microsecond.
 const PARTS_BYTES_US: f64 = 4.0e6;
@@ -81,13 +72,13 @@ impl Tiling {
     /// Predicted microseconds when the sum is cut into `ranges`.
     fn predicted_us(&self, p: &Problem, ranges: usize) -> f64 {
         // Partial sums are written and read once; Hopper's last range stays in registers.
-        let stored = if self.family == Family::Sm90 { ranges - 1 } else { ranges };
+        let hopper = self.family == Family::Sm90;
+        let (stored, launch_us) = if hopper { (ranges - 1, 0.0) } else { (ranges, LAUNCH_US) };
         let parts = 8.0 * (stored * p.m * p.n) as f64;
-        let join_us = LAUNCH_US + parts / PARTS_BYTES_US;
+        let join_us = launch_us + parts / PARTS_BYTES_US;
         if self.family == Family::Narrow {
             return self.narrow_us(p, ranges) + if p.pass == Pass::Weight { join_us } else { 0.0 };
         }
-        let hopper = self.family == Family::Sm90;
         let (cluster, start_us) =
             if hopper { (tensor::CLUSTER, HOPPER_START_US) } else { (1, START_US) };
         let tiles = p.m.div_ceil(self.rows * cluster) * cluster * p.n.div_ceil(self.cols);
@@ -113,7 +104,13 @@ impl Tiling {
 
     /// The best number of ranges and its predicted time.
     fn best(&self, p: &Problem) -> (usize, f64) {
-        let whole = self.family == Family::Narrow && p.pass != Pass::Weight;
+        let counters = p.m.div_ceil(self.rows * tensor::CLUSTER) * p.n.div_ceil(self.cols);
+        let counters = counters.saturating_mul(tensor::CLUSTER * tensor::CONSUMERS);
+        let whole = match self.family {
+            Family::Narrow => p.pass != Pass::Weight,
+            Family::Sm90 => counters > COUNTERS,
+            Family::Simt | Family::Sm80 => false,
+        };
         let most = if whole { 1 } else { (p.k / SHORTEST_RANGE).max(1) };
         let all = RANGES.iter().filter(|r| **r <= most).map(|r| (*r, self.predicted_us(p, *r)));
         all.min_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((1, f64::INFINITY))

@@ -1,6 +1,6 @@
 //! The compiled products: tiles, symbols, assumed speeds.
 
-use super::tiles::OnChip;
+use super::problem::OnChip;
 use crate::kernels::variant::Variant;
 
 /// Which instructions a kernel is made of.

@@ -10,7 +10,7 @@ use crate::{
     kernels::{
         linear::{
             cuda::{target, weight_and_bias},
-            product::{Operands, Pass, Problem},
+            problem::{Operands, Pass, Problem},
             sums,
         },
         variant::by_dtype,

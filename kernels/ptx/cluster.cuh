@@ -23,6 +23,10 @@ __device__ inline uint32_t mapa(Smem at, uint32_t rank) {
 __device__ inline void cluster_arrive() {
   asm volatile("barrier.cluster.arrive.release;" ::: "memory");
 }
+// Orders nothing that was written before but mbarrier_fence_init; without the MEMBAR of a release.
+__device__ inline void cluster_arrive_relaxed() {
+  asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+}
 __device__ inline void cluster_wait() {
   asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
 }
@@ -46,23 +50,31 @@ __device__ inline float4 ld_cluster_v4(uint32_t address) {
 inline uint32_t cluster_rank() { return emulator::cluster_rank(); }
 inline uint32_t cluster_blocks() { return emulator::cluster_blocks(); }
 inline uint32_t mapa(Smem at, uint32_t rank) { return rank << 24 | (at.address & 0xFFFFFF); }
-inline void cluster_arrive() { emulator::cluster_arrive(); }
+inline void cluster_arrive(int line = __builtin_LINE()) {
+  emulator::cluster_arrive(emulator::Order::Release, line);
+}
+inline void cluster_arrive_relaxed(int line = __builtin_LINE()) {
+  emulator::cluster_arrive(emulator::Order::Relaxed, line);
+}
 inline void cluster_wait(int line = __builtin_LINE()) { emulator::cluster_wait(line); }
-inline float ld_cluster_f32(uint32_t address) {
-  return *reinterpret_cast<float*>(emulator::shared_pointer(address, 4, "ld.shared::cluster"));
+inline float ld_cluster_f32(uint32_t address, int line = __builtin_LINE()) {
+  return *reinterpret_cast<float*>(emulator::cluster_load(address, 4, line));
 }
-inline void st_cluster_f32(uint32_t address, float v) {
-  *reinterpret_cast<float*>(emulator::shared_pointer(address, 4, "st.shared::cluster")) = v;
+inline void st_cluster_f32(uint32_t address, float v, int line = __builtin_LINE()) {
+  *reinterpret_cast<float*>(emulator::cluster_store(address, 4, line)) = v;
 }
-inline float4 ld_cluster_v4(uint32_t address) {
-  unsigned char* p = emulator::shared_pointer(address, 16, "ld.shared::cluster.v4");
-  emulator::check_aligned(p, 16, "ld.shared::cluster.v4");
-  return *reinterpret_cast<float4*>(p);
+inline float4 ld_cluster_v4(uint32_t address, int line = __builtin_LINE()) {
+  return *reinterpret_cast<float4*>(emulator::cluster_load(address, 16, line));
 }
 #endif
 // All threads of all blocks; what they wrote before is visible to the others.
 __device__ inline void cluster_sync() {
   cluster_arrive();
+  cluster_wait();
+}
+// All threads of all blocks run, and see each other's initialised mbarriers; nothing else is ordered.
+__device__ inline void cluster_start() {
+  cluster_arrive_relaxed();
   cluster_wait();
 }
 }  // namespace ptx

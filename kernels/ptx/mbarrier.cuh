@@ -21,9 +21,11 @@ __device__ inline void mbarrier_expect_tx(Smem bar, uint32_t bytes) {
 __device__ inline void mbarrier_arrive(Smem bar) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar.address) : "memory");
 }
-// At the same place in block `rank` of the cluster.
+// At the same place in block `rank` of the cluster. Says only that this thread has come so far (a slot is
+// read): what it wrote is not made visible there. With `.release.cluster` ptxas puts a MEMBAR over the whole
+// GPU before every arrival.
 __device__ inline void mbarrier_arrive_cluster(Smem bar, uint32_t rank) {
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(mapa(bar, rank))
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(mapa(bar, rank))
                : "memory");
 }
 __device__ inline bool mbarrier_test(Smem bar, uint32_t parity) {
@@ -43,18 +45,11 @@ __device__ inline void mbarrier_wait(Smem bar, uint32_t parity) {
       "r"(parity)
       : "memory");
 }
-// As mbarrier_wait, and what other blocks of the cluster wrote before their arrival is visible.
-__device__ inline void mbarrier_wait_cluster(Smem bar, uint32_t parity) {
-  asm volatile(
-      "{\n.reg .pred P;\nL_%=:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 P, [%0], %1;\n"
-      "@P bra D_%=;\nbra L_%=;\nD_%=:\n}" ::"r"(bar.address),
-      "r"(parity)
-      : "memory");
-}
 #else
-inline void mbarrier_init(Smem bar, uint32_t count) { emulator::mbarrier_init(bar.address, count); }
-inline void mbarrier_fence_init() {}
+inline void mbarrier_init(Smem bar, uint32_t count, int line = __builtin_LINE()) {
+  emulator::mbarrier_init(bar.address, count, line);
+}
+inline void mbarrier_fence_init() { emulator::mbarrier_fence_init(); }
 inline void mbarrier_expect_tx(Smem bar, uint32_t bytes, int line = __builtin_LINE()) {
   emulator::mbarrier_arrive_expect(bar.address, bytes, line);
 }
@@ -62,15 +57,12 @@ inline void mbarrier_arrive(Smem bar, int line = __builtin_LINE()) {
   emulator::mbarrier_arrive(bar.address, line);
 }
 inline void mbarrier_arrive_cluster(Smem bar, uint32_t rank, int line = __builtin_LINE()) {
-  emulator::mbarrier_arrive(mapa(bar, rank), line);
+  emulator::mbarrier_arrive_cluster(mapa(bar, rank), line);
 }
 inline bool mbarrier_test(Smem bar, uint32_t parity) {
   return emulator::mbarrier_test(bar.address, parity);
 }
 inline void mbarrier_wait(Smem bar, uint32_t parity, int line = __builtin_LINE()) {
-  emulator::mbarrier_wait(bar.address, parity, line);
-}
-inline void mbarrier_wait_cluster(Smem bar, uint32_t parity, int line = __builtin_LINE()) {
   emulator::mbarrier_wait(bar.address, parity, line);
 }
 #endif

@@ -4,7 +4,8 @@
 use super::{
     cubin_table::{EMULATED_DRIVER, Target},
     driver::{Attribute, Driver, Handle},
-    graph::Captured,
+    emulated::{Emulated, Schedule},
+    graph::{Captured, Freed},
     launch::Kernels,
     temporary::TemporaryLibrary,
 };
@@ -18,16 +19,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// The library of a real driver.
 pub const DRIVER_LIBRARY: &str = "libcuda.so.1";
 
-/// In which order the emulator runs the threads of a block between two barriers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Schedule {
-    /// Ascending.
-    Early,
-    /// Descending.
-    Late,
-    /// Shuffled by this seed, anew after every barrier.
-    Random(u64),
-}
+/// Words that kernels count in: zero between launches, because each kernel leaves them so.
+pub const COUNTERS: usize = 1 << 14;
+const COUNTER_BYTES: usize = COUNTERS * 4;
 
 /// An open device.
 pub struct Cuda {
@@ -42,6 +36,7 @@ pub struct Cuda {
     pub(super) shared_bytes: u32,
     total_bytes: usize,
     multiprocessors: u32,
+    counters: u64,
     live: Mutex<BTreeMap<u64, Allocation>>,
     most_bytes: AtomicUsize,
     allocations: AtomicU64,
@@ -86,11 +81,7 @@ impl Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         self.cuda.live().remove(&self.address);
-        if self.cuda.make_current().is_ok() {
-            // Kernels may still use it: the stream is drained first.
-            let _ = self.cuda.driver.stream_synchronize(self.cuda.stream);
-            self.cuda.driver.mem_free(self.address);
-        }
+        self.cuda.free(Freed::Device(self.address)); // kernels may still use it
     }
 }
 
@@ -98,8 +89,8 @@ impl Cuda {
     /// Opens device `ordinal` of the NVIDIA driver.
     ///
     /// # Errors
-    /// [`Error::NoDriver`] without a driver library, [`Error::Config`] for a number that is not there,
-    /// [`Error::NoKernel`] for a chip before compute capability 8.0.
+    /// [`Error::NoDriver`] without a driver library, [`Error::OldDriver`] before CUDA 13,
+    /// [`Error::Config`] for a number that is not there, [`Error::NoKernel`] for a chip before compute capability 8.0.
     pub fn open(ordinal: u32) -> Result<Arc<Self>> {
         let driver = Driver::open(Path::new(DRIVER_LIBRARY))?;
         Self::with_driver(driver, ordinal, format!("cuda:{ordinal}"), None)
@@ -111,6 +102,14 @@ impl Cuda {
     /// [`Error::Config`] in a build without the feature `emulate`; [`Error::File`] when the temporary
     /// folder takes no library.
     pub fn emulated(schedule: Schedule) -> Result<Arc<Self>> {
+        Self::emulated_as(&Emulated { schedule, ..Emulated::default() })
+    }
+
+    /// As [`Cuda::emulated`], as if on another machine.
+    ///
+    /// # Errors
+    /// Also [`Error::OldDriver`].
+    pub fn emulated_as(machine: &Emulated) -> Result<Arc<Self>> {
         let image = EMULATED_DRIVER.ok_or_else(|| Error::Config {
             key: "--device".into(),
             found: "emulated".into(),
@@ -118,13 +117,7 @@ impl Cuda {
             fix: "build with --features emulate".into(),
         })?;
         let file = TemporaryLibrary::write(image)?;
-        let driver = Driver::open(&file.path)?;
-        let (mode, seed) = match schedule {
-            Schedule::Early => (0, 1),
-            Schedule::Late => (1, 1),
-            Schedule::Random(seed) => (2, seed),
-        };
-        driver.set_schedule(mode, seed)?;
+        let driver = Driver::open_emulated(&file.path, machine)?;
         Self::with_driver(driver, 0, "emulated".into(), Some(Target::Host))
     }
 
@@ -150,13 +143,19 @@ impl Cuda {
         let multiprocessors = driver.attribute(Attribute::Multiprocessors, device)?.max(1);
         let context = driver.retain(device)?;
         let stream = driver.set_current(context).and_then(|()| driver.stream_create());
-        let stream = match stream {
-            Ok(stream) => stream,
+        let started = stream.and_then(|stream| {
+            let counters = driver.mem_alloc(COUNTER_BYTES)?;
+            driver.fill(counters, 0, COUNTER_BYTES, stream)?;
+            Ok((stream, counters))
+        });
+        let (stream, counters) = match started {
+            Ok(started) => started,
             Err(e) => {
-                driver.release(device);
+                driver.release(device); // the context, and with it what was made in it
                 return Err(e);
             }
         };
+        let allocation = Allocation { bytes: COUNTER_BYTES, number: 0 };
         Ok(Arc::new(Self {
             driver,
             name,
@@ -169,9 +168,10 @@ impl Cuda {
             shared_bytes,
             total_bytes,
             multiprocessors,
-            live: Mutex::default(),
-            most_bytes: AtomicUsize::new(0),
-            allocations: AtomicU64::new(0),
+            counters,
+            live: Mutex::new(BTreeMap::from([(counters, allocation)])),
+            most_bytes: AtomicUsize::new(COUNTER_BYTES),
+            allocations: AtomicU64::new(1),
             captured: Mutex::default(),
             kernels: Mutex::default(),
             forced: Mutex::default(),
@@ -215,6 +215,19 @@ impl Cuda {
     /// Its multiprocessors: as many blocks as a persistent grid has, or a multiple.
     pub fn multiprocessors(&self) -> u32 {
         self.multiprocessors
+    }
+
+    /// Where the first of [`COUNTERS`] words lies: zero at every launch, and every kernel leaves them so.
+    pub fn counters(&self) -> u64 {
+        self.counters
+    }
+
+    /// A launch that failed may have left its counters in the middle.
+    pub(super) fn after_launch(&self, launched: Result<()>) -> Result<()> {
+        if launched.is_err() && self.captured().is_none() {
+            let _ = self.driver.fill(self.counters, 0, COUNTER_BYTES, self.stream);
+        }
+        launched
     }
 
     /// Dynamic shared memory that a block may have, bytes.
@@ -346,7 +359,7 @@ impl Cuda {
         });
         if left.is_some_and(|left| bytes <= left) {
             if let (Some(captured), Some((start, a))) = (&mut *self.captured(), holder) {
-                captured.insert((*start, a.number));
+                captured.touched.insert((*start, a.number));
             }
             return Ok(());
         }
@@ -389,6 +402,7 @@ impl Drop for Cuda {
         for module in kernels.modules() {
             self.driver.module_unload(module);
         }
+        self.driver.mem_free(self.counters);
         self.driver.stream_destroy(self.stream);
         self.driver.release(self.device);
     }

@@ -14,8 +14,26 @@ pub struct Graph {
     allocations: Vec<(u64, u64)>,
 }
 
-/// The allocations that captured launches touched so far: address and number.
-pub(super) type Captured = Option<BTreeSet<(u64, u64)>>;
+/// A capture under way.
+#[derive(Debug, Default)]
+pub(super) struct Capture {
+    /// The allocations that captured launches touched so far: address and number.
+    pub touched: BTreeSet<(u64, u64)>,
+    /// Memory that was dropped meanwhile.
+    freed: Vec<Freed>,
+}
+
+/// The capture of a device's stream, if there is one.
+pub(super) type Captured = Option<Capture>;
+
+/// Memory that nobody owns any more.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Freed {
+    /// Of the device.
+    Device(u64),
+    /// Page-locked, of the host: its address.
+    Host(usize),
+}
 
 impl Cuda {
     /// Records what `work` launches instead of running it. `work` may neither copy between host and device
@@ -33,7 +51,7 @@ impl Cuda {
                 return Err(Error::Plan { at: "capture".into(), problem });
             }
             self.driver.capture_begin(self.stream)?;
-            *captured = Some(BTreeSet::new());
+            *captured = Some(Capture::default());
         }
         let recording = Recording { cuda: self, ended: false };
         work()?; // a failure ends the capture in the drop of `recording`
@@ -45,6 +63,29 @@ impl Cuda {
             exec: exec?,
             allocations: allocations.into_iter().collect(),
         })
+    }
+
+    /// Frees memory when the stream has passed everything that may use it. To wait for the stream would
+    /// invalidate a capture, so what is dropped during one is freed at its end.
+    pub(super) fn free(&self, memory: Freed) {
+        let mut captured = self.captured(); // held: no capture begins meanwhile
+        match &mut *captured {
+            Some(capture) => capture.freed.push(memory),
+            None => self.free_now(&[memory]),
+        }
+    }
+
+    fn free_now(&self, memory: &[Freed]) {
+        if memory.is_empty() || self.make_current().is_err() {
+            return;
+        }
+        let _ = self.driver.stream_synchronize(self.stream);
+        for one in memory {
+            match *one {
+                Freed::Device(address) => self.driver.mem_free(address),
+                Freed::Host(start) => self.driver.host_free(start as *mut u8),
+            }
+        }
     }
 
     pub(super) fn captured(&self) -> std::sync::MutexGuard<'_, Captured> {
@@ -72,9 +113,11 @@ struct Recording<'a> {
 impl Recording<'_> {
     fn end(mut self) -> Result<(Handle, BTreeSet<(u64, u64)>)> {
         self.ended = true;
-        let allocations = self.cuda.captured().take().unwrap_or_default();
         self.cuda.make_current()?;
-        Ok((self.cuda.driver.capture_end(self.cuda.stream)?, allocations))
+        let graph = self.cuda.driver.capture_end(self.cuda.stream);
+        let capture = self.cuda.captured().take().unwrap_or_default();
+        self.cuda.free_now(&capture.freed);
+        Ok((graph?, capture.touched))
     }
 }
 
@@ -83,13 +126,14 @@ impl Drop for Recording<'_> {
         if self.ended {
             return;
         }
-        self.cuda.captured().take();
         if self.cuda.make_current().is_ok()
             && let Ok(graph) = self.cuda.driver.capture_end(self.cuda.stream)
             && graph != 0
         {
             self.cuda.driver.graph_destroy(graph);
         }
+        let capture = self.cuda.captured().take().unwrap_or_default();
+        self.cuda.free_now(&capture.freed);
     }
 }
 
@@ -101,7 +145,8 @@ impl Graph {
     pub fn launch(&self) -> Result<()> {
         self.cuda.still_live(&self.allocations)?;
         self.cuda.make_current()?;
-        self.cuda.driver.graph_launch(self.exec, self.cuda.stream)
+        let launched = self.cuda.driver.graph_launch(self.exec, self.cuda.stream);
+        self.cuda.after_launch(launched)
     }
 }
 

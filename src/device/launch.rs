@@ -29,6 +29,7 @@ pub(super) struct Kernels {
     modules: HashMap<String, Handle>,
     unused: Vec<Handle>,
     found: HashMap<&'static str, (Handle, Tile)>,
+    resident: HashMap<&'static str, u32>,
 }
 
 impl Kernels {
@@ -42,12 +43,14 @@ impl Kernels {
         self.unused.extend(self.modules.remove(&object.source));
         self.objects.swap(object);
         self.found.clear();
+        self.resident.clear();
     }
 
     /// Takes only embedded kernels from now on.
     pub fn swap_back(&mut self) {
         self.objects.swap_back();
         self.found.clear();
+        self.resident.clear();
     }
 }
 
@@ -64,6 +67,11 @@ impl<A> Kernel<A> {
     /// Its block's numbers.
     pub fn tile(&self) -> Tile {
         self.tile
+    }
+
+    fn geometry(&self, grid: [u32; 3]) -> Geometry {
+        let Tile { threads, shared_bytes, cluster, .. } = self.tile;
+        Geometry { grid, threads, shared_bytes, cluster }
     }
 }
 
@@ -137,6 +145,41 @@ impl Cuda {
         })
     }
 
+    /// The grid of a kernel whose clusters take `units` of work in turn: no more of them than run at a time,
+    /// because units may wait for lower ones.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] when not one fits the device; those of the driver.
+    pub fn persistent_grid<A>(&self, kernel: &Kernel<A>, units: u64) -> Result<[u64; 3]> {
+        let tile = kernel.tile();
+        let promised = self.multiprocessors() * tile.blocks_per_sm / tile.cluster;
+        let room = promised.min(self.resident_clusters(kernel)?).max(1);
+        Ok([units.clamp(1, u64::from(room)) * u64::from(tile.cluster), 1, 1])
+    }
+
+    fn resident_clusters<A>(&self, kernel: &Kernel<A>) -> Result<u32> {
+        let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = kernels.resident.get(kernel.symbol) {
+            return Ok(*known);
+        }
+        self.make_current()?;
+        let geometry = kernel.geometry([kernel.tile.cluster, 1, 1]);
+        let clusters = self.driver.max_clusters(kernel.function, geometry, self.stream)?;
+        if clusters == 0 {
+            let Tile { cluster, shared_bytes, .. } = kernel.tile;
+            return Err(Error::Plan {
+                at: kernel.symbol.into(),
+                problem: format!(
+                    "{} has no room for one cluster of {cluster} blocks with {shared_bytes} bytes of shared \
+                     memory each; take another --variant, or more of the device",
+                    self.chip()
+                ),
+            });
+        }
+        kernels.resident.insert(kernel.symbol, clusters);
+        Ok(clusters)
+    }
+
     fn load(
         &self,
         kernels: &mut Kernels,
@@ -204,12 +247,8 @@ impl Cuda {
             self.inside(&format!("{}: {}", kernel.symbol, t.what), t.address, t.bytes)?;
         }
         self.make_current()?;
-        let geometry = Geometry {
-            grid: grid.map(|n| n as u32),
-            threads: kernel.tile.threads,
-            shared_bytes: kernel.tile.shared_bytes,
-            cluster,
-        };
-        self.driver.launch(kernel.function, geometry, self.stream, bytemuck::bytes_of(args))
+        let geometry = kernel.geometry(grid.map(|n| n as u32));
+        let args = bytemuck::bytes_of(args);
+        self.after_launch(self.driver.launch(kernel.function, geometry, self.stream, args))
     }
 }

@@ -12,6 +12,7 @@ pub mod cubin;
 pub mod cubin_table;
 mod cuda;
 mod driver;
+mod emulated;
 mod graph;
 mod launch;
 mod memory;
@@ -24,7 +25,8 @@ mod temporary;
 mod tensor_map;
 
 pub use blas::{Blas, Factor, MatrixProduct};
-pub use cuda::{Cuda, DRIVER_LIBRARY, Memory, Schedule};
+pub use cuda::{COUNTERS, Cuda, DRIVER_LIBRARY, Memory};
+pub use emulated::{Emulated, Schedule};
 pub use graph::{Event, Graph};
 pub use launch::{Kernel, Occupancy, Touched};
 pub use memory::{Arena, Weight, WeightBlock};

@@ -1,6 +1,9 @@
 //! Host memory that a device copies from without an intermediate buffer.
 
-use super::{Cuda, graph::Event};
+use super::{
+    Cuda,
+    graph::{Event, Freed},
+};
 use crate::error::Result;
 use std::sync::Arc;
 
@@ -74,10 +77,6 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        if self.cuda.make_current().is_ok() {
-            // A copy from it may be under way: the stream is drained first.
-            let _ = self.cuda.driver.stream_synchronize(self.cuda.stream);
-            self.cuda.driver.host_free(self.start);
-        }
+        self.cuda.free(Freed::Host(self.start as usize)); // a copy from it may be under way
     }
 }

@@ -32,7 +32,11 @@ struct TileRecord {
   X(product_f16_n48_mn32) X(product_bf16_n64_pair) X(product_early_release)                     \
   X(product_weak_wait) X(product_no_proxy_fence) X(product_wrong_bytes) X(product_wrong_count)  \
   X(product_no_store_wait) X(product_no_full_wait) X(product_no_store_barrier)                  \
-  X(product_shared_overrun) X(product_plain_no_fence) X(product_no_cluster_start)
+  X(product_shared_overrun) X(product_plain_no_fence) X(product_no_cluster_start)               \
+  X(cluster_exchange) X(cluster_arrive_twice) X(cluster_wait_only) X(cluster_leave_arrived)     \
+  X(cluster_leave_early) X(cluster_leave_before_arrivals) X(cluster_relaxed_store)              \
+  X(cluster_relaxed_load) X(cluster_arrival_store) X(cluster_no_init_fence)                     \
+  X(cluster_named_count) X(cluster_named_twice) X(cluster_named_left) X(cluster_elect_part)
 #define DECLARE(NAME)                                              \
   extern "C" int emulated_##NAME(const Launch*, const void*);      \
   extern "C" const TileRecord NAME##_tile;
@@ -246,6 +250,22 @@ void product(const Named& k) {
   std::free(a), std::free(b), std::free(out);
 }
 
+// ---- selftest_cluster.cu
+
+struct ClusterArgs {
+  float* out;
+};
+
+void cluster(const Named& k) {
+  std::vector<float> out(128);
+  ClusterArgs a{out.data()};
+  run(k, 2, 1, &a);
+  for (int i = 0; i < 128; ++i) {
+    const int rank = i / 64, t = i % 64, handed = t < 32 ? t + 32 : 0;
+    expect("out", size_t(i), out[size_t(i)], 1000 * (2 - rank) + 2 * t + handed, 0);
+  }
+}
+
 int main(int count, char** words) {
   if (count != 4) wrong("usage: main CASE SCHEDULE SEED");
   const std::string name = words[1];
@@ -254,6 +274,7 @@ int main(int count, char** words) {
   const Named& k = find(name == "warp_chain_unset" ? "warp_chain" : name);
   if (name.rfind("selftest", 0) == 0) plain(k);
   else if (name.rfind("product", 0) == 0) product(k);
+  else if (name.rfind("cluster", 0) == 0) cluster(k);
   else if (name.rfind("warp_copies", 0) == 0) copies(k);
   else if (name.rfind("warp_mma", 0) == 0) mma(k);
   else if (name == "warp_chain") chain(k, 1);

@@ -7,7 +7,7 @@ use super::{
     int, prepare,
 };
 use crate::{
-    device::{Cuda, Kernel, TensorMap, TensorMapSpec, Touched, cubin_table::Target},
+    device::{Cuda, TensorMap, TensorMapSpec, Touched, cubin_table::Target},
     error::{Error, Result},
     kernels::attention::Attention,
     op::{Backward, Forward},
@@ -175,12 +175,6 @@ fn map(
     })
 }
 
-/// One block a multiprocessor, or fewer: the work is strided by the grid.
-fn grid<A>(cuda: &Cuda, items: usize, kernel: &Kernel<A>) -> [u64; 3] {
-    let blocks = u64::from(cuda.multiprocessors() * kernel.tile().blocks_per_sm);
-    [(items as u64).min(blocks).max(1), 1, 1]
-}
-
 /// Runs the variant `name`.
 pub(super) fn forward(
     op: &Attention,
@@ -214,7 +208,7 @@ pub(super) fn forward(
     ];
     let blocks = p.len_q.div_ceil(kernel.tile().block_rows as usize);
     let items = blocks * p.heads * p.samples;
-    cuda.launch(&kernel, grid(cuda, items, &kernel), &args, &touches)
+    cuda.launch(&kernel, cuda.persistent_grid(&kernel, items as u64)?, &args, &touches)
 }
 
 /// Arguments, and the memory they touch.
@@ -292,7 +286,7 @@ pub(super) fn backward(
     let keys = if p.wants[1] || p.wants[2] { p.len_k.div_ceil(rows) * splits } else { 0 };
     let queries = if p.wants[0] { p.len_q.div_ceil(rows) } else { 0 };
     let items = (keys + queries) * p.heads * p.samples;
-    cuda.launch(&kernel, grid(cuda, items, &kernel), &args, &touches)?;
+    cuda.launch(&kernel, cuda.persistent_grid(&kernel, items as u64)?, &args, &touches)?;
     if keys > 0 && splits > 1 {
         prepare::sum(cuda, p, io, (splits, pad_k))?;
     }

@@ -2,8 +2,8 @@
 //! `conv2d_sm80.cu`.
 
 use super::{
-    super::Shape,
-    ShapeArgs, Specs,
+    super::shape::Shape,
+    problem::{ShapeArgs, Specs, int},
     sums::{self, Ranges},
 };
 use crate::{
@@ -143,7 +143,7 @@ pub(super) fn weight(
         partial: partial.map_or(0, |p| p.address),
         shape: ShapeArgs::new(s)?,
         accumulate: i32::from(dw.mode == GradMode::Accumulate),
-        range: super::int(ranges.pixels)?,
+        range: int(ranges.pixels)?,
         unused: 0,
     };
     let mut touches = vec![

@@ -1,47 +1,21 @@
 //! Choice and launch of the kernels; one file for each family of variants.
 
 mod gather;
+mod problem;
 mod sm90;
 mod sums;
 mod taps;
 mod tilings;
 
-use super::Shape;
+use self::problem::{NARROW, Pass, Problem};
+use super::shape::Shape;
 use crate::{
     device::{Cuda, cubin_table::Target},
-    error::{Error, Result},
+    error::Result,
     kernels::variant::{Slot, Variant, by_dtype, choose},
     op::{Backward, Forward},
     tensor::{DType, Spec},
 };
-
-/// What a variant is chosen by.
-#[derive(Clone, Copy, Debug)]
-struct Problem {
-    dtype: DType,
-    target: Target,
-    shape: Shape,
-}
-
-impl Problem {
-    fn new(cuda: &Cuda, s: &Shape, x: &Spec) -> Self {
-        Self { dtype: x.dtype, target: cuda.target(), shape: *s }
-    }
-
-    /// 16-byte copies of a tensor core's operands; of `dy` and the weight's columns only backward.
-    fn ampere(&self, backward: bool) -> bool {
-        let whole = |channels: usize| channels.is_multiple_of(8);
-        self.dtype != DType::F32 && whole(self.shape.c) && (!backward || whole(self.shape.o))
-    }
-
-    /// A type and a chip with `wgmma`.
-    fn hopper(&self) -> bool {
-        self.dtype != DType::F32 && matches!(self.target, Target::Sm90a | Target::Host)
-    }
-}
-
-/// Columns of the narrow tile.
-const NARROW: usize = 32;
 
 /// Output pixels.
 const FORWARD: &[Variant<Problem>] = &[
@@ -77,14 +51,6 @@ const SLOT_WEIGHT: &str = "conv2d.weight";
 pub(super) fn slots() -> Vec<Slot> {
     let weight = Slot::of(SLOT_WEIGHT, WEIGHT);
     vec![Slot::of(SLOT_FORWARD, FORWARD), Slot::of(SLOT_DATA, DATA), weight]
-}
-
-/// The passes with variants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pass {
-    Forward,
-    Data,
-    Weight,
 }
 
 impl Pass {
@@ -130,71 +96,6 @@ impl Pass {
             (Pass::Weight, _) => ["conv2d_weight_f32", "conv2d_weight_bf16", "conv2d_weight_f16"],
         };
         by_dtype(dtype, symbols)
-    }
-}
-
-/// The shape as `gather.cuh` has it.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-struct ShapeArgs {
-    images: i32,
-    h: i32,
-    w: i32,
-    c: i32,
-    kh: i32,
-    kw: i32,
-    oh: i32,
-    ow: i32,
-    o: i32,
-    stride: i32,
-    top: i32,
-    left: i32,
-    zoom: i32,
-}
-
-/// `n` as the kernels count; they count pixels and reductions with 31 bits.
-fn int(n: usize) -> Result<i32> {
-    i32::try_from(n).map_err(|_| Error::NoKernel {
-        op: "conv2d",
-        key: format!("an extent of {n}"),
-        tried: "extents below 2^31; use a smaller batch".into(),
-    })
-}
-
-impl ShapeArgs {
-    fn new(s: &Shape) -> Result<Self> {
-        let enlarged = s.images.saturating_mul(s.h * s.zoom()).saturating_mul(s.w * s.zoom());
-        int(enlarged.max(s.outputs()))?;
-        let taps = s.taps().saturating_mul(s.zoom() * s.zoom());
-        int(taps.saturating_mul(s.c.max(s.o)))?;
-        Ok(Self {
-            images: int(s.images)?,
-            h: int(s.h)?,
-            w: int(s.w)?,
-            c: int(s.c)?,
-            kh: int(s.kh)?,
-            kw: int(s.kw)?,
-            oh: int(s.oh)?,
-            ow: int(s.ow)?,
-            o: int(s.o)?,
-            stride: int(s.stride)?,
-            top: int(s.top)?,
-            left: int(s.left)?,
-            zoom: i32::from(s.upsample),
-        })
-    }
-}
-
-/// The specs of one call's operands.
-struct Specs<'a> {
-    x: &'a Spec,
-    w: &'a Spec,
-    y: &'a Spec,
-}
-
-impl<'a> Specs<'a> {
-    fn new(ins: &'a [Spec], y: &'a Spec) -> Self {
-        Self { x: &ins[0], w: &ins[1], y }
     }
 }
 

@@ -1,10 +1,10 @@
 //! Launches of the Hopper kernels, `conv2d_{forward,data,weight}_sm90.cu`.
 
 use super::{
-    super::Shape,
-    Pass, Problem, Specs, int,
+    super::shape::Shape,
+    problem::{NARROW, Pass, Problem, SLAB, Specs, int},
     taps::{Class, MAX_TAPS, Pixels, Tap, map_of, tile_of},
-    tilings::{Tiling, Work},
+    tilings::{CLUSTER, Tiling, Work},
 };
 use crate::{
     device::{Cuda, Kernel, TensorMap, TensorMapSpec, Touched},
@@ -12,8 +12,8 @@ use crate::{
     op::{Backward, Forward, GradMode},
 };
 
-/// Channels (of dw: pixels) of a slab.
-pub(super) const SLAB: usize = 64;
+/// A kernel keeps a channel and a tap in one word.
+const MOST_CHANNELS: usize = 1 << 24;
 /// Rows of a warp's box of results.
 const STORE_ROWS: usize = 16;
 
@@ -94,26 +94,17 @@ fn list(taps: impl Iterator<Item = Tap>) -> TapList {
     all
 }
 
-/// Where the partial sums and counters of `work` lie in the scratch; the counters are set to zero.
+/// Where the partial sums of `work` lie in the scratch, and its counters on the device.
 fn join(cuda: &Cuda, scratch: Scratch, tiling: &Tiling, work: &Work) -> Result<[Touched; 2]> {
-    let (parts, counters) = (tiling.parts_bytes(work), tiling.counter_bytes(work));
-    if parts + counters > scratch.bytes {
-        let (need, have) = (parts + counters, scratch.bytes);
+    let (need, have) = (tiling.parts_bytes(work), scratch.bytes);
+    if need > have {
         let problem = format!("{need} bytes of partial sums in {have} bytes of scratch");
         return Err(Error::Plan { at: "conv2d".into(), problem });
     }
-    let at = |what, address, bytes| Touched { what, address, bytes };
-    let counters = at("counters", scratch.address + parts as u64, counters);
-    if counters.bytes > 0 {
-        cuda.fill(counters.address, counters.bytes, 0)?;
-    }
-    Ok([at("partial sums", scratch.address, parts), counters])
-}
-
-/// Blocks of a persistent grid, whole clusters.
-fn blocks(cuda: &Cuda, cluster: usize, units: usize) -> u64 {
-    let most = (cuda.multiprocessors() as usize / cluster).max(1);
-    (units.min(most) * cluster) as u64
+    Ok([
+        Touched { what: "partial sums", address: scratch.address, bytes: need },
+        Touched { what: "counters", address: cuda.counters(), bytes: work.counters() * 4 },
+    ])
 }
 
 impl Gathering<'_> {
@@ -122,7 +113,6 @@ impl Gathering<'_> {
         let kernel = cuda.kernel::<TapArgs>("conv2d", tiling.symbol(self.pass, dtype))?;
         let tile = kernel.tile();
         let (rows, columns) = (tile.block_rows as usize, tile.block_cols as usize);
-        let cluster = tile.cluster as usize;
         let (src_extents, planes) = self.src_pixels;
         let [images, height, width, channels] = self.out_extents;
         let (height, width) = (height / class.every, width / class.every);
@@ -137,7 +127,7 @@ impl Gathering<'_> {
         let store = [chunk, across, STORE_ROWS / across];
         let pixels = Pixels::Class { every: class.every, first: class.first };
         let share = match self.pass {
-            Pass::Forward => [SLAB, columns / cluster],
+            Pass::Forward => [SLAB, columns / CLUSTER],
             _ => [tiling.atom(), SLAB],
         };
         let weights = [s.o, s.taps() * s.c];
@@ -162,7 +152,7 @@ impl Gathering<'_> {
             raster: work.raster()?,
             tap: list(class.taps.iter().copied()),
         };
-        let grid = [blocks(cuda, cluster, work.units()), 1, 1];
+        let grid = cuda.persistent_grid(&kernel, work.units() as u64)?;
         let mut touches = vec![self.src, self.weight, self.out, parts, counters];
         touches.extend(self.bias);
         cuda.launch(&kernel, grid, &args, &touches)
@@ -245,7 +235,7 @@ pub(super) fn weight(t: &Tiling, s: &Shape, cuda: &Cuda, io: &Backward<'_>) -> R
         raster: work.raster()?,
         tap: list(classes.iter().flat_map(|c| c.taps.iter().copied())),
     };
-    let grid = [blocks(cuda, kernel.tile().cluster as usize, work.units()), 1, 1];
+    let grid = cuda.persistent_grid(&kernel, work.units() as u64)?;
     cuda.launch(&kernel, grid, &args, &[dy, x, out, parts, counters])
 }
 
@@ -274,6 +264,7 @@ pub(super) fn able(pass: Pass, p: &Problem) -> bool {
         && s.top.max(s.left) < most_pad
         && source > 0
         && source.is_multiple_of(SLAB)
-        && columns > super::NARROW
+        && source < MOST_CHANNELS
+        && columns > NARROW
         && columns.is_multiple_of(8)
 }

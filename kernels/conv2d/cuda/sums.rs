@@ -1,6 +1,6 @@
 //! Launches of `conv2d_sums.cu`: the second stage of the weight gradient, and the bias gradient.
 
-use super::super::Shape;
+use super::{super::shape::Shape, problem::int};
 use crate::{
     device::{Cuda, Touched},
     error::{Error, Result},
@@ -75,7 +75,7 @@ pub(super) fn reduce(
         partial: partial.address,
         out: grad.buf.address(),
         len: i64::try_from(len).unwrap_or(i64::MAX),
-        ranges: super::int(ranges)?,
+        ranges: int(ranges)?,
         accumulate: i32::from(grad.mode == GradMode::Accumulate),
     };
     let grid = [(len as u64).div_ceil(u64::from(kernel.tile().block_cols)), 1, 1];
@@ -102,8 +102,8 @@ pub(super) fn bias(s: &Shape, cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
         dy: io.d_out.address(),
         partial: partial.address,
         pixels: i64::try_from(s.outputs()).unwrap_or(i64::MAX),
-        channels: super::int(s.o)?,
-        range: super::int(ranges.pixels)?,
+        channels: int(s.o)?,
+        range: int(ranges.pixels)?,
     };
     let tiles = (s.o as u64).div_ceil(u64::from(kernel.tile().block_cols));
     let touches = [Touched::new("dy", args.dy, io.out_spec), partial];

@@ -1,7 +1,7 @@
 //! A convolution as lists of taps for the Hopper kernels: which shift of which view each kernel
 //! position is, for every class of result pixels. `taps_sm90.cuh` walks these lists.
 
-use super::super::Shape;
+use super::super::shape::Shape;
 use crate::{device::TensorMapSpec, tensor::DType};
 
 /// Most taps of one launch: 3x3 for each of the four copies of an enlarged pixel.

@@ -4,12 +4,11 @@
 //! plan is the same on every device. Not measured.
 
 use super::{
-    super::Shape,
-    Pass, int,
-    sm90::SLAB,
+    super::shape::Shape,
+    problem::{Pass, SLAB, int},
     taps::{Class, tile_of},
 };
-use crate::{error::Result, kernels::variant::by_dtype, tensor::DType};
+use crate::{device::COUNTERS, error::Result, kernels::variant::by_dtype, tensor::DType};
 
 /// Multiprocessors of the chip that times are predicted for.
 const MULTIPROCESSORS: usize = 132;
@@ -17,8 +16,16 @@ const MULTIPROCESSORS: usize = 132;
 const CLOCK_MHZ: f64 = 1550.0;
 /// What a tile costs besides its main loop: filling the pipeline, writing the results.
 const EDGE_US: f64 = 1.5;
-/// Setting the counters of a joined sum to zero.
-const FILL_US: f64 = 1.5;
+/// Multiply-adds of a multiprocessor's tensor cores in a clock.
+const MULTIPLIES: usize = 2048;
+/// Bytes that its shared memory reads or writes in a clock.
+const SHARED_BYTES: usize = 128;
+/// Its share of what the second-level cache delivers, bytes in a clock.
+const CACHE_BYTES: f64 = 38.0;
+/// Bytes of a row of a slab.
+const ROW_BYTES: usize = SLAB * 2;
+/// Blocks of a cluster.
+pub(super) const CLUSTER: usize = 2;
 /// Partial sums stay in L2 more often than not; bytes a microsecond.
 const PARTS_BYTES_US: f64 = 3.0e6;
 /// Fewest slabs that are worth a range of their own.
@@ -34,8 +41,6 @@ pub(super) struct Tiling {
     pub name: &'static str,
     rows: usize,
     columns: usize,
-    /// Clocks of a slab: the larger of the tensor cores' and shared memory's, see NOTES.md.
-    clocks: f64,
     /// Symbols by pass, then element type; empty where there is none.
     symbols: [[&'static str; 3]; 3],
 }
@@ -46,7 +51,6 @@ pub(super) const TILINGS: [Tiling; 3] = [
         name: "sm90_256x160",
         rows: 256,
         columns: 160,
-        clocks: 1312.0,
         symbols: [
             ["", "conv2d_forward_sm90_256x160_bf16", "conv2d_forward_sm90_256x160_f16"],
             ["", "conv2d_data_sm90_256x160_bf16", "conv2d_data_sm90_256x160_f16"],
@@ -57,7 +61,6 @@ pub(super) const TILINGS: [Tiling; 3] = [
         name: "sm90_256x128",
         rows: 256,
         columns: 128,
-        clocks: 1152.0,
         symbols: [
             ["", "conv2d_forward_sm90_256x128_bf16", "conv2d_forward_sm90_256x128_f16"],
             ["", "conv2d_data_sm90_256x128_bf16", "conv2d_data_sm90_256x128_f16"],
@@ -68,7 +71,6 @@ pub(super) const TILINGS: [Tiling; 3] = [
         name: "sm90_128x160",
         rows: 128,
         columns: 160,
-        clocks: 736.0,
         symbols: [
             ["", "conv2d_forward_sm90_128x160_bf16", "conv2d_forward_sm90_128x160_f16"],
             ["", "conv2d_data_sm90_128x160_bf16", "conv2d_data_sm90_128x160_f16"],
@@ -80,9 +82,8 @@ pub(super) const TILINGS: [Tiling; 3] = [
 /// What one launch computes: tiles, slabs of each, ranges the slabs are cut into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Work {
-    /// Blocks that share weights.
-    cluster: usize,
-    /// Rows of clusters of tiles.
+    pass: Pass,
+    /// Tiles; those of a cluster count as one, along the rows (weight gradient: along the columns).
     tiles_m: usize,
     tiles_n: usize,
     slabs: usize,
@@ -90,10 +91,14 @@ pub(super) struct Work {
 }
 
 impl Work {
-    fn new(cluster: usize, tiles: [usize; 2], slabs: usize, t: &Tiling) -> Self {
-        let tiles_m = tiles[0].div_ceil(cluster);
-        let one = Self { cluster, tiles_m, tiles_n: tiles[1], slabs, splits: 1 };
-        let most = (slabs / SHORTEST_RANGE).max(1);
+    fn new(pass: Pass, tiles: [usize; 2], slabs: usize, t: &Tiling) -> Self {
+        let [tiles_m, tiles_n] = match pass {
+            Pass::Weight => [tiles[0], tiles[1].div_ceil(CLUSTER)],
+            _ => [tiles[0].div_ceil(CLUSTER), tiles[1]],
+        };
+        let one = Self { pass, tiles_m, tiles_n, slabs, splits: 1 };
+        let countable = one.tiles().saturating_mul(CONSUMERS) <= COUNTERS;
+        let most = if countable { (slabs / SHORTEST_RANGE).max(1) } else { 1 };
         let all = RANGES.iter().filter(|r| **r <= most).map(|r| Self { splits: *r, ..one });
         all.min_by(|a, b| t.predicted_us(a).total_cmp(&t.predicted_us(b))).unwrap_or(one)
     }
@@ -108,7 +113,7 @@ impl Work {
         let [tile_w, tile_h] = tile_of(t.rows, h, w);
         let pixels = s.images * h.div_ceil(tile_h) * w.div_ceil(tile_w);
         let tiles = [pixels, columns.div_ceil(t.columns)];
-        Self::new(2, tiles, class.taps.len() * (depth / SLAB), t)
+        Self::new(pass, tiles, class.taps.len() * (depth / SLAB), t)
     }
 
     /// The weight gradient.
@@ -117,7 +122,7 @@ impl Work {
         let [tile_w, tile_h] = tile_of(SLAB, h, w);
         let slabs = s.images * h.div_ceil(tile_h) * w.div_ceil(tile_w) * s.zoom() * s.zoom();
         let tiles = [s.o.div_ceil(t.rows), (s.taps() * s.c).div_ceil(t.columns)];
-        Self::new(1, tiles, slabs, t)
+        Self::new(Pass::Weight, tiles, slabs, t)
     }
 
     /// Units of the persistent grid.
@@ -133,7 +138,12 @@ impl Work {
     }
 
     fn tiles(&self) -> usize {
-        self.cluster * self.tiles_m * self.tiles_n
+        CLUSTER * self.tiles_m * self.tiles_n
+    }
+
+    /// Words that ranges of a sum are counted in, one for each consumer's half of a tile.
+    pub fn counters(&self) -> usize {
+        if self.splits == 1 { 0 } else { self.tiles() * CONSUMERS }
     }
 }
 
@@ -153,23 +163,32 @@ impl Tiling {
         self.atom()
     }
 
+    /// Clocks of a slab: what the tensor cores, shared memory (the copies' writes, wgmma's reads) and the
+    /// second-level cache need for it; the longest hides the others.
+    fn clocks(&self, pass: Pass) -> f64 {
+        let (rows, columns) = (self.rows, self.columns);
+        let tensor = rows * columns * SLAB / MULTIPLIES;
+        let shared_rows = (rows + columns) + (rows + rows / 64 * columns); // written, read
+        let shared = shared_rows * ROW_BYTES / SHARED_BYTES;
+        let from_cache = match pass {
+            Pass::Weight => rows / CLUSTER + columns, // dy is multicast
+            _ => rows + columns / CLUSTER,            // the weights are
+        };
+        let cache = (from_cache * ROW_BYTES) as f64 / CACHE_BYTES;
+        cache.max(tensor.max(shared) as f64)
+    }
+
     fn predicted_us(&self, w: &Work) -> f64 {
         let waves = (w.tiles() * w.splits).div_ceil(MULTIPROCESSORS) as f64;
         let slabs = w.slabs.div_ceil(w.splits) as f64;
-        let block_us = slabs * self.clocks / CLOCK_MHZ + EDGE_US;
+        let block_us = slabs * self.clocks(w.pass) / CLOCK_MHZ + EDGE_US;
         let parts = 2.0 * self.parts_bytes(w) as f64; // written and read once
-        let join_us = if w.splits == 1 { 0.0 } else { FILL_US + parts / PARTS_BYTES_US };
-        waves * block_us + join_us
+        waves * block_us + parts / PARTS_BYTES_US
     }
 
     /// Bytes of partial sums.
     pub fn parts_bytes(&self, w: &Work) -> usize {
         (w.splits - 1) * w.tiles() * self.rows * self.columns * 4
-    }
-
-    /// Bytes of counters, one word for each consumer's half of a tile.
-    pub fn counter_bytes(&self, w: &Work) -> usize {
-        if w.splits == 1 { 0 } else { w.tiles() * CONSUMERS * 4 }
     }
 
     /// The launches of a pass.
@@ -184,8 +203,7 @@ impl Tiling {
 
     /// Scratch of a pass.
     fn scratch(&self, pass: Pass, s: &Shape) -> usize {
-        let each = |w: &Work| self.parts_bytes(w) + self.counter_bytes(w);
-        self.works(pass, s).iter().map(each).max().unwrap_or(0)
+        self.works(pass, s).iter().map(|w| self.parts_bytes(w)).max().unwrap_or(0)
     }
 }
 
@@ -229,6 +247,42 @@ mod tests {
         assert_eq!(chosen(same(2, 64, 640, 640)), ("sm90_256x160", 1));
         assert_eq!(chosen(same(2, 32, 1280, 1280)), ("sm90_256x160", 2));
         assert_eq!(chosen(same(1, 512, 256, 256)).0, "sm90_256x128");
+    }
+
+    /// The clocks that the notes' tables are made of.
+    #[test]
+    fn a_slab_is_bound_by_the_slowest_of_three() {
+        let clocks = |name: &str, pass| named(name).unwrap().clocks(pass).round();
+        assert_eq!(clocks("sm90_256x160", Pass::Forward), 1312.0); // shared memory
+        assert_eq!(clocks("sm90_256x128", Pass::Data), 1152.0);
+        assert_eq!(clocks("sm90_128x160", Pass::Forward), 736.0);
+        assert_eq!(clocks("sm90_128x160", Pass::Weight), 755.0); // the second-level cache
+        assert_eq!(clocks("sm90_256x160", Pass::Weight), 1312.0);
+    }
+
+    #[test]
+    fn the_chosen_tile_is_the_one_with_the_least_predicted_time() {
+        for s in [same(2, 128, 320, 320), same(2, 64, 640, 640), same(2, 32, 1280, 1280)] {
+            for pass in [Pass::Forward, Pass::Data, Pass::Weight] {
+                let us = |t: &Tiling| -> f64 {
+                    t.works(pass, &s).iter().map(|w| t.predicted_us(w)).sum()
+                };
+                let chosen = us(best(pass, &s).unwrap());
+                assert!(serving(pass).all(|t| chosen <= us(t)), "{pass:?}");
+            }
+        }
+        let chosen = |s: Shape| best(Pass::Weight, &s).unwrap().name;
+        assert_eq!(chosen(same(2, 128, 320, 320)), "sm90_128x160"); // 320 rows: three tiles, not four
+        assert_eq!(chosen(same(2, 32, 1280, 1280)), "sm90_256x160");
+    }
+
+    #[test]
+    fn a_sum_with_more_tiles_than_counters_is_not_cut() {
+        let t = named("sm90_128x160").unwrap();
+        for tiles in [1usize, 64, 20_000] {
+            let w = Work::new(Pass::Forward, [tiles, 1], 1000, t);
+            assert!(w.counters() <= COUNTERS && (tiles < 20_000 || w.splits == 1), "{w:?}");
+        }
     }
 
     #[test]

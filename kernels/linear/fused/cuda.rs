@@ -7,9 +7,8 @@ use crate::{
     kernels::{
         activation::Kind,
         linear::{
-            product::{Operands, Pass, Problem},
+            problem::{OnChip, Operands, Pass, Problem},
             rows, tensor,
-            tiles::OnChip,
             tilings::{ACTIVATED, GATED, Tiling},
         },
         variant::{Slot, Variant, by_dtype, choose},

@@ -22,6 +22,37 @@ pub(crate) struct Geometry {
     pub cluster: u32,
 }
 
+/// The extent of a cluster.
+fn cluster_attribute(g: Geometry) -> sys::CUlaunchAttribute {
+    // SAFETY: a union of plain numbers, for which zeros are a value.
+    let mut attribute: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
+    attribute.id = CLUSTER;
+    attribute.value.clusterDim.x = g.cluster;
+    attribute.value.clusterDim.y = 1;
+    attribute.value.clusterDim.z = 1;
+    attribute
+}
+
+/// A launch with one attribute, which must live as long as the result is used.
+fn config(
+    g: Geometry,
+    stream: Handle,
+    attribute: &mut sys::CUlaunchAttribute,
+) -> sys::CUlaunchConfig {
+    sys::CUlaunchConfig {
+        gridDimX: g.grid[0],
+        gridDimY: g.grid[1],
+        gridDimZ: g.grid[2],
+        blockDimX: g.threads,
+        blockDimY: 1,
+        blockDimZ: 1,
+        sharedMemBytes: g.shared_bytes,
+        hStream: stream as sys::CUstream,
+        attrs: attribute,
+        numAttrs: 1,
+    }
+}
+
 impl Driver {
     /// `image` must end in a NUL when it is PTX text.
     pub fn module_load(&self, image: &[u8]) -> Result<Handle> {
@@ -77,27 +108,22 @@ impl Driver {
         stream: Handle,
         args: *mut *mut c_void,
     ) -> Result<()> {
-        // SAFETY: a union of plain numbers, for which zeros are a value.
-        let mut attribute: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
-        attribute.id = CLUSTER;
-        attribute.value.clusterDim.x = g.cluster;
-        attribute.value.clusterDim.y = 1;
-        attribute.value.clusterDim.z = 1;
-        let config = sys::CUlaunchConfig {
-            gridDimX: g.grid[0],
-            gridDimY: g.grid[1],
-            gridDimZ: g.grid[2],
-            blockDimX: g.threads,
-            blockDimY: 1,
-            blockDimZ: 1,
-            sharedMemBytes: g.shared_bytes,
-            hStream: stream as sys::CUstream,
-            attrs: &mut attribute,
-            numAttrs: 1,
-        };
+        let mut attribute = cluster_attribute(g);
+        let config = config(g, stream, &mut attribute);
         // SAFETY: as `launch`; the configuration and its one attribute live until the call returns.
         let code = unsafe { (self.table.launch_ex)(&config, f, args, std::ptr::null_mut()) };
         self.ok("cuLaunchKernelEx", code)
+    }
+
+    /// Clusters of a function that the device holds at a time, when nothing else runs.
+    pub fn max_clusters(&self, function: Handle, g: Geometry, stream: Handle) -> Result<u32> {
+        let mut clusters = 0;
+        let mut attribute = cluster_attribute(g);
+        let config = config(g, stream, &mut attribute);
+        // SAFETY: a live function; the configuration and its attribute live until the call returns; writes one int.
+        let code = unsafe { (self.table.max_clusters)(&mut clusters, function, &config) };
+        self.ok("cuOccupancyMaxActiveClusters", code)?;
+        Ok(u32::try_from(clusters).unwrap_or(0))
     }
 
     /// Registers of a thread, as the driver compiled or loaded the function.

@@ -10,7 +10,7 @@ mod launch;
 
 pub(super) use launch::Geometry;
 
-use super::tensor_map::TensorMap;
+use super::{emulated::Emulated, tensor_map::TensorMap};
 use crate::error::{Error, Result};
 use cudarc::driver::sys;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -80,6 +80,7 @@ functions! {
     tensor_map = "cuTensorMapEncodeTiled": fn(*mut TensorMap, c_uint, u32, u64, *const u64, *const u64, *const u32, *const u32, c_uint, c_uint, c_uint, c_uint);
     function_get = "cuFuncGetAttribute": fn(*mut c_int, c_int, Handle);
     occupancy = "cuOccupancyMaxActiveBlocksPerMultiprocessor": fn(*mut c_int, Handle, c_int, usize);
+    max_clusters = "cuOccupancyMaxActiveClusters": fn(*mut c_int, Handle, *const sys::CUlaunchConfig);
     capture_begin = "cuStreamBeginCapture_v2": fn(Handle, c_uint);
     capture_end = "cuStreamEndCapture": fn(Handle, *mut Handle);
     graph_instantiate = "cuGraphInstantiateWithFlags": fn(*mut Handle, Handle, u64);
@@ -99,37 +100,77 @@ functions! {
 /// An open driver library.
 pub(super) struct Driver {
     table: Table,
-    library: libloading::Library,
+    _library: libloading::Library,
 }
+
+/// The least CUDA version of a driver: its objects' ABI and PTX 9.0, as `cuDriverGetVersion` counts.
+const NEEDED_VERSION: c_int = 13_000;
+const NEEDED: &str = "CUDA 13.0 (driver R580 or newer)";
 
 fn no_driver(library: &str, problem: &str) -> Error {
     Error::NoDriver { library: library.into(), problem: problem.into() }
+}
+
+fn open_library(library: &Path, name: &str) -> Result<libloading::Library> {
+    // SAFETY: libcuda.so.1 and the emulated driver have no initialisers that depend on our state.
+    let opened = unsafe { libloading::Library::new(library) };
+    opened.map_err(|e| no_driver(name, &format!("cannot be opened ({e})")))
+}
+
+/// Refuses a driver older than [`NEEDED_VERSION`].
+fn check_version(library: &libloading::Library, name: &str) -> Result<()> {
+    type Version = unsafe extern "C" fn(*mut c_int) -> Code;
+    let mut version = 0;
+    // SAFETY: the type is that of the driver API's documented function of this name; it writes one int and may be
+    // called before cuInit.
+    let code = unsafe {
+        let ask = library.get::<Version>(b"cuDriverGetVersion");
+        ask.map_err(|_| no_driver(name, "it exports no cuDriverGetVersion"))?(&mut version)
+    };
+    if code == 0 && version >= NEEDED_VERSION {
+        return Ok(());
+    }
+    let found = format!("{}.{}", version / 1000, version % 1000 / 10);
+    Err(Error::OldDriver { library: name.into(), found, needed: NEEDED })
 }
 
 impl Driver {
     /// Opens a library and initialises it.
     ///
     /// # Errors
-    /// [`Error::NoDriver`] when it is missing or incomplete, [`Error::Driver`] when it finds no device.
+    /// [`Error::NoDriver`] when it is missing or incomplete, [`Error::OldDriver`] when it is too old,
+    /// [`Error::Driver`] when it finds no device.
     pub fn open(library: &Path) -> Result<Self> {
         let name = library.display().to_string();
-        // SAFETY: libcuda.so.1 and the emulated driver have no initialisers that depend on our state.
-        let opened = unsafe { libloading::Library::new(library) };
-        let library = opened.map_err(|e| no_driver(&name, &format!("cannot be opened ({e})")))?;
-        let driver = Self { table: Table::load(&library, &name)?, library };
+        Self::start(open_library(library, &name)?, &name)
+    }
+
+    /// Opens the emulated driver as the one of such a machine.
+    ///
+    /// # Errors
+    /// As [`Driver::open`].
+    pub fn open_emulated(library: &Path, e: &Emulated) -> Result<Self> {
+        type Schedule = unsafe extern "C" fn(c_int, u64) -> Code;
+        type Device = unsafe extern "C" fn(c_int, c_int) -> Code;
+        let name = library.display().to_string();
+        let library = open_library(library, &name)?;
+        let other = |_| no_driver(&name, "it is not the emulated one");
+        let (mode, seed) = e.schedule.mode();
+        let clusters = c_int::try_from(e.resident_clusters).unwrap_or(c_int::MAX);
+        // SAFETY: the emulated driver exports the functions with these types; they take plain numbers.
+        unsafe {
+            library.get::<Schedule>(b"emulatorSchedule").map_err(other)?(mode, seed);
+            library.get::<Device>(b"emulatorDevice").map_err(other)?(e.driver_version, clusters);
+        }
+        Self::start(library, &name)
+    }
+
+    fn start(library: libloading::Library, name: &str) -> Result<Self> {
+        check_version(&library, name)?; // an old library lacks functions of the table
+        let driver = Self { table: Table::load(&library, name)?, _library: library };
         // SAFETY: plain call without pointers.
         driver.ok("cuInit", unsafe { (driver.table.init)(0) })?;
         Ok(driver)
-    }
-
-    /// Chooses the emulator's schedule; an error for a real driver.
-    pub fn set_schedule(&self, mode: c_int, seed: u64) -> Result<()> {
-        type Set = unsafe extern "C" fn(c_int, u64) -> Code;
-        // SAFETY: the emulated driver exports the function with this type.
-        let set = unsafe { self.library.get::<Set>(b"emulatorSchedule") };
-        let set = set.map_err(|_| no_driver("the driver", "it is not the emulated one"))?;
-        // SAFETY: plain call without pointers.
-        self.ok("emulatorSchedule", unsafe { set(mode, seed) })
     }
 
     fn ok(&self, call: &str, code: Code) -> Result<()> {
