@@ -12,6 +12,7 @@ mod columns;
 pub mod compare;
 pub mod concat;
 pub mod conv2d;
+pub mod coverage;
 pub mod diffuse;
 pub(crate) mod elementwise;
 pub mod ema;
@@ -43,6 +44,7 @@ pub fn no_kernel(op: &'static str, device: &Device) -> Error {
 pub fn cases() -> Vec<case::Case> {
     let mut all = vec![];
     all.extend(activation::cases::cases());
+    all.extend(adamw::cases::cases());
     all.extend(add::cases::cases());
     all.extend(attention::cases::cases());
     all.extend(affine::cases::cases());
@@ -52,6 +54,7 @@ pub fn cases() -> Vec<case::Case> {
     all.extend(diffuse::cases::cases());
     all.extend(embedding::cases::cases());
     all.extend(geglu::cases::cases());
+    all.extend(grad_norm::cases::cases());
     all.extend(group_norm::cases::cases());
     all.extend(layer_norm::cases::cases());
     all.extend(linear::cases::cases());
@@ -62,6 +65,7 @@ pub fn cases() -> Vec<case::Case> {
     all.extend(moe::cases::cases());
     all.extend(noise::cases::cases());
     all.extend(resize::cases::cases());
+    all.extend(scheduler::cases::cases());
     all
 }
 
@@ -69,6 +73,7 @@ pub fn cases() -> Vec<case::Case> {
 pub fn bench_cases() -> Vec<case::Case> {
     let mut all = vec![];
     all.extend(activation::cases::bench_cases());
+    all.extend(adamw::cases::bench_cases());
     all.extend(add::cases::bench_cases());
     all.extend(attention::cases::bench_cases());
     all.extend(affine::cases::bench_cases());
@@ -78,6 +83,7 @@ pub fn bench_cases() -> Vec<case::Case> {
     all.extend(diffuse::cases::cases());
     all.extend(embedding::cases::cases());
     all.extend(geglu::cases::bench_cases());
+    all.extend(grad_norm::cases::bench_cases());
     all.extend(group_norm::cases::bench_cases());
     all.extend(layer_norm::cases::bench_cases());
     all.extend(linear::cases::bench_cases());
@@ -88,5 +94,6 @@ pub fn bench_cases() -> Vec<case::Case> {
     all.extend(moe::cases::bench_cases());
     all.extend(noise::cases::cases());
     all.extend(resize::cases::bench_cases());
+    all.extend(scheduler::cases::bench_cases());
     all
 }

@@ -4,12 +4,12 @@
 use super::{
     cubin_table::{EMULATED_DRIVER, Target},
     driver::{Attribute, Driver, Handle},
-    graph::Captured,
-    launch::Kernels,
+    loaded::Kernels,
     temporary::TemporaryLibrary,
+    watch::Watch,
 };
 use crate::error::{Error, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::c_int;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -28,6 +28,9 @@ pub enum Schedule {
     /// Shuffled by this seed, anew after every barrier.
     Random(u64),
 }
+
+/// The allocations that captured launches touched so far: address and number.
+pub(super) type Captured = Option<BTreeSet<(u64, u64)>>;
 
 /// An open device.
 pub struct Cuda {
@@ -48,6 +51,7 @@ pub struct Cuda {
     pub(super) captured: Mutex<Captured>,
     pub(super) kernels: Mutex<Kernels>,
     forced: Mutex<BTreeMap<String, String>>,
+    pub(super) watch: Watch,
 }
 
 /// Device memory in use: its length, and a number that no other allocation has had.
@@ -102,7 +106,7 @@ impl Cuda {
     /// [`Error::NoKernel`] for a chip before compute capability 8.0.
     pub fn open(ordinal: u32) -> Result<Arc<Self>> {
         let driver = Driver::open(Path::new(DRIVER_LIBRARY))?;
-        Self::with_driver(driver, ordinal, format!("cuda:{ordinal}"), None)
+        Self::with_driver(driver, ordinal, format!("cuda:{ordinal}"), None).map(Arc::new)
     }
 
     /// Opens the emulated driver; each call makes a device of its own.
@@ -111,6 +115,10 @@ impl Cuda {
     /// [`Error::Config`] in a build without the feature `emulate`; [`Error::File`] when the temporary
     /// folder takes no library.
     pub fn emulated(schedule: Schedule) -> Result<Arc<Self>> {
+        Self::emulator(schedule).map(Arc::new)
+    }
+
+    pub(super) fn emulator(schedule: Schedule) -> Result<Self> {
         let image = EMULATED_DRIVER.ok_or_else(|| Error::Config {
             key: "--device".into(),
             found: "emulated".into(),
@@ -133,7 +141,7 @@ impl Cuda {
         ordinal: u32,
         name: String,
         target: Option<Target>,
-    ) -> Result<Arc<Self>> {
+    ) -> Result<Self> {
         let device = driver.device(ordinal)?;
         let (major, minor) = (
             driver.attribute(Attribute::Major, device)?,
@@ -157,7 +165,7 @@ impl Cuda {
                 return Err(e);
             }
         };
-        Ok(Arc::new(Self {
+        Ok(Self {
             driver,
             name,
             chip,
@@ -175,7 +183,8 @@ impl Cuda {
             captured: Mutex::default(),
             kernels: Mutex::default(),
             forced: Mutex::default(),
-        }))
+            watch: Watch::default(),
+        })
     }
 
     /// `cuda:0` or `emulated`.

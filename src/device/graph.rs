@@ -1,6 +1,6 @@
 //! Captured launches and events on the device's stream.
 
-use super::{Cuda, driver::Handle};
+use super::{Cuda, cuda::Captured, driver::Handle};
 use crate::error::{Error, Result};
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
@@ -13,9 +13,6 @@ pub struct Graph {
     exec: Handle,
     allocations: Vec<(u64, u64)>,
 }
-
-/// The allocations that captured launches touched so far: address and number.
-pub(super) type Captured = Option<BTreeSet<(u64, u64)>>;
 
 impl Cuda {
     /// Records what `work` launches instead of running it. `work` may neither copy between host and device

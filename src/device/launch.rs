@@ -5,14 +5,13 @@ use super::{
     cubin::{self, Tile},
     cuda::Cuda,
     driver::{Geometry, Handle},
-    objects::{Objects, Swapped},
+    loaded::Kernels,
 };
 use crate::{
     error::{Error, Result},
     tensor::Spec,
 };
 use bytemuck::Pod;
-use std::collections::HashMap;
 use std::ffi::CString;
 use std::marker::PhantomData;
 use std::sync::PoisonError;
@@ -21,35 +20,6 @@ use std::sync::PoisonError;
 const MAX_GRID: [u64; 3] = [0x7fff_ffff, 65_535, 65_535];
 /// Dynamic shared memory that needs no permission.
 const FREE_SHARED_BYTES: u32 = 48 << 10;
-
-/// Objects loaded and kernels found so far.
-#[derive(Debug, Default)]
-pub(super) struct Kernels {
-    objects: Objects,
-    modules: HashMap<String, Handle>,
-    unused: Vec<Handle>,
-    found: HashMap<&'static str, (Handle, Tile)>,
-}
-
-impl Kernels {
-    pub fn modules(&self) -> impl Iterator<Item = Handle> {
-        self.modules.values().chain(&self.unused).copied()
-    }
-
-    /// Takes the kernels of `object` from now on.
-    pub fn swap(&mut self, object: Swapped) {
-        // A module of the same name may hold another version; it stays loaded for graphs that use it.
-        self.unused.extend(self.modules.remove(&object.source));
-        self.objects.swap(object);
-        self.found.clear();
-    }
-
-    /// Takes only embedded kernels from now on.
-    pub fn swap_back(&mut self) {
-        self.objects.swap_back();
-        self.found.clear();
-    }
-}
 
 /// A kernel that takes one argument struct `A`.
 #[derive(Clone, Copy, Debug)]
@@ -156,6 +126,9 @@ impl Cuda {
                 format!("{symbol}, which needs {}", info.tile.shared_bytes),
             ));
         }
+        if self.watch.is_rehearsal() {
+            return Ok((0, info.tile));
+        }
         self.make_current()?;
         let module = match kernels.modules.get(object.source) {
             Some(module) => *module,
@@ -203,6 +176,10 @@ impl Cuda {
         for t in touches {
             self.inside(&format!("{}: {}", kernel.symbol, t.what), t.address, t.bytes)?;
         }
+        let watched = self.watch.announce(kernel.symbol);
+        if self.watch.is_rehearsal() {
+            return Ok(());
+        }
         self.make_current()?;
         let geometry = Geometry {
             grid: grid.map(|n| n as u32),
@@ -210,6 +187,17 @@ impl Cuda {
             shared_bytes: kernel.tile.shared_bytes,
             cluster,
         };
-        self.driver.launch(kernel.function, geometry, self.stream, bytemuck::bytes_of(args))
+        let args = bytemuck::bytes_of(args);
+        let named = |e| match e {
+            Error::Driver { call, code, name } => {
+                Error::Driver { call: format!("{call} ({})", kernel.symbol), code, name }
+            }
+            other => other,
+        };
+        self.driver.launch(kernel.function, geometry, self.stream, args).map_err(named)?;
+        if watched && self.captured().is_none() {
+            self.driver.stream_synchronize(self.stream).map_err(named)?;
+        }
+        Ok(())
     }
 }

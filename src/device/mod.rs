@@ -14,23 +14,27 @@ mod cuda;
 mod driver;
 mod graph;
 mod launch;
+mod loaded;
 mod memory;
 pub mod nvtx;
 mod objects;
 pub mod occupancy;
 mod pinned;
+mod rehearsal;
 mod swap;
 mod temporary;
 mod tensor_map;
+mod watch;
 
 pub use blas::{Blas, Factor, MatrixProduct};
 pub use cuda::{Cuda, DRIVER_LIBRARY, Memory, Schedule};
+pub use driver::TensorMap;
 pub use graph::{Event, Graph};
 pub use launch::{Kernel, Occupancy, Touched};
 pub use memory::{Arena, Weight, WeightBlock};
 pub use pinned::Pinned;
 pub use swap::Swap;
-pub use tensor_map::{TensorMap, TensorMapSpec};
+pub use tensor_map::TensorMapSpec;
 
 use crate::error::{Error, Result};
 use std::sync::Arc;

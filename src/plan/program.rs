@@ -2,7 +2,7 @@
 
 use super::{
     Plan, Value,
-    memory::Buffer,
+    buffers::Buffer,
     operands::{Operands, Place, resolve},
     record::{Class, Layout},
     replay::{Replay, Replays, Stretch},

@@ -5,12 +5,14 @@
 //! bindings supply the constants; its loader knows one library a process and panics on a missing symbol.
 
 mod calls;
+mod encoding;
 mod graph;
 mod launch;
 
+pub(super) use encoding::Encoding;
+pub use encoding::TensorMap;
 pub(super) use launch::Geometry;
 
-use super::tensor_map::TensorMap;
 use crate::error::{Error, Result};
 use cudarc::driver::sys;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};

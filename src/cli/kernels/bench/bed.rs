@@ -97,10 +97,7 @@ impl<'a> Bed<'a> {
     /// [`crate::error::Error::DType`] where the operation does not exist in `dtype`, `NoKernel` where the
     /// device has none; those of the driver.
     pub fn new(case: &'a Case, dtype: DType, cuda: &Arc<Cuda>, emulated: bool) -> Result<Self> {
-        let float = |s: &Spec| s.dtype != DType::I32;
-        let specs: Vec<Spec> = (case.ins.iter())
-            .map(|s| if float(s) { Spec::new(&s.dims, dtype) } else { s.clone() })
-            .collect();
+        let specs = case.specs(dtype);
         let signature = case.op.infer(&specs)?;
         let layout = Layout::new(&specs, &signature);
         let wanted = COLD_BYTES.div_ceil(layout.bytes).clamp(2, MAX_COPIES);
@@ -141,6 +138,8 @@ impl<'a> Bed<'a> {
                 dtype => (range.clone(), dtype.encode(&DType::F32.decode(&bytes))),
             })
             .collect();
+        let state = self.case.state(&self.signature.saved, 11).unwrap_or_default();
+        content.extend(self.layout.saved.iter().cloned().zip(state));
         content.push((self.layout.d_out.clone(), dtype.encode(&d_out)));
         for (range, bytes) in &content {
             cuda.upload(self.at(0, range), bytes)?;
