@@ -149,7 +149,7 @@ pub fn compare(case: &Case, dtype: DType, cuda: &Arc<Cuda>) -> Result<Outcome> {
 /// # Errors
 /// Errors of the device.
 pub fn rehearse(case: &Case, dtype: DType, cuda: &Arc<Cuda>) -> Result<Option<String>> {
-    let call = match Call::new(case, Values::Rounded, dtype, dtype) {
+    let call = match Call::without_data(case, dtype) {
         Err(e @ (Error::DType { .. } | Error::NoKernel { .. })) => return Ok(Some(e.to_string())),
         call => call?,
     };
@@ -258,6 +258,17 @@ fn nudged(v: f32) -> f32 {
 }
 
 impl<'a> Call<'a> {
+    /// The case with zeros for every number.
+    fn without_data(case: &'a Case, dtype: DType) -> Result<Self> {
+        let specs = case.specs(dtype);
+        let signature = case.op.infer(&specs)?;
+        let zeros = |s: &Spec| vec![0; s.bytes()];
+        let state = (!case.state.is_empty()).then(|| signature.saved.iter().map(zeros).collect());
+        let (inputs, d_out): (Vec<_>, _) =
+            (specs.iter().map(zeros).collect(), zeros(&signature.out));
+        Ok(Self { case, inputs: inputs.clone(), old: inputs, specs, signature, state, d_out })
+    }
+
     /// The case with data rounded to `rounding`, run with every float stored as `dtype`.
     fn new(case: &'a Case, values: Values, rounding: DType, dtype: DType) -> Result<Self> {
         let float = |s: &Spec| s.dtype != DType::I32;

@@ -5,6 +5,7 @@ use super::{
     cubin_table::{EMULATED_DRIVER, Target},
     driver::{Attribute, Driver, Handle},
     loaded::Kernels,
+    second::Second,
     temporary::TemporaryLibrary,
     watch::Watch,
 };
@@ -52,6 +53,8 @@ pub struct Cuda {
     pub(super) kernels: Mutex<Kernels>,
     forced: Mutex<BTreeMap<String, String>>,
     pub(super) watch: Watch,
+    #[allow(dead_code)] // without the feature `cust` it is empty
+    pub(super) second: Second,
 }
 
 /// Device memory in use: its length, and a number that no other allocation has had.
@@ -184,6 +187,7 @@ impl Cuda {
             kernels: Mutex::default(),
             forced: Mutex::default(),
             watch: Watch::default(),
+            second: Second::default(),
         })
     }
 

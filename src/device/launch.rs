@@ -94,6 +94,18 @@ impl Cuda {
         Ok(Kernel { symbol, function, tile, args: PhantomData })
     }
 
+    /// The object that `symbol` is taken from.
+    #[cfg(feature = "cust")]
+    pub(super) fn image_of(&self, symbol: &str) -> Result<Vec<u8>> {
+        let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = kernels.objects.find(self.target, symbol);
+        found.map(|f| f.image.to_vec()).map_err(|tried| Error::NoKernel {
+            op: "cust",
+            key: self.name().into(),
+            tried: tried.into_owned(),
+        })
+    }
+
     /// What the driver says about a loaded kernel.
     ///
     /// # Errors
@@ -188,6 +200,10 @@ impl Cuda {
             cluster,
         };
         let args = bytemuck::bytes_of(args);
+        #[cfg(feature = "cust")]
+        if let Some(done) = self.launch_by_cust(kernel.symbol, geometry, args) {
+            return done;
+        }
         let named = |e| match e {
             Error::Driver { call, code, name } => {
                 Error::Driver { call: format!("{call} ({})", kernel.symbol), code, name }

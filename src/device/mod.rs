@@ -11,6 +11,8 @@ pub mod cpu;
 pub mod cubin;
 pub mod cubin_table;
 mod cuda;
+#[cfg(feature = "cust")]
+mod cust;
 mod driver;
 mod graph;
 mod launch;
@@ -21,6 +23,7 @@ mod objects;
 pub mod occupancy;
 mod pinned;
 mod rehearsal;
+mod second;
 mod swap;
 mod temporary;
 mod tensor_map;

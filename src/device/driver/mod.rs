@@ -134,6 +134,14 @@ impl Driver {
         self.ok("emulatorSchedule", unsafe { set(mode, seed) })
     }
 
+    /// The address of an exported function, for another caller of the same library.
+    #[cfg(feature = "cust")]
+    pub fn symbol(&self, name: &str) -> Option<usize> {
+        // SAFETY: only the address is taken; cust declares the documented type of every function it calls.
+        let found = unsafe { self.library.get::<*const c_void>(name.as_bytes()) };
+        found.ok().map(|symbol| *symbol as usize)
+    }
+
     fn ok(&self, call: &str, code: Code) -> Result<()> {
         if code == 0 {
             return Ok(());

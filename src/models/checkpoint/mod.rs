@@ -3,6 +3,7 @@
 
 pub mod assets;
 mod derive;
+mod family;
 mod folder;
 mod names;
 mod single;
@@ -22,7 +23,7 @@ use std::{
 };
 use store::{Slot, Slots};
 
-pub use single::Family;
+pub use family::Family;
 
 /// The word that stands for the embedded base.
 pub const NANO: &str = "nano";

@@ -217,6 +217,21 @@ impl<'a> Bed<'a> {
         })
     }
 
+    /// Poisons the results of `pass` in the first copy, so that [`Bed::unwritten`] sees what the next run writes.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn poison_results(&self, pass: &Pass) -> Result<()> {
+        let poison = |range: &Range<usize>| self.cuda.fill(self.at(0, range), range.len(), POISON);
+        match pass {
+            Pass::Forward => poison(&self.layout.out),
+            Pass::Backward(wants) => {
+                let wanted = self.layout.grads.iter().zip(wants).filter(|(_, w)| **w);
+                wanted.map(|(range, _)| range).try_for_each(poison)
+            }
+        }
+    }
+
     /// Where a result of `pass` still has the poison it had before the first run.
     ///
     /// # Errors

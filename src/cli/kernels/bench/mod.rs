@@ -1,6 +1,7 @@
 //! `selvedge kernels bench`: time of kernels, against the chip's limits, a library, or one another.
 
 mod bed;
+mod launch;
 mod report;
 mod roofline;
 mod stats;
@@ -11,6 +12,7 @@ use super::{
     isolate::{self, Event, Isolate, Role, Teller},
 };
 use crate::{
+    cli::chips::Chip,
     device::{Blas, Cuda},
     error::{Error, Result},
     kernels::case::Case,
@@ -18,8 +20,8 @@ use crate::{
 };
 pub(super) use bed::{Bed, Pass, in_turns};
 use clap::ValueEnum;
+use launch::{LaunchCost, Launcher};
 use report::{Row, Told};
-use roofline::Chip;
 use stats::Comparison;
 pub(super) use stats::median;
 use std::{path::PathBuf, sync::Arc};
@@ -55,6 +57,9 @@ pub struct Bench {
     /// Measure the built-in kernels and those of --kernel-dir or --kernel-source in turns.
     #[arg(long)]
     against_built_in: bool,
+    /// Who launches: own, or cust for the launch cost of both side by side.
+    #[arg(long, value_enum, default_value_t = Launcher::Own)]
+    launcher: Launcher,
     /// The small cases of the tests instead of the models' shapes.
     #[arg(long)]
     small: bool,
@@ -218,6 +223,9 @@ fn open(args: &Bench, from: usize) -> Result<Session<'_>> {
     let none = Kernels::default();
     let at_once = if args.against_built_in { &none } else { &args.kernels };
     let cuda = super::open(&args.device, at_once)?;
+    if args.launcher == Launcher::Cust {
+        launch::open(&cuda)?;
+    }
     let emulated = cuda.name() == "emulated";
     let chip = if emulated { Some(Chip::h200()) } else { Chip::of(cuda.chip()) };
     let blas = if emulated { None } else { cuda.blas()? };
@@ -307,6 +315,7 @@ impl Session<'_> {
             warm_ms: median(&times[1]),
             cost,
             blas_ms: self.blas_ms(bed, pass, dtype)?,
+            launch: self.launch_cost(bed, pass)?,
             verdict,
             problem,
         })
@@ -335,6 +344,17 @@ impl Session<'_> {
         let graph = bed.graph(launches, true, &call)?;
         let times = in_turns(&[&graph], self.warm_up(), self.iterations())?;
         Ok(Some(median(&times[0])))
+    }
+
+    /// The launch cost by both launchers where it was asked for; why cust cannot launch this otherwise.
+    fn launch_cost(&self, bed: &Bed<'_>, pass: &Pass) -> Result<Option<Result<LaunchCost>>> {
+        if self.args.launcher == Launcher::Own {
+            return Ok(None);
+        }
+        match launch::cost(&self.cuda, bed, pass, self.iterations()) {
+            Err(e @ Error::Plan { .. }) => Ok(Some(Err(e))),
+            cost => cost.map(|c| Some(Ok(c))),
+        }
     }
 
     /// Measures two rivals in turns.

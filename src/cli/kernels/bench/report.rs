@@ -1,12 +1,15 @@
 //! Rows of the result as a table and as JSON.
 
 use super::{
-    Bench, Session,
-    roofline::{self, Chip, Point},
+    Bench, LaunchCost, Session,
+    roofline::{self, Point},
     stats::Comparison,
 };
 use crate::{
-    cli::common::{note, out},
+    cli::{
+        chips::Chip,
+        common::{note, out},
+    },
     error::{Error, Result},
     op::Cost,
     tensor::DType,
@@ -28,6 +31,8 @@ pub struct Row {
     pub warm_ms: f64,
     pub cost: Cost,
     pub blas_ms: Option<f64>,
+    /// Launch cost by both launchers, or why there is none.
+    pub launch: Option<Result<LaunchCost>>,
     pub verdict: Option<(Comparison, String)>,
     pub problem: Option<String>,
 }
@@ -65,6 +70,11 @@ impl Session<'_> {
         if let Some((_, verdict)) = &row.verdict {
             line += &format!("      {verdict}\n");
         }
+        match &row.launch {
+            Some(Ok(cost)) => line += &format!("      {}\n", cost.text()),
+            Some(Err(e)) => line += &format!("      launch: {e}\n"),
+            None => {}
+        }
         if let Some(problem) = &row.problem {
             line += &format!("      WRONG: {problem}\n");
         }
@@ -84,6 +94,10 @@ impl Session<'_> {
             "warm_ms": row.warm_ms, "cold_low_ms": row.cold_range.0, "cold_high_ms": row.cold_range.1,
             "flop": row.cost.flop, "bytes": row.cost.bytes,
             "floor_ms": floor, "cublas_ms": row.blas_ms, "compared": compared,
+            "launch": row.launch.as_ref().map(|l| match l {
+                Ok(cost) => cost.json(),
+                Err(e) => json!({"problem": e.to_string()}),
+            }),
             "problem": row.problem,
         })
     }
