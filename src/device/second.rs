@@ -16,6 +16,8 @@ mod through_cust {
     pub struct Cust {
         pub stream: Stream,
         pub kernels: Mutex<HashMap<&'static str, Function<'static>>>,
+        /// Held as long as the rest: dropping it gives the device's context back.
+        #[expect(dead_code)]
         pub context: Context,
     }
 
