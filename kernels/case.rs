@@ -1,6 +1,9 @@
 //! A case: an operation, shapes and data; one list drives tests, gradient checks and benches.
 
-use crate::{op::Op, tensor::Spec, tensor::philox::Stream};
+use crate::{
+    op::Op,
+    tensor::{DType, Spec, philox::Stream},
+};
 use std::sync::Arc;
 
 /// One call of one operation.
@@ -16,6 +19,8 @@ pub struct Case {
     pub data: Vec<Fill>,
     /// Which inputs have a gradient.
     pub grads: Vec<bool>,
+    /// Content of the saved values before the call, where they are state that it changes in place; else empty.
+    pub state: Vec<Fill>,
 }
 
 /// Content of one input.
@@ -42,31 +47,52 @@ impl Case {
             ins: dims.iter().map(|d| Spec::f32(d)).collect(),
             data: vec![Fill::Normal(1.0); dims.len()],
             grads: vec![true; dims.len()],
+            state: vec![],
         }
     }
 
-    /// The inputs as bytes, seeded.
-    pub fn inputs(&self, seed: u64) -> Vec<Vec<u8>> {
-        let one = |(i, (spec, fill)): (usize, (&Spec, &Fill))| {
-            let mut s = Stream::new(seed, i as u64);
-            let n = spec.len();
-            let f32s: Vec<f32> = match fill {
-                Fill::Ids(k) => {
-                    let ids: Vec<i32> =
-                        (0..n).map(|_| i32::try_from(s.below(*k)).unwrap_or(0)).collect();
-                    return bytemuck::cast_slice(&ids).to_vec();
-                }
-                Fill::Words(words) => return bytemuck::cast_slice(words).to_vec(),
-                Fill::Normal(scale) => {
-                    let mut v = vec![0.0; n];
-                    crate::tensor::philox::fill_normal(seed, 1000 + i as u64, &mut v);
-                    v.iter().map(|x| x * scale).collect()
-                }
-                Fill::Uniform(a, b) => (0..n).map(|_| a + (b - a) * s.uniform()).collect(),
-                Fill::Values(v) => (0..n).map(|i| v[i % v.len().max(1)]).collect(),
-            };
-            bytemuck::cast_slice(&f32s).to_vec()
+    /// Specs of the inputs with every float stored as `dtype`.
+    pub fn specs(&self, dtype: DType) -> Vec<Spec> {
+        let stored = |s: &Spec| match s.dtype {
+            DType::I32 => s.clone(),
+            _ => Spec::new(&s.dims, dtype),
         };
-        self.ins.iter().zip(&self.data).enumerate().map(one).collect()
+        self.ins.iter().map(stored).collect()
+    }
+
+    /// The inputs as bytes, seeded; floats in f32.
+    pub fn inputs(&self, seed: u64) -> Vec<Vec<u8>> {
+        let all = self.ins.iter().zip(&self.data).zip(0u64..);
+        all.map(|((spec, fill), i)| fill.bytes(spec.len(), seed, i)).collect()
+    }
+
+    /// What the saved values hold before the call, seeded; `None` where that is undefined.
+    pub fn state(&self, saved: &[Spec], seed: u64) -> Option<Vec<Vec<u8>>> {
+        let all = saved.iter().zip(&self.state).zip(500u64..);
+        let one = |((spec, fill), i): ((&Spec, &Fill), u64)| fill.bytes(spec.len(), seed, i);
+        (!self.state.is_empty()).then(|| all.map(one).collect())
+    }
+}
+
+impl Fill {
+    /// `n` numbers of 4 bytes.
+    fn bytes(&self, n: usize, seed: u64, i: u64) -> Vec<u8> {
+        let mut s = Stream::new(seed, i);
+        let f32s: Vec<f32> = match self {
+            Fill::Ids(k) => {
+                let ids: Vec<i32> =
+                    (0..n).map(|_| i32::try_from(s.below(*k)).unwrap_or(0)).collect();
+                return bytemuck::cast_slice(&ids).to_vec();
+            }
+            Fill::Words(words) => return bytemuck::cast_slice(words).to_vec(),
+            Fill::Normal(scale) => {
+                let mut v = vec![0.0; n];
+                crate::tensor::philox::fill_normal(seed, 1000 + i, &mut v);
+                v.iter().map(|x| x * scale).collect()
+            }
+            Fill::Uniform(a, b) => (0..n).map(|_| a + (b - a) * s.uniform()).collect(),
+            Fill::Values(v) => (0..n).map(|i| v[i % v.len().max(1)]).collect(),
+        };
+        bytemuck::cast_slice(&f32s).to_vec()
     }
 }

@@ -12,6 +12,7 @@ mod columns;
 pub mod compare;
 pub mod concat;
 pub mod conv2d;
+pub mod coverage;
 pub mod diffuse;
 pub(crate) mod elementwise;
 pub mod ema;
@@ -55,6 +56,7 @@ pub fn slots() -> Vec<variant::Slot> {
 pub fn cases() -> Vec<case::Case> {
     let mut all = vec![];
     all.extend(activation::cases::cases());
+    all.extend(adamw::cases::cases());
     all.extend(add::cases::cases());
     all.extend(attention::cases::cases());
     all.extend(affine::cases::cases());
@@ -64,6 +66,7 @@ pub fn cases() -> Vec<case::Case> {
     all.extend(diffuse::cases::cases());
     all.extend(embedding::cases::cases());
     all.extend(geglu::cases::cases());
+    all.extend(grad_norm::cases::cases());
     all.extend(group_norm::cases::cases());
     all.extend(layer_norm::cases::cases());
     all.extend(linear::cases::cases());
@@ -74,6 +77,7 @@ pub fn cases() -> Vec<case::Case> {
     all.extend(moe::cases::cases());
     all.extend(noise::cases::cases());
     all.extend(resize::cases::cases());
+    all.extend(scheduler::cases::cases());
     all
 }
 
@@ -81,6 +85,7 @@ pub fn cases() -> Vec<case::Case> {
 pub fn bench_cases() -> Vec<case::Case> {
     let mut all = vec![];
     all.extend(activation::cases::bench_cases());
+    all.extend(adamw::cases::bench_cases());
     all.extend(add::cases::bench_cases());
     all.extend(attention::cases::bench_cases());
     all.extend(affine::cases::bench_cases());
@@ -90,6 +95,7 @@ pub fn bench_cases() -> Vec<case::Case> {
     all.extend(diffuse::cases::cases());
     all.extend(embedding::cases::cases());
     all.extend(geglu::cases::bench_cases());
+    all.extend(grad_norm::cases::bench_cases());
     all.extend(group_norm::cases::bench_cases());
     all.extend(layer_norm::cases::bench_cases());
     all.extend(linear::cases::bench_cases());
@@ -100,5 +106,6 @@ pub fn bench_cases() -> Vec<case::Case> {
     all.extend(moe::cases::bench_cases());
     all.extend(noise::cases::cases());
     all.extend(resize::cases::bench_cases());
+    all.extend(scheduler::cases::bench_cases());
     all
 }

@@ -7,7 +7,7 @@
 use crate::{
     device::{Cuda, Device},
     error::Result,
-    tensor::Spec,
+    tensor::{DType, Spec},
 };
 
 pub use crate::device::{Buf, BufMut};
@@ -158,6 +158,12 @@ pub trait Op: std::fmt::Debug + Send + Sync {
     /// Why there is no backward pass, where there is none; a plan that needs one is refused with it.
     fn forward_only(&self) -> Option<&'static str> {
         None
+    }
+
+    /// Element types that the operation has kernels in, for every pass and every chip; where one is missing the
+    /// checks fail.
+    fn types(&self) -> &'static [DType] {
+        &DType::FLOATS
     }
 
     /// What backward reads when the gradients of the inputs marked in `wants` are wanted.

@@ -76,8 +76,11 @@ fn inputs(case: &Case, seed: u64) -> Vec<Vec<f32>> {
 fn forward(case: &Case, ins: Vec<Vec<f32>>, poison: f32) -> Ran {
     let signature = case.op.infer(&case.ins).unwrap();
     let mut out = Guarded::new(signature.out.bytes(), poison);
-    let mut saved: Vec<_> =
-        signature.saved.iter().map(|s| Guarded::new(s.bytes(), poison)).collect();
+    let state = case.state(&signature.saved, 1);
+    let mut saved: Vec<_> = match &state {
+        Some(state) => state.iter().map(|b| Guarded::holding(&DType::F32.decode(b))).collect(),
+        None => signature.saved.iter().map(|s| Guarded::new(s.bytes(), poison)).collect(),
+    };
     let mut scratch = Guarded::new(signature.forward_scratch, poison);
     case.op
         .forward(Forward {

@@ -3,6 +3,7 @@
 #![cfg(feature = "emulate")]
 
 use selvedge::{
+    data::config::TrainSection,
     device::{Cuda, Device, Schedule},
     error::Result,
     kernels::adamw::AdamW,
@@ -170,8 +171,7 @@ fn three_steps(device: &Device, dtype: DType, rate: f64) -> (Vec<f32>, Vec<f32>)
     let config = nano();
     let size = size(dtype);
     let plan = plan_training(&config, &size).unwrap();
-    let moments = 4 * plan.summary().trainable_parameters as u64; // the average beside the usual two
-    let planned = step_bytes(&plan) + moments;
+    let planned = step_bytes(&plan, &TrainSection { ema: true, ..TrainSection::default() });
     let mut program = load(plan, &config, device);
     let group = |name: &str| Group {
         learning_rate: if name.contains("lora_A") { 1e-2 } else { 5e-3 },

@@ -213,3 +213,120 @@ fn every_slot_that_is_chosen_for_is_published() {
         assert!(operations.contains(&op), "{op}");
     }
 }
+
+/// `noise.cu` in a folder of its own, its kernel's work replaced by `body`.
+fn planted(folder: &Path, body: &str) -> String {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/noise/noise.cu");
+    let whole = std::fs::read_to_string(source).unwrap();
+    let planted =
+        format!("__device__ inline void planted(const Args& a) {{ {body} }}\nusing Tile =");
+    let text = whole.replace("using Tile =", &planted).replace("noise::fill)", "noise::planted)");
+    assert!(text.contains("noise::planted"), "noise.cu has changed");
+    let file = folder.join("planted.cu");
+    std::fs::write(&file, text).unwrap();
+    file.to_str().unwrap().to_string()
+}
+
+/// `check --isolate` over the cases of noise and of the sampler's step (`Noise`) with a planted kernel: exit code and lines.
+fn isolated_check(body: &str, limit: &str) -> (Option<i32>, Vec<Value>) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = planted(folder.path(), body);
+    let args = ["check", "--device", "emulated", "--op", "oise", "--dtype", "f32", "--json"];
+    let more = ["--isolate", "--limit", limit, "--kernel-source", &file];
+    let output = selvedge(&[&args[..], &more[..]].concat());
+    let text = String::from_utf8(output.stdout).unwrap();
+    (output.status.code(), text.lines().map(|l| serde_json::from_str(l).unwrap()).collect())
+}
+
+/// The lines of the noise are bad, the first with the kernel's name and `how`, and the rest of the cases is there.
+fn one_kernel_is_named_and_the_rest_goes_on(lines: &[Value], how: &str) {
+    let noise = |l: &&Value| l["case"].as_str().unwrap().starts_with("noise");
+    let (bad, good): (Vec<_>, Vec<_>) = lines.iter().partition(noise);
+    let detail = bad[0]["detail"].as_str().unwrap();
+    assert!(detail.starts_with("noise_normal: ") && detail.contains(how), "{detail}");
+    assert_eq!(bad[0]["word"], "BROKEN");
+    assert!(good.len() >= 6 && good.iter().all(|l| l["ok"] == true), "{lines:?}");
+}
+
+#[test]
+fn a_kernel_that_hangs_is_one_line_with_its_name_and_the_rest_is_checked() {
+    let (code, lines) = isolated_check("volatile int on = 1; while (on) {} a.out[0] = 1;", "10");
+    assert_eq!(code, Some(1));
+    one_kernel_is_named_and_the_rest_goes_on(&lines, "no end within 10 s");
+    let hung = lines.iter().filter(|l| l["word"] == "BROKEN").count();
+    assert_eq!(hung, 1, "a kernel that hung is left out of the other cases");
+    let out =
+        |l: &&Value| l["detail"].as_str().unwrap().contains("noise_normal, which was left out");
+    assert!(lines.iter().filter(out).count() > 2, "{lines:?}");
+}
+
+#[test]
+fn a_kernel_that_writes_to_a_bad_address_is_one_line_with_its_name_and_the_rest_is_checked() {
+    let (code, lines) = isolated_check("*(volatile float*)(a.len % 64 / 4 * 4 + 64) = 1;", "60");
+    assert_eq!(code, Some(1));
+    one_kernel_is_named_and_the_rest_goes_on(&lines, "signal");
+    // A driver that notices is quoted, and the kernel is named by it too.
+    let outside = "a.out[a.len + 3] = 1.0f;";
+    let (code, lines) = isolated_check(outside, "60");
+    assert_eq!(code, Some(1));
+    let detail = lines.iter().find_map(|l| l["detail"].as_str().filter(|d| d.contains("outside")));
+    assert!(detail.is_some_and(|d| d.contains("noise")), "{lines:?}");
+}
+
+#[test]
+fn isolated_runs_say_what_others_say() {
+    let args = ["check", "--device", "emulated", "--op", "geglu", "--json"];
+    let alone = lines(&args);
+    assert_eq!(lines(&[&args[..], &["--isolate"]].concat()), alone);
+    let args = ["bench", "--device", "emulated", "--op", "geglu", "--json", "--isolate=on"];
+    let rows = lines(&[&args[..], &["--dtype", "bf16", "--iterations", "1"]].concat());
+    assert!(rows.iter().any(|r| r["pass"] == "backward" && r["cold_ms"].as_f64().unwrap() > 0.0));
+}
+
+#[test]
+fn a_bench_goes_on_after_a_kernel_that_hangs() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = planted(folder.path(), "volatile int on = 1; while (on) {} a.out[0] = 1;");
+    let args = ["bench", "--device", "emulated", "--op", "oise", "--dtype", "f32", "--json"];
+    let more = ["--isolate", "--limit", "10", "--kernel-source", &file, "--iterations", "1"];
+    let output = selvedge(&[&args[..], &more[..]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let problem = |l: &&str| l.contains("noise_normal: no end within 10 s");
+    assert_eq!(text.lines().filter(problem).count(), 1, "{text}");
+    assert!(text.lines().filter(|l| l.contains("scheduler")).count() >= 6, "{text}");
+}
+
+#[test]
+fn a_missing_kernel_fails_the_check_and_is_named() {
+    let args = ["check", "--device", "emulated", "--op", "geglu", "--json", "--without-kernel"];
+    let output = selvedge(&[&args[..], &["geglu_forward_bf16"]].concat());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let missing: Vec<&str> = text.lines().filter(|l| l.contains("MISSING")).collect();
+    assert!(!missing.is_empty() && missing.iter().all(|l| l.contains("geglu_forward_bf16")));
+    assert!(text.lines().any(|l| l.contains("\"ok\":true")), "the other types are compared");
+}
+
+#[test]
+fn the_launch_cost_of_cust_stands_beside_our_own_or_is_refused_with_the_fix() {
+    let args = ["bench", "--device", "emulated", "--op", "noise", "--launcher", "cust", "--json"];
+    if !cfg!(feature = "cust") {
+        let error = refusal(&args);
+        assert!(error.contains("--launcher") && error.contains("--features cust"), "{error}");
+        return;
+    }
+    let rows = lines(&[&args[..], &["--iterations", "2"]].concat());
+    assert!(!rows.is_empty());
+    for row in rows {
+        let us = |key: &str| row["launch"][key].as_f64().unwrap_or(0.0);
+        assert!(us("own_us") > 0.0 && us("cust_us") > 0.0 && us("ratio") > 0.0, "{row}");
+        assert!(row["problem"].is_null(), "{row}");
+    }
+    // Kernels in clusters are what cust cannot launch, and that is said.
+    let args = ["bench", "--device", "emulated", "--op", "group_norm", "--launcher", "cust"];
+    let more = ["--dtype", "bf16", "--pass", "forward", "--iterations", "1", "--json"];
+    let rows = lines(&[&args[..], &more[..]].concat());
+    let told = |r: &&Value| r["launch"]["problem"].as_str().is_some_and(|p| p.contains("clusters"));
+    assert!(rows.iter().any(|r| told(&r)), "{rows:?}");
+}

@@ -17,7 +17,10 @@ def lines(path):
     found = []
     for line in path.read_text().splitlines():
         if line.startswith("{"):
-            found.append(json.loads(line))
+            try:
+                found.append(json.loads(line))
+            except json.JSONDecodeError:
+                pass  # a part that was cut in the middle of a line
     return found
 
 
@@ -46,7 +49,7 @@ class Peers:
         return None
 
 
-def table(header, rows):
+def markdown(header, rows):
     out = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     return out + ["| " + " | ".join(str(c) for c in row) + " |" for row in rows] + [""]
 
@@ -55,45 +58,113 @@ def number(value, digits=3):
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def kernels(rows, peers):
-    out = []
+class Table:
+    """What was measured beside what it is compared with: one row each, with the ratio and its interval."""
+
+    HEADER = ["what", "ours ms", "95 %", "compared with", "its ms", "ours / its", "95 %", "note"]
+
+    def __init__(self):
+        self.rows = []
+
+    def add(self, what, ours, rival=None, name="", note=""):
+        """`ours` and `rival`: median, low, high in ms, or None."""
+        cells = [what, number(ours[0], 4), f"{ours[1]:.4f} to {ours[2]:.4f}" if ours[1] else ""] if ours else [what, "", ""]
+        ratio = ["", "", "", ""]
+        if ours and rival:
+            low, high = (ours[1] / rival[2], ours[2] / rival[1]) if ours[1] and rival[1] else (None, None)
+            ratio = [name, number(rival[0], 4), f"{ours[0] / rival[0]:.2f}", f"{low:.2f} to {high:.2f}" if low else ""]
+        elif rival:
+            ratio = [name, number(rival[0], 4), "", ""]
+        self.rows.append(cells + ratio + [note])
+
+
+def series(row, key="ms"):
+    """Median and interval of a row, or None."""
+    middle = row.get(key) if row else None
+    stem = key[: -len("ms")]
+    return (middle, row.get(f"{stem}low_ms"), row.get(f"{stem}high_ms")) if middle else None
+
+
+def kernels(rows, peers, table):
     for row in rows:
-        ms = row.get("warm_ms") or row.get("cold_ms")
-        if not ms:
-            out.append([row["case"], row["dtype"], row["pass"], row.get("variant", ""), row.get("problem", "not measured"), "", "", "", "", ""])
+        what = f"{row['case']} {row['dtype']} {row.get('pass', '')}".strip()
+        ours = series(row, "cold_ms")
+        if not ours:
+            table.add(what, None, note=row.get("problem") or "not measured")
             continue
         peer = peers.of(row)
-        rival = peer["ms"] if peer else row.get("cublas_ms")
-        name = peer["backend"] if peer else ("cuBLAS" if row.get("cublas_ms") else "")
-        out.append([row["case"], row["dtype"], row["pass"], row.get("variant", ""), number(row.get("cold_ms"), 4), number(row.get("warm_ms"), 4),
-                    number(row["flop"] / ms / 1e9, 1), number(row["bytes"] / ms / 1e6, 0), number(rival, 4),
-                    f"{rival / ms:.2f} ({name})" if rival else ""])
-    return table(["case", "type", "pass", "variant", "cold ms", "warm ms", "TFLOP/s", "GB/s", "peer ms", "peer / ours"], out)
+        rival, name = (series(peer), f"torch ({peer['backend']})") if peer else (None, "")
+        if not rival and row.get("cublas_ms"):
+            rival, name = (row["cublas_ms"], None, None), "cuBLAS"
+        note = f"{row.get('variant', '')} {row['flop'] / ours[0] / 1e9:.1f} TFLOP/s, {row['bytes'] / ours[0] / 1e6:.0f} GB/s"
+        if row.get("floor_ms"):
+            note += f", {100 * row['floor_ms'] / ours[0]:.0f} % of the roofline"
+        launch = row.get("launch") or {}
+        if "own_us" in launch:
+            table.add(f"{what}: launch", (launch["own_us"] / 1e3, None, None), (launch["cust_us"] / 1e3, None, None), "cust")
+        table.add(what, ours, rival, name, (note + "; " + row["problem"]) if row.get("problem") else note.strip())
+
+
+# Steps of MuDI's training on SDXL, and pictures of a prior set, which the DCO variant does without.
+MUDI_STEPS, PRIOR_PICTURES = 1400, 200
+
+
+def steps(found, peers, table):
+    """SDXL: steps and pictures, then the time of a whole run from them."""
+    torch = {(p.get("what"), p.get("batch"), p.get("mode")): p for p in peers if p.get("model")}
+    measured = {}
+    for key, what, batch in (("denoise", "denoise", 2), ("train", "train", 1), ("train", "train", 4)):
+        row = (found.get(f"step-{what}-{batch}") or [{}])[-1]
+        ours, rival = series({"ms": row.get(f"{key}_step_ms")}), torch.get((what, batch, "eager"))
+        measured[what, batch] = ours, series(rival)
+        memory = [f"{m / 1e9:.1f} GB" for m in (row.get("peak_bytes"), (rival or {}).get("peak_bytes")) if m]
+        table.add(f"SDXL {what}, batch {batch}", ours, series(rival), "diffusers, peft, eager", "peak " + " / ".join(memory) if memory else "not measured")
+    compiled = torch.get(("train", 4, "compiled"))
+    table.add("SDXL train, batch 4", measured["train", 4][0], series(compiled), "torch.compile", (compiled or {}).get("skipped", "" if compiled else "not measured"))
+    one, three = (found.get(f"seconds-{n}") for n in ("picture-1.txt", "picture-3.txt"))
+    ours = ((three - one) / 2 * 1e3, None, None) if one and three and three > one else None
+    picture = torch.get(("picture", 1, "eager"))
+    table.add("SDXL picture of 1024 x 1024, 30 steps", ours, series(picture), "diffusers, eager", f"with start and load {one:.0f} s" if one else "not measured")
+    for name, pictures in (("v1", PRIOR_PICTURES), ("dco", 0)):
+        minutes = []
+        for i in (0, 1):
+            step, image = measured["train", 1][i], (ours, series(picture))[i]
+            whole = MUDI_STEPS * step[0] + pictures * (image or (None,))[0] if step and (image or not pictures) else None
+            minutes.append((whole, None, None) if whole else None)
+        note = f"{MUDI_STEPS} measured steps of batch 1" + (f" and {pictures} pictures of 30 steps" if pictures else "")
+        table.add(f"MuDI {name} on SDXL, the run", minutes[0], minutes[1], "diffusers, peft, eager", note if minutes[0] or minutes[1] else "not measured")
 
 
 def main():
     if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
         sys.exit("usage: tools/gpu_report.py FOLDER")
     folder = Path(sys.argv[1])
-    checks, bench, peers = (lines(folder / f) for f in ("check.jsonl", "kernels.jsonl", "peers.jsonl"))
-    steps = {p.stem: lines(p)[-1:] for p in sorted(folder.glob("*-[0-9].json"))}
+    checks = lines(folder / "check.jsonl")
+    bench = [row for path in sorted(folder.glob("kernels*.jsonl")) + [folder / "launch.jsonl"] for row in lines(path)]
+    peers = [row for path in sorted(folder.glob("peers-*.jsonl")) for row in lines(path)]
+    found = {p.stem: lines(p) for p in sorted(folder.glob("step-*.json"))}
+    parts = [line.split("\t") for line in (folder / "parts.tsv").read_text().splitlines()] if (folder / "parts.tsv").is_file() else []
+    found.update({f"seconds-{name}": float(seconds) for name, seconds, state in parts if state == "ok"})
     text = [f"# {folder.name}", ""]
     machine = folder / "machine.csv"
     if machine.is_file():
         text += ["```", machine.read_text().strip(), "```", ""]
+    bad = [(name, seconds, state) for name, seconds, state in parts if state != "ok"]
+    if parts:
+        text += [f"{len(parts)} parts, {sum(float(s) for _, s, _ in parts):.0f} s; {len(bad)} not whole."]
+        text += [f"- {name}: {state}" for name, _, state in bad] + [""]
     wrong = [c for c in checks if not c.get("ok")]
-    text += [f"Correctness: {len(checks)} comparisons with the CPU, {len(wrong)} wrong." if checks else "Correctness: not measured.", ""]
-    text += table(["case", "type", "problem"], [[c["case"], c["dtype"], c["detail"]] for c in wrong]) if wrong else []
-    text += ["## Kernels", ""] + (kernels(bench, Peers(peers)) if bench else ["Not measured.", ""])
-    text += ["## SDXL, random weights", ""]
-    rows = [[name, number(r[0].get("denoise_step_ms"), 2), number(r[0].get("train_step_ms"), 2), number((r[0].get("peak_bytes") or 0) / 1e9, 2)]
-            for name, r in steps.items() if r]
-    text += table(["ours", "denoise ms", "train ms", "peak GB"], rows) if rows else ["Ours: not measured.", ""]
-    rows = [[r.get("what", "skipped"), r.get("mode", ""), r.get("batch", ""), number(r.get("ms"), 2), number((r.get("peak_bytes") or 0) / 1e9, 2), r.get("skipped", "")]
-            for r in peers if r.get("model")]
-    text += table(["torch, diffusers, peft", "mode", "batch", "ms", "peak GB", ""], rows) if rows else ["Peers: not measured.", ""]
+    text += [f"Correctness: {len(checks)} comparisons with the CPU, {len(wrong)} failed." if checks else "Correctness: not measured.", ""]
+    text += markdown(["case", "type", "problem"], [[c["case"], c["dtype"], f"{c.get('word', '')} {c['detail']}"] for c in wrong]) if wrong else []
+    table = Table()
+    steps(found, peers, table)
+    seen = set()
+    kernels([r for r in bench if not ((k := (r["case"], r["dtype"], r.get("pass"), "launch" in r and bool(r["launch"]))) in seen or seen.add(k))], Peers(peers), table)
+    text += ["Times are medians; the kernels' with operands that are not in the cache. A ratio below 1: ours is faster.", ""]
+    text += markdown(Table.HEADER, table.rows)
+    text += [f"- skipped: {row['skipped']} ({row.get('op') or row.get('what')})" for row in peers if row.get("skipped")]
     (folder / "results.md").write_text("\n".join(text))
-    everything = {"folder": folder.name, "checks": checks, "kernels": bench, "peers": peers, "steps": steps}
+    everything = {"folder": folder.name, "parts": parts, "checks": checks, "kernels": bench, "peers": peers, "steps": found}
     (folder / "results.json").write_text(json.dumps(everything, indent=1))
     print(folder / "results.md")
 

@@ -1,5 +1,6 @@
 //! AdamW over one flat buffer of trainables.
 
+pub mod cases;
 mod cpu;
 mod device;
 

@@ -102,6 +102,8 @@ pub(super) struct Call<'a> {
     pub specs: Vec<Spec>,
     pub signature: Signature,
     pub inputs: Vec<Vec<u8>>,
+    /// What the saved values hold before, where they are state.
+    pub state: Option<Vec<Vec<u8>>>,
     /// Gradient of the output.
     pub d_out: Vec<u8>,
     /// What the gradient buffers hold before, where it matters.
@@ -115,8 +117,12 @@ impl Call<'_> {
     pub fn run(&self, place: &Place) -> Result<Results> {
         let ins = self.inputs.iter().map(|b| place.store(b)).collect::<Result<Vec<_>>>()?;
         let mut out = place.poisoned(&self.signature.out)?;
-        let mut saved =
-            self.signature.saved.iter().map(|s| place.poisoned(s)).collect::<Result<Vec<_>>>()?;
+        let mut saved = match &self.state {
+            Some(state) => state.iter().map(|b| place.store(b)).collect::<Result<Vec<_>>>()?,
+            None => (self.signature.saved.iter())
+                .map(|s| place.poisoned(s))
+                .collect::<Result<Vec<_>>>()?,
+        };
         let mut scratch = place.store(&vec![POISON; self.signature.forward_scratch])?;
         self.case.op.forward(Forward {
             device: &place.device(),

@@ -10,6 +10,7 @@
 //! inputs', so the measured error counts `1 + sqrt(depth) / 2` times, `depth` being the multiply-adds of one
 //! result: a sum of n terms in another order is apart by about `sqrt(n) / 2` roundings of its terms.
 
+mod ahead;
 mod call;
 
 use super::case::Case;
@@ -18,7 +19,9 @@ use crate::{
     error::{Error, Result},
     tensor::{DType, Spec, philox},
 };
-use call::{Call, Place};
+pub use ahead::for_each_reference;
+use call::{Call, Place, Results};
+use rayon::prelude::*;
 use std::sync::Arc;
 
 /// Units in the last place of the storage type that any result may be off.
@@ -37,8 +40,99 @@ pub enum Outcome {
         /// Which result, where, by how much.
         problem: String,
     },
-    /// The operation does not exist in this element type, or the device has no kernel for it.
-    NoKernel,
+    /// The operation's folder says that there is a kernel ([`crate::op::Op::types`]), and the device has none.
+    Missing {
+        /// Which kernel, for what.
+        problem: String,
+    },
+    /// The operation does not exist in this element type.
+    OtherType,
+}
+
+/// The CPU's results of one case for some element types: what the device is compared with, and how far rounding
+/// the inputs moves it.
+///
+/// One run serves several types: the values before rounding to bf16 or f16 are those of f32.
+pub struct Reference<'a> {
+    case: &'a Case,
+    plain: Results,
+    rounded: Vec<(DType, Results)>,
+}
+
+impl<'a> Reference<'a> {
+    /// Runs the case on the CPU as often as `dtypes` need, side by side.
+    ///
+    /// # Errors
+    /// Those of the operation.
+    pub fn of(case: &'a Case, dtypes: &[DType]) -> Result<Self> {
+        let mut wanted = vec![(Values::Rounded, DType::F32)];
+        for dtype in dtypes.iter().filter(|d| exists(case, **d)) {
+            // In f32 nothing is rounded, so the inputs are moved instead.
+            let values = if *dtype == DType::F32 { Values::Unrounded } else { Values::Rounded };
+            wanted.push((values, *dtype));
+        }
+        if wanted.len() == 1 {
+            return Ok(Self { case, plain: vec![], rounded: vec![] });
+        }
+        let run = |(values, rounding): &(Values, DType)| {
+            Call::new(case, *values, *rounding, DType::F32)?.run(&Place::Host)
+        };
+        let mut runs = wanted.par_iter().map(run).collect::<Result<Vec<_>>>()?.into_iter();
+        let plain = runs.next().unwrap_or_default();
+        Ok(Self { case, plain, rounded: wanted[1..].iter().map(|(_, d)| *d).zip(runs).collect() })
+    }
+
+    /// Compares the device with the CPU with every float operand stored as `dtype`, one of [`Reference::of`]'s.
+    ///
+    /// # Errors
+    /// Errors of the device; a difference is an [`Outcome`], not an error.
+    pub fn compare(&self, dtype: DType, cuda: &Arc<Cuda>) -> Result<Outcome> {
+        let Some((_, other)) = self.rounded.iter().find(|(d, _)| *d == dtype) else {
+            return Ok(Outcome::OtherType);
+        };
+        let device = match Call::new(self.case, Values::Rounded, dtype, dtype) {
+            Err(e @ (Error::DType { .. } | Error::NoKernel { .. })) => return Ok(missing(&e)),
+            call => call?,
+        };
+        let first = match device.run(&Place::Cuda(cuda.clone())) {
+            Err(e @ Error::NoKernel { .. }) => return Ok(missing(&e)),
+            first => first?,
+        };
+        let second = device.run(&Place::Cuda(cuda.clone()))?;
+        for (a, b) in first.iter().zip(&second) {
+            if a.2 != b.2 {
+                let problem = format!("{}: two runs on the device differ", a.0);
+                return Ok(Outcome::Differs { problem });
+            }
+        }
+        let (expected, moved) =
+            if dtype == DType::F32 { (&self.plain, other) } else { (other, &self.plain) };
+        let shapes = Call::new(self.case, Values::Rounded, dtype, DType::F32)?;
+        let mut worst = 0.0f64;
+        for (i, (what, stored, got)) in first.iter().enumerate() {
+            let want = expected[i].1.decode(&expected[i].2);
+            let depth = depth(&shapes, i > 0);
+            let factor = if dtype == DType::F32 { 1.0 + depth.sqrt() / 2.0 } else { 1.0 };
+            let rounding = largest_change(&want, &moved[i].1.decode(&moved[i].2));
+            let allowed = Allowed { rounding: 2.0 * factor * rounding, dtype: *stored };
+            match allowed.share(&stored.decode(got), &want) {
+                Ok(share) => worst = worst.max(share),
+                Err(problem) => {
+                    return Ok(Outcome::Differs { problem: format!("{what}{problem}") });
+                }
+            }
+        }
+        Ok(Outcome::Agrees { worst })
+    }
+}
+
+fn missing(e: &Error) -> Outcome {
+    Outcome::Missing { problem: e.to_string() }
+}
+
+/// Whether the folder says that the operation of `case` exists in `dtype`.
+pub fn exists(case: &Case, dtype: DType) -> bool {
+    case.op.types().contains(&dtype)
 }
 
 /// Compares the device with the CPU with every float operand stored as `dtype`.
@@ -46,37 +140,23 @@ pub enum Outcome {
 /// # Errors
 /// Errors of the device; a difference is an [`Outcome`], not an error.
 pub fn compare(case: &Case, dtype: DType, cuda: &Arc<Cuda>) -> Result<Outcome> {
-    let device = match Call::new(case, Values::Rounded, dtype, dtype) {
-        Err(Error::DType { .. }) => return Ok(Outcome::NoKernel),
+    Reference::of(case, &[dtype])?.compare(dtype, cuda)
+}
+
+/// Asks a device for every kernel of `case` in `dtype`; what it lacks, or `None`. Meant for
+/// [`Cuda::rehearsal`], whose results are nothing.
+///
+/// # Errors
+/// Errors of the device.
+pub fn rehearse(case: &Case, dtype: DType, cuda: &Arc<Cuda>) -> Result<Option<String>> {
+    let call = match Call::without_data(case, dtype) {
+        Err(e @ (Error::DType { .. } | Error::NoKernel { .. })) => return Ok(Some(e.to_string())),
         call => call?,
     };
-    let first = match device.run(&Place::Cuda(cuda.clone())) {
-        Err(Error::NoKernel { .. }) => return Ok(Outcome::NoKernel),
-        first => first?,
-    };
-    let second = device.run(&Place::Cuda(cuda.clone()))?;
-    for (a, b) in first.iter().zip(&second) {
-        if a.2 != b.2 {
-            let problem = format!("{}: two runs on the device differ", a.0);
-            return Ok(Outcome::Differs { problem });
-        }
+    match call.run(&Place::Cuda(cuda.clone())) {
+        Err(e @ Error::NoKernel { .. }) => Ok(Some(e.to_string())),
+        run => run.map(|_| None),
     }
-    let reference = Call::new(case, Values::Rounded, dtype, DType::F32)?;
-    let expected = reference.run(&Place::Host)?;
-    let moved = Call::new(case, Values::Unrounded, dtype, DType::F32)?.run(&Place::Host)?;
-    let mut worst = 0.0f64;
-    for (i, (what, stored, got)) in first.iter().enumerate() {
-        let want = expected[i].1.decode(&expected[i].2);
-        let depth = if i == 0 { depth(&reference, false) } else { depth(&reference, true) };
-        let factor = if dtype == DType::F32 { 1.0 + depth.sqrt() / 2.0 } else { 1.0 };
-        let rounding = largest_change(&want, &moved[i].1.decode(&moved[i].2));
-        let allowed = Allowed { rounding: 2.0 * factor * rounding, dtype: *stored };
-        match allowed.share(&stored.decode(got), &want) {
-            Ok(share) => worst = worst.max(share),
-            Err(problem) => return Ok(Outcome::Differs { problem: format!("{what}{problem}") }),
-        }
-    }
-    Ok(Outcome::Agrees { worst })
 }
 
 /// Multiply-adds of one result.
@@ -178,12 +258,21 @@ fn nudged(v: f32) -> f32 {
 }
 
 impl<'a> Call<'a> {
+    /// The case with zeros for every number.
+    fn without_data(case: &'a Case, dtype: DType) -> Result<Self> {
+        let specs = case.specs(dtype);
+        let signature = case.op.infer(&specs)?;
+        let zeros = |s: &Spec| vec![0; s.bytes()];
+        let state = (!case.state.is_empty()).then(|| signature.saved.iter().map(zeros).collect());
+        let (inputs, d_out): (Vec<_>, _) =
+            (specs.iter().map(zeros).collect(), zeros(&signature.out));
+        Ok(Self { case, inputs: inputs.clone(), old: inputs, specs, signature, state, d_out })
+    }
+
     /// The case with data rounded to `rounding`, run with every float stored as `dtype`.
     fn new(case: &'a Case, values: Values, rounding: DType, dtype: DType) -> Result<Self> {
         let float = |s: &Spec| s.dtype != DType::I32;
-        let specs: Vec<Spec> = (case.ins.iter())
-            .map(|s| if float(s) { Spec::new(&s.dims, dtype) } else { s.clone() })
-            .collect();
+        let specs = case.specs(dtype);
         let signature = case.op.infer(&specs)?;
         let encode = |seed: u64, spec: &Spec, values_f32: Vec<f32>| {
             spec.dtype.encode(&values.of(rounding, seed, values_f32))
@@ -196,9 +285,16 @@ impl<'a> Call<'a> {
             philox::fill_normal(seed, 0, &mut v);
             encode(100 + seed, spec, v)
         };
+        // State is f32 in every element type.
+        let kept = |(bytes, i): (Vec<u8>, u64)| match rounding {
+            DType::F32 => encode(200 + i, &Spec::f32(&[]), DType::F32.decode(&bytes)),
+            _ => bytes,
+        };
+        let state = case.state(&signature.saved, 11);
+        let state = state.map(|all| all.into_iter().zip(0u64..).map(kept).collect());
         let old = specs.iter().map(|s| normal(13, s)).collect();
         let d_out = normal(12, &signature.out);
-        Ok(Self { case, specs, signature, inputs, d_out, old })
+        Ok(Self { case, specs, signature, inputs, state, d_out, old })
     }
 }
 

@@ -21,6 +21,7 @@ pub fn cases() -> Vec<Case> {
             Fill::Values((0..50).map(|t| 0.999 - 0.02 * t as f32 * 0.99).collect()),
         ],
         grads: vec![true, true, false, false],
+        state: vec![],
     };
     let both = [Mix::Noisy, Mix::Velocity];
     both.into_iter().flat_map(|m| dims.into_iter().map(move |d| case(m, d))).collect()

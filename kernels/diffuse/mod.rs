@@ -51,6 +51,10 @@ impl Op for Diffuse {
         "diffuse"
     }
 
+    fn types(&self) -> &'static [DType] {
+        &[DType::F32]
+    }
+
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
         let bad = |what, s: &Spec, want: String| {
             Err(Error::Shape { at: "diffuse".into(), what, got: s.dims.clone(), want })

@@ -15,6 +15,7 @@ pub fn cases() -> Vec<Case> {
         ins: vec![Spec::i32(&[2, 5]), Spec::f32(&[7, 3]), Spec::f32(&[6, 3])],
         data: vec![Fill::Ids(7), Fill::Normal(1.0), Fill::Normal(1.0)],
         grads: vec![false, true, true],
+        state: vec![],
     };
     let gather = Case {
         name: "gather_rows".into(),
@@ -22,6 +23,7 @@ pub fn cases() -> Vec<Case> {
         ins: vec![Spec::f32(&[3, 4, 5]), Spec::i32(&[3])],
         data: vec![Fill::Normal(1.0), Fill::Ids(4)],
         grads: vec![true, false],
+        state: vec![],
     };
     let wave = |dim, flip_sin_to_cos, shift, dims: &[usize]| {
         let op = Sinusoid { dim, flip_sin_to_cos, shift, max_period: 10_000.0 };

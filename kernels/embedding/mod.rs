@@ -128,6 +128,10 @@ impl Op for Sinusoid {
     fn name(&self) -> &'static str {
         "sinusoid"
     }
+
+    fn types(&self) -> &'static [DType] {
+        &[DType::F32]
+    }
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
         check::f32_inputs(self.name(), ins, &["x"])?;
         let dims = [&ins[0].dims[..], &[self.dim]].concat();

@@ -24,6 +24,7 @@ API cuStreamCreate(void** s, unsigned) {
   streams.insert(stream);
   return *s = stream, kSuccess;
 }
+API cuStreamCreateWithPriority(void** s, unsigned flags, int) { return cuStreamCreate(s, flags); }
 API cuStreamDestroy_v2(void* s) {
   std::lock_guard lock(guard);
   if (!streams.erase(static_cast<Stream*>(s))) return kInvalidHandle;

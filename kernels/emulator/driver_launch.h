@@ -139,6 +139,10 @@ API cuModuleLoadData(void** m, const void* image) {
   *m = new Module{library, file};
   return kSuccess;
 }
+// Options are about compiling PTX, of which there is none here.
+API cuModuleLoadDataEx(void** m, const void* image, unsigned, int*, void**) {
+  return cuModuleLoadData(m, image);
+}
 API cuModuleUnload(void* m) {
   std::lock_guard lock(guard);
   auto* module = static_cast<Module*>(m);

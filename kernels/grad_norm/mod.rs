@@ -1,5 +1,6 @@
 //! Euclidean norm of the flat gradient, and clipping to a maximum.
 
+pub mod cases;
 mod cuda;
 
 pub use cuda::{SQUARES_BYTES, Squares, squares_on};

@@ -19,6 +19,7 @@ fn case(dims: &[usize], groups: usize, silu: bool, x: Fill) -> Case {
         ins: vec![Spec::f32(dims), Spec::f32(&[c]), Spec::f32(&[c])],
         data: vec![x, Fill::Uniform(0.5, 1.5), Fill::Normal(0.5)],
         grads: vec![true; 3],
+        state: vec![],
     }
 }
 

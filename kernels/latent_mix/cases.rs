@@ -26,7 +26,14 @@ fn case(name: &str, noise: Noise, [n, h, w, c]: [usize; 4], subjects: &[Subject]
     data.push(fill);
     grads.push(noise == Noise::Given);
     let op = Arc::new(LatentMix { segments, canvas: [h, w], noise });
-    Case { name: format!("latent_mix {name} [{n}, {h}, {w}, {c}]"), op, ins, data, grads }
+    Case {
+        name: format!("latent_mix {name} [{n}, {h}, {w}, {c}]"),
+        op,
+        ins,
+        data,
+        grads,
+        state: vec![],
+    }
 }
 
 /// nano's and SD's latents, soft overlapping edges, segments cut by the canvas, masks finer, coarser and

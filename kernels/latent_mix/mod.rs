@@ -126,6 +126,10 @@ impl Op for LatentMix {
         "latent_mix"
     }
 
+    fn types(&self) -> &'static [DType] {
+        &[DType::F32]
+    }
+
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
         let at = self.name();
         let want = 2 * self.segments.len() + 1;

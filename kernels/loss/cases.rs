@@ -19,6 +19,7 @@ fn case(dims: &[usize], name: &str, op: Arc<dyn Op>) -> Case {
         ins: [vec![pred.clone(), pred], rest.to_vec()].concat(),
         data: vec![Fill::Normal(1.0), Fill::Normal(1.0), last, Fill::Uniform(0.0, 1.0)],
         grads: vec![true; 4],
+        state: vec![],
     }
 }
 

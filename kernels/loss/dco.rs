@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Result},
     kernels::check,
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
-    tensor::Spec,
+    tensor::{DType, Spec},
 };
 
 /// Prefers the adapted model over the frozen one on the training pictures.
@@ -40,6 +40,10 @@ pub struct Dco {
 impl Op for Dco {
     fn name(&self) -> &'static str {
         "loss"
+    }
+
+    fn types(&self) -> &'static [DType] {
+        &[DType::F32]
     }
 
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {

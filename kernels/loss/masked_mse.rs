@@ -2,14 +2,14 @@
 
 use super::{
     cuda::{masked_mse as cuda, scratch_bytes},
-    map_dims, same, write,
+    extents, map_dims, same, write,
 };
 use crate::{
     device::Device,
     error::{Error, Result},
     kernels::check,
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
-    tensor::Spec,
+    tensor::{DType, Spec},
 };
 
 /// Mean squared error under a weight map, one coefficient a sample; value and gradient in one pass.
@@ -38,6 +38,10 @@ pub struct MaskedMse;
 impl Op for MaskedMse {
     fn name(&self) -> &'static str {
         "loss"
+    }
+
+    fn types(&self) -> &'static [DType] {
+        &[DType::F32]
     }
 
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
@@ -94,11 +98,6 @@ impl Op for MaskedMse {
         }
         Ok(())
     }
-}
-
-/// Elements of one sample and channels of one position.
-pub(super) fn extents(pred: &Spec) -> (usize, usize) {
-    (pred.len() / pred.dims.first().copied().unwrap_or(1).max(1), pred.last())
 }
 
 fn forward(mut io: Forward<'_>) {

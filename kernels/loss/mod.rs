@@ -23,6 +23,11 @@ fn same(what: &'static str, got: &Spec, want: &[usize]) -> Result<()> {
     Err(Error::Shape { at: "loss".into(), what, got: got.dims.clone(), want })
 }
 
+/// Elements of one sample and channels of one position.
+fn extents(pred: &Spec) -> (usize, usize) {
+    (pred.len() / pred.dims.first().copied().unwrap_or(1).max(1), pred.last())
+}
+
 /// The dims of a map of `pred`: all but the channels.
 fn map_dims(pred: &Spec) -> Result<&[usize]> {
     match pred.dims.split_last() {

@@ -23,7 +23,7 @@ fn table(t: Table) -> Fill {
 fn case(name: &str, op: impl Op + 'static, ins: Vec<Spec>, data: Vec<Fill>) -> Case {
     let dims: Vec<_> = ins.iter().map(|s| s.dims.clone()).collect();
     let grads = data.iter().map(|f| matches!(f, Fill::Normal(_))).collect();
-    Case { name: format!("{name} {dims:?}"), op: Arc::new(op), ins, data, grads }
+    Case { name: format!("{name} {dims:?}"), op: Arc::new(op), ins, data, grads, state: vec![] }
 }
 
 fn route(t: Table) -> Case {

@@ -15,6 +15,7 @@ pub fn cases() -> Vec<Case> {
         ins: vec![Spec::i32(&[n, super::STATE_WORDS])],
         data: vec![Fill::Ids(i32::MAX as usize)],
         grads: vec![false],
+        state: vec![],
     };
     vec![
         case(1, &[1]),

@@ -67,6 +67,10 @@ impl Op for Normal {
         "noise"
     }
 
+    fn types(&self) -> &'static [DType] {
+        &[DType::F32]
+    }
+
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
         let [state] = ins else {
             let problem = format!("{} inputs, expected 1: state", ins.len());

@@ -16,6 +16,7 @@ pub fn cases() -> Vec<Case> {
         ins: vec![Spec::f32(&[d[0], d[1], d[2], 2 * d[3]]), Spec::f32(&d)],
         data: vec![Fill::Normal(1.0), Fill::Normal(1.0)],
         grads: vec![true, true],
+        state: vec![],
     };
     dims.map(case).into()
 }

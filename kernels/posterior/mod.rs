@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Result},
     kernels::check,
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
-    tensor::Spec,
+    tensor::{DType, Spec},
 };
 
 /// Draws latents from encoded moments, with the noise given.
@@ -39,6 +39,10 @@ pub struct Posterior {
 impl Op for Posterior {
     fn name(&self) -> &'static str {
         "posterior"
+    }
+
+    fn types(&self) -> &'static [DType] {
+        &[DType::F32]
     }
 
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {

@@ -173,6 +173,6 @@ pub fn read(path: &Path) -> Result<Recorded> {
     let grads = like.map_or_else(|| vec![false; ins.len()], |c| c.grads.clone());
     let scope = text.get("scope").cloned().unwrap_or_default();
     let name = format!("{scope}: {}", op.name());
-    let case = Case { name, op, ins, data, grads };
+    let case = Case { name, op, ins, data, grads, state: vec![] };
     Ok(Recorded { case, dtype: dtype.unwrap_or(DType::F32), scope })
 }

@@ -2,9 +2,10 @@
 //!
 //! On a GPU the index of the step and the table of coefficients lie in device memory, so that a
 //! captured graph holds a step, or a whole denoising loop. The operation changes its latent in
-//! place and therefore is no [`crate::op::Op`]: [`step`] and [`guide`] are the host's,
-//! [`DeviceSampler`] the device's, and `tests/scheduler_device.rs` compares them.
+//! place, so a plan cannot hold it: [`step`] and [`guide`] are the host's, [`DeviceSampler`] the
+//! device's; `cases.rs` wraps them as an [`crate::op::Op`] for check and bench alone.
 
+pub mod cases;
 mod cpu;
 mod device;
 

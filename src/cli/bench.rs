@@ -1,6 +1,9 @@
 //! `selvedge bench step`: time and memory of a training step and a denoising step.
 
-use super::common::{Compute, note, out, positive};
+use super::{
+    chips::Chip,
+    common::{Compute, note, out, positive},
+};
 use crate::{
     device::{Device, cpu::Isa},
     error::{Error, Result},
@@ -159,10 +162,14 @@ impl WeightSource for &Shared {
     }
 }
 
-/// The attainable rates of an H200 (random data, large products; device-to-device copies), where a GPU computes.
+/// The peak rates of the GPU that computes, where its data sheet is known.
 fn roofline(device: &Device, dtype: DType) -> Option<Roofline> {
-    let tflops = if dtype == DType::F32 { 60.0 } else { 790.0 };
-    device.name().starts_with("cuda").then_some(Roofline { tflops, gbps: 4300.0 })
+    let Device::Cuda(cuda) = device else { return None };
+    let chip = Chip::of(cuda.chip());
+    if chip.is_none() {
+        note(&format!("the trace has no floors: no data sheet of {} is known", cuda.chip()));
+    }
+    chip.map(|c| Roofline { tflops: c.flop(dtype) * 1e-12, gbps: c.bytes * 1e-9 })
 }
 
 /// Runs the command.

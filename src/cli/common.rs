@@ -55,6 +55,9 @@ pub struct Kernels {
     /// Compile FILE.cu now and take its kernels (repeatable).
     #[arg(long = "kernel-source", value_name = "FILE")]
     pub kernel_sources: Vec<PathBuf>,
+    /// Act as if this kernel had not been compiled: what needs it fails by name (repeatable).
+    #[arg(long = "without-kernel", value_name = "NAME")]
+    pub left_out: Vec<String>,
 }
 
 impl Kernels {
@@ -104,6 +107,7 @@ impl Kernels {
             variants: self.variants.clone(),
             kernel_dir: self.kernel_dir.clone(),
             kernel_sources: self.kernel_sources.clone(),
+            left_out: self.left_out.clone(),
         }
     }
 }

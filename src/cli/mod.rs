@@ -1,7 +1,8 @@
 //! The commands: one file each, with its flags, help and run.
 
 pub mod bench;
-pub mod common;
+pub mod chips;
+mod common;
 pub mod convert;
 pub mod export;
 pub mod forward;

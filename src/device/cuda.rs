@@ -2,12 +2,14 @@
 //! another driver library underneath.
 
 use super::{
+    capture::{Captured, Freed},
     cubin_table::{EMULATED_DRIVER, Target},
     driver::{Attribute, Driver, Handle},
     emulated::{Emulated, Schedule},
-    graph::{Captured, Freed},
-    launch::Kernels,
+    loaded::Kernels,
+    second::Second,
     temporary::TemporaryLibrary,
+    watch::Watch,
 };
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
@@ -43,6 +45,9 @@ pub struct Cuda {
     pub(super) captured: Mutex<Captured>,
     pub(super) kernels: Mutex<Kernels>,
     forced: Mutex<BTreeMap<String, String>>,
+    pub(super) watch: Watch,
+    #[allow(dead_code)] // without the feature `cust` it is empty
+    pub(super) second: Second,
 }
 
 /// Device memory in use: its length, and a number that no other allocation has had.
@@ -93,7 +98,7 @@ impl Cuda {
     /// [`Error::Config`] for a number that is not there, [`Error::NoKernel`] for a chip before compute capability 8.0.
     pub fn open(ordinal: u32) -> Result<Arc<Self>> {
         let driver = Driver::open(Path::new(DRIVER_LIBRARY))?;
-        Self::with_driver(driver, ordinal, format!("cuda:{ordinal}"), None)
+        Self::with_driver(driver, ordinal, format!("cuda:{ordinal}"), None).map(Arc::new)
     }
 
     /// Opens the emulated driver; each call makes a device of its own.
@@ -102,7 +107,7 @@ impl Cuda {
     /// [`Error::Config`] in a build without the feature `emulate`; [`Error::File`] when the temporary
     /// folder takes no library.
     pub fn emulated(schedule: Schedule) -> Result<Arc<Self>> {
-        Self::emulated_as(&Emulated { schedule, ..Emulated::default() })
+        Self::emulator(&Emulated { schedule, ..Emulated::default() }).map(Arc::new)
     }
 
     /// As [`Cuda::emulated`], as if on another machine.
@@ -110,6 +115,10 @@ impl Cuda {
     /// # Errors
     /// Also [`Error::OldDriver`].
     pub fn emulated_as(machine: &Emulated) -> Result<Arc<Self>> {
+        Self::emulator(machine).map(Arc::new)
+    }
+
+    pub(super) fn emulator(machine: &Emulated) -> Result<Self> {
         let image = EMULATED_DRIVER.ok_or_else(|| Error::Config {
             key: "--device".into(),
             found: "emulated".into(),
@@ -126,7 +135,7 @@ impl Cuda {
         ordinal: u32,
         name: String,
         target: Option<Target>,
-    ) -> Result<Arc<Self>> {
+    ) -> Result<Self> {
         let device = driver.device(ordinal)?;
         let (major, minor) = (
             driver.attribute(Attribute::Major, device)?,
@@ -156,7 +165,7 @@ impl Cuda {
             }
         };
         let allocation = Allocation { bytes: COUNTER_BYTES, number: 0 };
-        Ok(Arc::new(Self {
+        Ok(Self {
             driver,
             name,
             chip,
@@ -175,7 +184,9 @@ impl Cuda {
             captured: Mutex::default(),
             kernels: Mutex::default(),
             forced: Mutex::default(),
-        }))
+            watch: Watch::default(),
+            second: Second::default(),
+        })
     }
 
     /// `cuda:0` or `emulated`.

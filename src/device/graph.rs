@@ -1,6 +1,10 @@
 //! Captured launches and events on the device's stream.
 
-use super::{Cuda, driver::Handle};
+use super::{
+    Cuda,
+    capture::{Capture, Captured, Freed},
+    driver::Handle,
+};
 use crate::error::{Error, Result};
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
@@ -12,27 +16,6 @@ pub struct Graph {
     cuda: Arc<Cuda>,
     exec: Handle,
     allocations: Vec<(u64, u64)>,
-}
-
-/// A capture under way.
-#[derive(Debug, Default)]
-pub(super) struct Capture {
-    /// The allocations that captured launches touched so far: address and number.
-    pub touched: BTreeSet<(u64, u64)>,
-    /// Memory that was dropped meanwhile.
-    freed: Vec<Freed>,
-}
-
-/// The capture of a device's stream, if there is one.
-pub(super) type Captured = Option<Capture>;
-
-/// Memory that nobody owns any more.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Freed {
-    /// Of the device.
-    Device(u64),
-    /// Page-locked, of the host: its address.
-    Host(usize),
 }
 
 impl Cuda {

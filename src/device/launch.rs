@@ -5,14 +5,13 @@ use super::{
     cubin::{self, Tile},
     cuda::Cuda,
     driver::{Geometry, Handle},
-    objects::{Objects, Swapped},
+    loaded::Kernels,
 };
 use crate::{
     error::{Error, Result},
     tensor::Spec,
 };
 use bytemuck::Pod;
-use std::collections::HashMap;
 use std::ffi::CString;
 use std::marker::PhantomData;
 use std::sync::PoisonError;
@@ -21,38 +20,6 @@ use std::sync::PoisonError;
 const MAX_GRID: [u64; 3] = [0x7fff_ffff, 65_535, 65_535];
 /// Dynamic shared memory that needs no permission.
 const FREE_SHARED_BYTES: u32 = 48 << 10;
-
-/// Objects loaded and kernels found so far.
-#[derive(Debug, Default)]
-pub(super) struct Kernels {
-    objects: Objects,
-    modules: HashMap<String, Handle>,
-    unused: Vec<Handle>,
-    found: HashMap<&'static str, (Handle, Tile)>,
-    resident: HashMap<&'static str, u32>,
-}
-
-impl Kernels {
-    pub fn modules(&self) -> impl Iterator<Item = Handle> {
-        self.modules.values().chain(&self.unused).copied()
-    }
-
-    /// Takes the kernels of `object` from now on.
-    pub fn swap(&mut self, object: Swapped) {
-        // A module of the same name may hold another version; it stays loaded for graphs that use it.
-        self.unused.extend(self.modules.remove(&object.source));
-        self.objects.swap(object);
-        self.found.clear();
-        self.resident.clear();
-    }
-
-    /// Takes only embedded kernels from now on.
-    pub fn swap_back(&mut self) {
-        self.objects.swap_back();
-        self.found.clear();
-        self.resident.clear();
-    }
-}
 
 /// A kernel that takes one argument struct `A`.
 #[derive(Clone, Copy, Debug)]
@@ -132,6 +99,18 @@ impl Cuda {
         Ok(Kernel { symbol, function, tile, args: PhantomData })
     }
 
+    /// The object that `symbol` is taken from.
+    #[cfg(feature = "cust")]
+    pub(super) fn image_of(&self, symbol: &str) -> Result<Vec<u8>> {
+        let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = kernels.objects.find(self.target, symbol);
+        found.map(|f| f.image.to_vec()).map_err(|tried| Error::NoKernel {
+            op: "cust",
+            key: self.name().into(),
+            tried: tried.into_owned(),
+        })
+    }
+
     /// What the driver says about a loaded kernel.
     ///
     /// # Errors
@@ -158,6 +137,9 @@ impl Cuda {
     }
 
     fn resident_clusters<A>(&self, kernel: &Kernel<A>) -> Result<u32> {
+        if self.watch.is_rehearsal() {
+            return Ok(u32::MAX); // nothing runs, so nothing waits
+        }
         let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = kernels.resident.get(kernel.symbol) {
             return Ok(*known);
@@ -198,6 +180,9 @@ impl Cuda {
                 format!("{} with {have} bytes of shared memory", self.chip()),
                 format!("{symbol}, which needs {}", info.tile.shared_bytes),
             ));
+        }
+        if self.watch.is_rehearsal() {
+            return Ok((0, info.tile));
         }
         self.make_current()?;
         let module = match kernels.modules.get(object.source) {
@@ -246,9 +231,28 @@ impl Cuda {
         for t in touches {
             self.inside(&format!("{}: {}", kernel.symbol, t.what), t.address, t.bytes)?;
         }
+        let watched = self.watch.announce(kernel.symbol);
+        if self.watch.is_rehearsal() {
+            return Ok(());
+        }
         self.make_current()?;
         let geometry = kernel.geometry(grid.map(|n| n as u32));
         let args = bytemuck::bytes_of(args);
-        self.after_launch(self.driver.launch(kernel.function, geometry, self.stream, args))
+        #[cfg(feature = "cust")]
+        if let Some(done) = self.launch_by_cust(kernel.symbol, geometry, args) {
+            return done;
+        }
+        let named = |e| match e {
+            Error::Driver { call, code, name } => {
+                Error::Driver { call: format!("{call} ({})", kernel.symbol), code, name }
+            }
+            other => other,
+        };
+        let launched = self.driver.launch(kernel.function, geometry, self.stream, args);
+        self.after_launch(launched.map_err(named))?;
+        if watched && self.captured().is_none() {
+            self.driver.stream_synchronize(self.stream).map_err(named)?;
+        }
+        Ok(())
     }
 }

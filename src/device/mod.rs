@@ -6,33 +6,41 @@
 #![allow(unsafe_code)]
 
 mod blas;
+mod capture;
 pub mod compile;
 pub mod cpu;
 pub mod cubin;
 pub mod cubin_table;
 mod cuda;
+#[cfg(feature = "cust")]
+mod cust;
 mod driver;
 mod emulated;
 mod graph;
 mod launch;
+mod loaded;
 mod memory;
 pub mod nvtx;
 mod objects;
 pub mod occupancy;
 mod pinned;
+mod rehearsal;
+mod second;
 mod swap;
 mod temporary;
 mod tensor_map;
+mod watch;
 
 pub use blas::{Blas, Factor, MatrixProduct};
 pub use cuda::{COUNTERS, Cuda, DRIVER_LIBRARY, Memory};
+pub use driver::TensorMap;
 pub use emulated::{Emulated, Schedule};
 pub use graph::{Event, Graph};
 pub use launch::{Kernel, Occupancy, Touched};
 pub use memory::{Arena, Weight, WeightBlock};
 pub use pinned::Pinned;
 pub use swap::Swap;
-pub use tensor_map::{TensorMap, TensorMapSpec};
+pub use tensor_map::TensorMapSpec;
 
 use crate::error::{Error, Result};
 use std::sync::Arc;

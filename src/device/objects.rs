@@ -7,7 +7,7 @@ use super::{
 use crate::error::Result;
 use rayon::prelude::*;
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// A compiled file that takes the place of embedded kernels.
 #[derive(Debug)]
@@ -49,6 +49,7 @@ pub(super) struct Found<'a> {
 pub(super) struct Objects {
     swapped: Vec<Swapped>,
     embedded: Option<HashMap<String, (&'static Object, KernelInfo)>>,
+    left_out: HashSet<String>,
 }
 
 impl Objects {
@@ -61,12 +62,20 @@ impl Objects {
         self.swapped.clear();
     }
 
+    /// Finds the kernels of these names no more.
+    pub fn leave_out(&mut self, symbols: &[String]) {
+        self.left_out.extend(symbols.iter().cloned());
+    }
+
     /// The object that exports `symbol`, or what was looked at.
     pub fn find(
         &mut self,
         target: Target,
         symbol: &str,
     ) -> std::result::Result<Found<'_>, Cow<'static, str>> {
+        if self.left_out.contains(symbol) {
+            return Err(format!("{symbol}, which was left out").into());
+        }
         for object in self.swapped.iter().rev() {
             if let Some(info) = object.kernels.iter().find(|k| k.name == symbol) {
                 let (source, image) = (&*object.source, &*object.image);

@@ -1,9 +1,6 @@
 //! Host memory that a device copies from without an intermediate buffer.
 
-use super::{
-    Cuda,
-    graph::{Event, Freed},
-};
+use super::{Cuda, capture::Freed, graph::Event};
 use crate::error::Result;
 use std::sync::Arc;
 

@@ -14,6 +14,8 @@ pub struct Swap {
     pub kernel_dir: Option<PathBuf>,
     /// Kernel sources to compile now.
     pub kernel_sources: Vec<PathBuf>,
+    /// Names of kernels to act without.
+    pub left_out: Vec<String>,
 }
 
 impl Swap {
@@ -41,6 +43,7 @@ impl Cuda {
             };
             self.force_variant(slot, name);
         }
+        self.leave_out(&swap.left_out);
         let mut names = vec![];
         if let Some(folder) = &swap.kernel_dir {
             for (path, image) in self.objects_in(folder)? {
@@ -55,6 +58,13 @@ impl Cuda {
             self.replace(source.display().to_string(), image, &mut names)?;
         }
         Ok(names)
+    }
+
+    /// Acts from now on as if the kernels of these names had not been compiled: what needs one fails by name.
+    pub fn leave_out(&self, symbols: &[String]) {
+        if !symbols.is_empty() {
+            self.kernels.lock().unwrap_or_else(PoisonError::into_inner).leave_out(symbols);
+        }
     }
 
     /// Takes only the built-in kernels from now on; chosen variants stay.

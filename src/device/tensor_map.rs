@@ -1,20 +1,15 @@
 //! Tensor maps: how a bulk copy finds a box of a tensor in memory and lays it out in shared memory.
 
-use super::Cuda;
+use super::{
+    Cuda,
+    driver::{Encoding, TensorMap},
+};
 use crate::{
     error::{Error, Result},
     tensor::DType,
 };
-use bytemuck::{Pod, Zeroable};
 use cudarc::driver::sys;
 use std::ffi::c_uint;
-
-/// An encoded map; a member of an argument struct, read there through `__grid_constant__`.
-#[repr(C, align(64))]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct TensorMap {
-    words: [u64; 16],
-}
 
 /// What a map describes. Elements outside the tensor are read as zero and not written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,21 +28,6 @@ pub struct TensorMapSpec {
     pub block: Vec<u32>,
     /// Bytes of the swizzle pattern in shared memory: 0, 32, 64 or 128.
     pub swizzle: u32,
-}
-
-/// The arguments of the driver's encoder.
-#[derive(Debug)]
-pub(super) struct Encoding<'a> {
-    pub dtype: c_uint,
-    pub address: u64,
-    pub dims: &'a [u64],
-    pub strides: &'a [u64],
-    pub block: &'a [u32],
-    pub steps: &'a [u32],
-    pub interleave: c_uint,
-    pub swizzle: c_uint,
-    pub promotion: c_uint,
-    pub fill: c_uint,
 }
 
 /// Largest extent of a box.

@@ -1,7 +1,7 @@
 //! Where peft keeps alpha: `lora_adapter_metadata` in the header, or `adapter_config.json` beside
 //! the file.
 
-use super::layer::{Layer, Lora};
+use super::layer::{Layer, Lora, PEFT_KEY};
 use crate::error::{Error, Result};
 use regex::Regex;
 use serde_json::{Map, Value, json};
@@ -10,9 +10,6 @@ use std::{
     fs,
     path::Path,
 };
-
-/// The header's key.
-pub const KEY: &str = "lora_adapter_metadata";
 
 /// Alpha as peft describes it, by module.
 #[derive(Debug, Default)]
@@ -29,12 +26,12 @@ impl Alphas {
     pub fn of(path: &Path, metadata: &BTreeMap<String, String>, neighbour: bool) -> Result<Self> {
         let bad = |at: &Path, e: &dyn std::fmt::Display| Error::Format {
             path: at.to_path_buf(),
-            found: format!("a {KEY} that is no JSON object ({e})"),
+            found: format!("a {PEFT_KEY} that is no JSON object ({e})"),
             expected: "peft's configuration".into(),
             fix: "write the file again".into(),
         };
         let mut alphas = Self::default();
-        if let Some(text) = metadata.get(KEY) {
+        if let Some(text) = metadata.get(PEFT_KEY) {
             let all: Map<String, Value> = serde_json::from_str(text).map_err(|e| bad(path, &e))?;
             for (key, value) in all {
                 if let Some((component, key)) = key.split_once('.') {

@@ -9,6 +9,9 @@ use crate::{
 };
 use std::collections::BTreeMap;
 
+/// The header entry in which peft keeps rank and alpha.
+pub const PEFT_KEY: &str = "lora_adapter_metadata";
+
 /// One adapted module: `W' = W + strength * (alpha / rank) * up @ down`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layer {
@@ -106,13 +109,7 @@ impl Lora {
 
     /// The text pairs that belong to no convention and travel along on conversion.
     pub(super) fn free_metadata(&self) -> BTreeMap<String, String> {
-        let bound = [
-            "format",
-            super::alpha::KEY,
-            "ss_network_module",
-            "ss_network_dim",
-            "ss_network_alpha",
-        ];
+        let bound = ["format", PEFT_KEY, "ss_network_module", "ss_network_dim", "ss_network_alpha"];
         let free = self.metadata.iter().filter(|(k, _)| !bound.contains(&k.as_str()));
         free.map(|(k, v)| (k.clone(), v.clone())).collect()
     }

@@ -2,7 +2,7 @@
 
 use super::{
     Modules, alpha,
-    layer::{Layer, Lora},
+    layer::{Layer, Lora, PEFT_KEY},
 };
 use crate::{
     error::{Error, Result},
@@ -38,7 +38,7 @@ impl Lora {
         let (mut tensors, mut metadata) = (BTreeMap::new(), self.free_metadata());
         metadata.insert("format".into(), "pt".into());
         if convention == Convention::Peft {
-            metadata.insert(alpha::KEY.into(), alpha::describe(self));
+            metadata.insert(PEFT_KEY.into(), alpha::describe(self));
             for layer in self.layers.values() {
                 tensors.insert(format!("{}.lora_A.weight", layer.module), layer.down.clone());
                 tensors.insert(format!("{}.lora_B.weight", layer.module), layer.up.clone());

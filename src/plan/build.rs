@@ -2,7 +2,8 @@
 
 use super::{
     Action, Plan, Recorder, Step, Value,
-    memory::{self, Buffer},
+    buffers::kept_values,
+    memory,
     record::{Class, Node},
 };
 use crate::{
@@ -35,11 +36,27 @@ pub struct PlanOptions {
     pub poison: bool,
 }
 
-pub(super) fn build(
-    mut rec: Recorder,
-    outputs: &[(&str, Value)],
-    options: PlanOptions,
-) -> Result<Plan> {
+impl Recorder {
+    /// Plans the recording for the named outputs.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] when a loss is no scalar or depends on nothing trainable, or when an operation
+    /// takes one value twice and both gradients are wanted.
+    pub fn plan(self, outputs: &[(&str, Value)], options: PlanOptions) -> Result<Plan> {
+        build(self, outputs, options)
+    }
+
+    /// An inference plan of one output named `out`.
+    ///
+    /// # Errors
+    /// As [`Recorder::plan`].
+    pub fn plan_inference(self, out: Value) -> Result<Plan> {
+        let options = PlanOptions { pass: Pass::Inference, ..PlanOptions::default() };
+        self.plan(&[("out", out)], options)
+    }
+}
+
+fn build(mut rec: Recorder, outputs: &[(&str, Value)], options: PlanOptions) -> Result<Plan> {
     let nodes = std::mem::take(&mut rec.nodes);
     let loss = match options.pass {
         Pass::Loss(v) => Some(v),
@@ -233,34 +250,4 @@ fn with_repeats(
         out.push(s);
     }
     out
-}
-
-/// Forward values that a backward step reads.
-pub(super) fn kept_values(nodes: &[Node], step: &Step) -> Vec<Value> {
-    let Action::Backward { keeps, .. } = &step.action else { return vec![] };
-    let n = &nodes[step.node];
-    let mut v: Vec<Value> = keeps.ins.iter().filter_map(|i| n.ins.get(*i).copied()).collect();
-    if keeps.out {
-        v.push(n.out);
-    }
-    if keeps.saved {
-        v.extend(&n.saved);
-    }
-    v
-}
-
-/// The buffer that `step` uses for the forward value `value`.
-pub(super) fn read_buffer(
-    rec: &Recorder,
-    nodes: &[Node],
-    inner: &HashMap<usize, usize>,
-    step: &Step,
-    value: Value,
-) -> Buffer {
-    let r = rec.slots[value.0].root;
-    let late = matches!(step.action, Action::Again | Action::Backward { .. });
-    match inner.get(&r) {
-        Some(s) if late && nodes[step.node].segment == Some(*s) => Buffer::Again(r),
-        _ => Buffer::Value(r),
-    }
 }

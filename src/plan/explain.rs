@@ -2,7 +2,7 @@
 
 use super::{
     Action, ParamInfo, Plan,
-    memory::Buffer,
+    buffers::Buffer,
     record::{Class, Slot},
 };
 use crate::{

@@ -2,44 +2,12 @@
 
 use super::{
     Action, Recorder, Step, Value,
-    build::{kept_values, read_buffer},
+    buffers::{Buffer, Flats, kept_values, read_buffer},
     record::{Class, Node},
 };
 use crate::{device::cpu::ALIGN_BYTES, op::GradMode, tensor::DType};
 use std::collections::HashMap;
 use std::ops::Range;
-
-/// A stretch of memory with a life of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Buffer {
-    /// A forward value.
-    Value(usize),
-    /// A forward value computed again for the backward pass of its segment.
-    Again(usize),
-    /// The gradient of a value.
-    Grad(usize),
-    /// The gradient of output number `i`, given by the caller.
-    Seed(usize),
-    /// The number 1, from which the gradient of a loss starts.
-    One,
-    /// Scratch of one step.
-    Scratch(usize),
-    /// All trainables together.
-    Flat(Flats),
-}
-
-/// The flat buffers of the trainables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Flats {
-    /// f32 master weights.
-    Master,
-    /// f32 gradient, summed over the passes of a step.
-    Grad,
-    /// What the operations read, in the element type of the parameters; only where that is not f32.
-    Shadow,
-    /// What the operations write in one pass; as above.
-    PassGrad,
-}
 
 /// Where everything lies, in bytes from the start of the arena.
 #[derive(Debug, Default)]

@@ -4,6 +4,7 @@
 //! gradient, in which mode each gradient is written, how long each buffer lives, where it lies in one
 //! arena and which segments are recomputed; the [`Program`] is a flat list of steps over fixed addresses.
 
+mod buffers;
 mod build;
 mod explain;
 mod limits;
@@ -22,7 +23,8 @@ pub use record::{Layout, ParamInfo, Recorder, Value};
 pub use trace::{Roofline, Traced, trace_json};
 
 use crate::op::{GradMode, Keeps};
-use memory::{Buffer, Places};
+use buffers::Buffer;
+use memory::Places;
 use record::Node;
 
 /// What one step does with its node.
@@ -80,6 +82,6 @@ pub struct Plan {
 impl Plan {
     /// The buffer a step of `action` reads for `value` of the recording.
     pub(crate) fn read_of(&self, step: &Step, value: Value) -> Buffer {
-        build::read_buffer(&self.rec, &self.nodes, &self.inner, step, value)
+        buffers::read_buffer(&self.rec, &self.nodes, &self.inner, step, value)
     }
 }

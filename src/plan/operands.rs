@@ -2,7 +2,7 @@
 
 use super::{
     Action, Plan, Value,
-    memory::{Buffer, Flats},
+    buffers::{Buffer, Flats},
 };
 use crate::{
     error::{Error, Result},

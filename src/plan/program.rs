@@ -2,8 +2,8 @@
 
 use super::{
     Plan, Value,
+    buffers::Buffer,
     limits::{Limit, limits},
-    memory::Buffer,
     operands::{Operands, Place, resolve},
     record::{Class, Layout},
     replay::{Replay, Replays, Stretch},

@@ -1,6 +1,5 @@
 //! The recorder: straight-line model code calls this.
 
-use super::{Pass, Plan, PlanOptions};
 use crate::{
     error::{Error, Result},
     kernels::cast::Cast,
@@ -298,24 +297,6 @@ impl Recorder {
             _ => None,
         };
         self.slots.iter().filter_map(info).collect()
-    }
-
-    /// Plans the recording for the named outputs.
-    ///
-    /// # Errors
-    /// [`Error::Plan`] when a loss is no scalar or depends on nothing trainable, or when an operation
-    /// takes one value twice and both gradients are wanted.
-    pub fn plan(self, outputs: &[(&str, Value)], options: PlanOptions) -> Result<Plan> {
-        super::build::build(self, outputs, options)
-    }
-
-    /// An inference plan of one output named `out`.
-    ///
-    /// # Errors
-    /// As [`Recorder::plan`].
-    pub fn plan_inference(self, out: Value) -> Result<Plan> {
-        let options = PlanOptions { pass: Pass::Inference, ..PlanOptions::default() };
-        self.plan(&[("out", out)], options)
     }
 
     fn at(&self, op: &str) -> String {

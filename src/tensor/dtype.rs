@@ -19,6 +19,9 @@ pub enum DType {
 }
 
 impl DType {
+    /// Those that operations compute with.
+    pub const FLOATS: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
+
     /// Bytes of one element.
     pub fn size_bytes(self) -> usize {
         match self {

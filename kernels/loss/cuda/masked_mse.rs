@@ -6,7 +6,7 @@ use crate::{
     error::Result,
     kernels::{
         elementwise::{self, OVERWRITE, Operands, extent},
-        loss::masked_mse::extents,
+        loss::extents,
     },
     op::{Backward, Forward},
     tensor::Spec,

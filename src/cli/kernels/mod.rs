@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod isolate;
 mod list;
 mod replay;
 mod variants;

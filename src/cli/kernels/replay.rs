@@ -50,7 +50,8 @@ impl Replay {
         let (code, text) = match compare(case, dtype, &cuda)? {
             Outcome::Agrees { worst } => (0, format!("ok: {worst:.2} of the allowed error")),
             Outcome::Differs { problem } => (1, format!("WRONG: {problem}")),
-            Outcome::NoKernel => {
+            Outcome::Missing { problem } => (1, format!("MISSING: {problem}")),
+            Outcome::OtherType => {
                 return Err(Error::NoKernel {
                     op: case.op.name(),
                     key: format!("{dtype} on {}", cuda.name()),

@@ -5,7 +5,7 @@ use crate::{
     device::Cuda,
     error::Result,
     kernels::{case::Case, slots, variant::Slot},
-    tensor::{DType, Spec},
+    tensor::DType,
 };
 use std::sync::Arc;
 
@@ -63,9 +63,7 @@ impl Variants {
     }
 
     fn tell(&self, case: &Case, dtype: DType, cuda: &Arc<Cuda>) {
-        let float = |s: &Spec| s.dtype != DType::I32;
-        let stored = |s: &Spec| if float(s) { Spec::new(&s.dims, dtype) } else { s.clone() };
-        let specs: Vec<Spec> = case.ins.iter().map(stored).collect();
+        let specs = case.specs(dtype);
         let Ok(signature) = case.op.infer(&specs) else { return };
         let chosen = |backward| case.op.variant(cuda, &specs, &signature.out, backward);
         let (forward, backward) = (chosen(false), chosen(true));

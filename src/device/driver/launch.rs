@@ -1,6 +1,6 @@
 //! Calls about modules, functions, launches and tensor maps.
 
-use super::{super::tensor_map::Encoding, Driver, Handle, TensorMap};
+use super::{Driver, Encoding, Handle, TensorMap};
 use crate::error::Result;
 use cudarc::driver::sys;
 use std::ffi::{CStr, c_int, c_uint, c_void};

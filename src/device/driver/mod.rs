@@ -5,12 +5,15 @@
 //! bindings supply the constants; its loader knows one library a process and panics on a missing symbol.
 
 mod calls;
+mod encoding;
 mod graph;
 mod launch;
 
+pub(super) use encoding::Encoding;
+pub use encoding::TensorMap;
 pub(super) use launch::Geometry;
 
-use super::{emulated::Emulated, tensor_map::TensorMap};
+use super::emulated::Emulated;
 use crate::error::{Error, Result};
 use cudarc::driver::sys;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -171,6 +174,14 @@ impl Driver {
         // SAFETY: plain call without pointers.
         driver.ok("cuInit", unsafe { (driver.table.init)(0) })?;
         Ok(driver)
+    }
+
+    /// The address of an exported function, for another caller of the same library.
+    #[cfg(feature = "cust")]
+    pub fn symbol(&self, name: &str) -> Option<usize> {
+        // SAFETY: only the address is taken; cust declares the documented type of every function it calls.
+        let found = unsafe { self.library.get::<*const c_void>(name.as_bytes()) };
+        found.ok().map(|symbol| *symbol as usize)
     }
 
     fn ok(&self, call: &str, code: Code) -> Result<()> {

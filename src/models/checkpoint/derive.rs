@@ -1,6 +1,6 @@
 //! Configurations of single-file checkpoints, read off the shapes of their tensors.
 
-use super::{single::Family, store::Slots};
+use super::{family::Family, store::Slots};
 use serde_json::{Value, json};
 
 fn dim(slots: &Slots, name: &str, axis: usize) -> usize {

@@ -3,6 +3,7 @@
 
 pub mod assets;
 mod derive;
+mod family;
 mod folder;
 mod names;
 mod single;
@@ -22,8 +23,8 @@ use std::{
 };
 use store::{Slot, Slots};
 
+pub use family::Family;
 pub use folder::model_files;
-pub use single::Family;
 
 /// The word that stands for the embedded base.
 pub const NANO: &str = "nano";

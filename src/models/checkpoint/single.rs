@@ -1,7 +1,9 @@
 //! Single-file checkpoints with the original key names of SDXL, SD 1.5 and SD 2.1.
 
 use super::{
-    Component, derive, names,
+    Component, derive,
+    family::Family,
+    names,
     store::{self, Slot, Slots},
 };
 use crate::{
@@ -11,35 +13,6 @@ use crate::{
 };
 use serde_json::Value;
 use std::{path::Path, sync::Arc};
-
-/// Which published model a single file is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// Stable Diffusion XL.
-    Sdxl,
-    /// Stable Diffusion 1.x.
-    Sd15,
-    /// Stable Diffusion 2.x.
-    Sd21,
-}
-
-impl Family {
-    fn of(file: &SafeFile) -> Self {
-        let has = |part: &str| file.entries().keys().any(|n| n.contains(part));
-        let open_clip = has("cond_stage_model.model.");
-        let context = file
-            .entries()
-            .iter()
-            .find(|(n, _)| n.contains("attn2.to_k.weight"))
-            .and_then(|(_, e)| e.dims.get(1));
-        match context {
-            _ if has("conditioner.embedders.") || has("label_emb.") => Family::Sdxl,
-            Some(1024) => Family::Sd21,
-            _ if open_clip => Family::Sd21,
-            _ => Family::Sd15,
-        }
-    }
-}
 
 /// The prefixes under which a component may lie; an empty one is a file of that component alone.
 fn prefixes(component: Component, family: Family) -> &'static [&'static str] {

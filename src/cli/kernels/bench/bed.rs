@@ -97,10 +97,7 @@ impl<'a> Bed<'a> {
     /// [`crate::error::Error::DType`] where the operation does not exist in `dtype`, `NoKernel` where the
     /// device has none; those of the driver.
     pub fn new(case: &'a Case, dtype: DType, cuda: &Arc<Cuda>, emulated: bool) -> Result<Self> {
-        let float = |s: &Spec| s.dtype != DType::I32;
-        let specs: Vec<Spec> = (case.ins.iter())
-            .map(|s| if float(s) { Spec::new(&s.dims, dtype) } else { s.clone() })
-            .collect();
+        let specs = case.specs(dtype);
         let signature = case.op.infer(&specs)?;
         let layout = Layout::new(&specs, &signature);
         let wanted = COLD_BYTES.div_ceil(layout.bytes).clamp(2, MAX_COPIES);
@@ -141,6 +138,8 @@ impl<'a> Bed<'a> {
                 dtype => (range.clone(), dtype.encode(&DType::F32.decode(&bytes))),
             })
             .collect();
+        let state = self.case.state(&self.signature.saved, 11).unwrap_or_default();
+        content.extend(self.layout.saved.iter().cloned().zip(state));
         content.push((self.layout.d_out.clone(), dtype.encode(&d_out)));
         for (range, bytes) in &content {
             cuda.upload(self.at(0, range), bytes)?;
@@ -216,6 +215,21 @@ impl<'a> Bed<'a> {
             d_ins: self.layout.grads.iter().zip(wants).map(grad).collect(),
             scratch: self.scratch(self.signature.backward_scratch),
         })
+    }
+
+    /// Poisons the results of `pass` in the first copy, so that [`Bed::unwritten`] sees what the next run writes.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn poison_results(&self, pass: &Pass) -> Result<()> {
+        let poison = |range: &Range<usize>| self.cuda.fill(self.at(0, range), range.len(), POISON);
+        match pass {
+            Pass::Forward => poison(&self.layout.out),
+            Pass::Backward(wants) => {
+                let wanted = self.layout.grads.iter().zip(wants).filter(|(_, w)| **w);
+                wanted.map(|(range, _)| range).try_for_each(poison)
+            }
+        }
     }
 
     /// Where a result of `pass` still has the poison it had before the first run.

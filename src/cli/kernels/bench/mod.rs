@@ -1,22 +1,27 @@
 //! `selvedge kernels bench`: time of kernels, against the chip's limits, a library, or one another.
 
 mod bed;
+mod launch;
 mod report;
 mod roofline;
 mod stats;
 mod yardstick;
 
-use super::super::common::{Kernels, dtype, note, out};
+use super::{
+    super::common::{Kernels, dtype, note},
+    isolate::{self, Event, Isolate, Role, Teller},
+};
 use crate::{
+    cli::chips::Chip,
     device::{Blas, Cuda},
     error::{Error, Result},
     kernels::{case::Case, slots, variant},
-    tensor::{DType, Spec},
+    tensor::DType,
 };
 pub(super) use bed::{Bed, Pass, in_turns};
 use clap::ValueEnum;
-use report::{Row, header};
-use roofline::{Chip, Point};
+use launch::{LaunchCost, Launcher};
+use report::{Row, Told};
 use stats::Comparison;
 pub(super) use stats::median;
 use std::{path::PathBuf, sync::Arc};
@@ -52,12 +57,18 @@ pub struct Bench {
     /// Measure the built-in kernels and those of --kernel-dir or --kernel-source in turns.
     #[arg(long)]
     against_built_in: bool,
+    /// Who launches: own, or cust for the launch cost of both side by side.
+    #[arg(long, value_enum, default_value_t = Launcher::Own)]
+    launcher: Launcher,
     /// The small cases of the tests instead of the models' shapes.
     #[arg(long)]
     small: bool,
     /// One JSON object a line.
     #[arg(long)]
     json: bool,
+    /// Whether a hang or a crash ends the measuring.
+    #[command(flatten)]
+    isolate: Isolate,
     /// Write a roofline plot.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -117,69 +128,110 @@ struct Session<'a> {
     rivals: Rivals,
 }
 
-/// Runs the command; exit code 1 when a kernel left a result unwritten.
+/// What is measured, in order.
+struct Work {
+    cases: Vec<Case>,
+    items: Vec<(usize, DType)>,
+}
+
+impl Work {
+    fn new(args: &Bench) -> Result<Self> {
+        let dtypes = args.dtype.iter().map(|d| dtype(d)).collect::<Result<Vec<_>>>()?;
+        let emulated = args.device.starts_with("emulated");
+        let small = args.small || emulated;
+        let all = if small { crate::kernels::cases() } else { crate::kernels::bench_cases() };
+        let fits = |c: &Case| {
+            let flop = || Some(c.op.cost(&c.ins, &c.op.infer(&c.ins).ok()?.out).flop);
+            !emulated || flop().is_some_and(|f| f <= EMULATED_FLOP)
+        };
+        let wanted = |c: &Case| c.name.contains(&args.op) && fits(c);
+        let cases: Vec<Case> = all.into_iter().filter(wanted).collect();
+        let of = |(i, c): (usize, &Case)| types_of(c, &dtypes).into_iter().map(move |d| (i, d));
+        let items: Vec<_> = cases.iter().enumerate().flat_map(of).collect();
+        if items.is_empty() {
+            return Err(Error::Config {
+                key: "--op".into(),
+                found: args.op.clone(),
+                expected: "part of the name of a case, in an element type that it has".into(),
+                fix: "leave --op out, or try --small".into(),
+            });
+        }
+        Ok(Self { cases, items })
+    }
+}
+
+/// Runs the command; exit code 1 when a kernel left a result unwritten or broke its case.
 ///
 /// # Errors
 /// A device that cannot be opened, a driver error, flags that do not fit together.
 pub fn run(args: &Bench) -> Result<u8> {
-    let dtypes = args.dtype.iter().map(|d| dtype(d)).collect::<Result<Vec<_>>>()?;
-    let session = open(args)?;
-    let cases = session.cases();
-    if cases.is_empty() {
-        return Err(Error::Config {
-            key: "--op".into(),
-            found: args.op.clone(),
-            expected: "part of the name of a case".into(),
-            fix: "leave --op out, or try --small".into(),
-        });
-    }
-    if !args.json {
-        out(&header());
-    }
-    let (mut points, mut wrong) = (vec![], 0);
-    for case in &cases {
-        for dtype in types_of(case, &dtypes) {
-            for row in session.measure(case, dtype)? {
-                wrong += usize::from(row.problem.is_some());
-                let name = format!("{} {} {}", row.case, row.dtype, row.pass);
-                points.push(Point { name, dtype: row.dtype, cost: row.cost, ms: row.cold_ms });
-                out(&if args.json { session.json(&row) } else { session.line(&row) });
+    let work = Work::new(args)?;
+    rivals(args)?;
+    let mut told = Told::new(args);
+    match args.isolate.role(&args.device) {
+        Role::Child(from) => {
+            let session = open(args, from)?;
+            let teller = Teller::new(&session.cuda);
+            for (i, (case, dtype)) in work.items.iter().enumerate().skip(from) {
+                teller.begin(i);
+                teller.end(i, session.told(&work.cases[*case], *dtype));
+            }
+            teller.done(&serde_json::Value::Null);
+            return Ok(0);
+        }
+        Role::Alone => {
+            let session = open(args, 0)?;
+            told.header();
+            for (case, dtype) in &work.items {
+                let case = &work.cases[*case];
+                match session.told(case, *dtype) {
+                    Err(e @ Error::NoKernel { .. }) => {
+                        told.broken(&case.name, *dtype, None, &e.to_string());
+                    }
+                    rows => told.rows(&rows?),
+                }
             }
         }
+        Role::Parent(limit) => {
+            told.header();
+            isolate::run(work.items.len(), limit, |event| match event {
+                Event::End(_, rows) => told.rows(&rows),
+                Event::Broken(i, kernel, how) => {
+                    let (case, dtype) = work.items[i];
+                    told.broken(&work.cases[case].name, dtype, kernel.as_deref(), &how);
+                }
+                Event::Done(_) => {}
+            })?;
+        }
     }
-    if let Some(path) = &args.svg {
-        let title = format!("{} ({})", session.cuda.name(), session.cuda.chip());
-        let text = roofline::svg(&title, session.chip, &points);
-        std::fs::write(path, text).map_err(Error::file("write", path))?;
-    }
-    if points.is_empty() {
-        note("no kernel for these cases and element types on this device");
-    }
-    Ok(u8::from(wrong > 0 || points.is_empty()))
+    told.finish()
 }
 
 /// The types asked for; else the usual one, or f32 where the operation has no other.
 fn types_of(case: &Case, asked: &[DType]) -> Vec<DType> {
     if !asked.is_empty() {
-        return asked.to_vec();
+        return asked.iter().copied().filter(|d| case.op.types().contains(d)).collect();
     }
     let usual = DType::Bf16;
-    let specs: Vec<Spec> = (case.ins.iter())
-        .map(|s| if s.dtype == DType::I32 { s.clone() } else { Spec::new(&s.dims, usual) })
-        .collect();
-    let floats = specs.iter().any(|s| s.dtype == usual);
-    vec![if floats && case.op.infer(&specs).is_ok() { usual } else { DType::F32 }]
+    vec![if case.op.types().contains(&usual) { usual } else { DType::F32 }]
 }
 
-fn open(args: &Bench) -> Result<Session<'_>> {
+/// The device and what is there to compare with; the first process that opens it says so.
+fn open(args: &Bench, from: usize) -> Result<Session<'_>> {
     let rivals = rivals(args)?;
     // Files that are compared with the built-in kernels come in later.
     let none = Kernels::default();
     let at_once = if args.against_built_in { &none } else { &args.kernels };
     let cuda = super::open(&args.device, at_once)?;
+    if args.launcher == Launcher::Cust {
+        launch::open(&cuda)?;
+    }
     let emulated = cuda.name() == "emulated";
     let chip = if emulated { Some(Chip::h200()) } else { Chip::of(cuda.chip()) };
     let blas = if emulated { None } else { cuda.blas()? };
+    if from > 0 {
+        return Ok(Session { args, cuda, emulated, chip, blas, rivals });
+    }
     note(&format!("{} ({}, {})", cuda.name(), cuda.chip(), cuda.target().name()));
     if emulated {
         note("times are the emulator's on this processor; only `floor`, of an H200, is a GPU's");
@@ -219,32 +271,22 @@ fn rivals(args: &Bench) -> Result<Rivals> {
 }
 
 impl Session<'_> {
-    fn cases(&self) -> Vec<Case> {
-        let small = self.args.small || self.emulated;
-        let all = if small { crate::kernels::cases() } else { crate::kernels::bench_cases() };
-        let fits = |c: &Case| {
-            let flop = || Some(c.op.cost(&c.ins, &c.op.infer(&c.ins).ok()?.out).flop);
-            !self.emulated || flop().is_some_and(|f| f <= EMULATED_FLOP)
-        };
-        all.into_iter().filter(|c| c.name.contains(&self.args.op) && fits(c)).collect()
+    /// The rows of one case, as [`Told`] reads them.
+    fn told(&self, case: &Case, dtype: DType) -> Result<serde_json::Value> {
+        let rows = self.measure(case, dtype)?;
+        Ok(rows.iter().map(|row| self.tell(row)).collect())
     }
 
-    /// The rows of one case; none where it does not exist in `dtype` or has no kernel here.
+    /// The rows of one case; none where there is nothing to compute.
     fn measure(&self, case: &Case, dtype: DType) -> Result<Vec<Row>> {
         let empty = case.ins.iter().any(|s| s.is_empty());
-        let bed = match Bed::new(case, dtype, &self.cuda, self.emulated) {
-            Err(Error::DType { .. } | Error::NoKernel { .. }) => return Ok(vec![]),
-            bed => bed?,
-        };
+        let bed = Bed::new(case, dtype, &self.cuda, self.emulated)?;
         if empty || bed.signature.out.is_empty() {
             return Ok(vec![]);
         }
         let mut rows = vec![];
         for pass in self.args.pass.passes(&case.grads) {
-            match self.row(&bed, &pass, dtype) {
-                Err(Error::NoKernel { .. }) => {}
-                row => rows.push(row?),
-            }
+            rows.push(self.row(&bed, &pass, dtype)?);
         }
         Ok(rows)
     }
@@ -271,9 +313,11 @@ impl Session<'_> {
             variant: case.op.variant(&self.cuda, &bed.specs, out, backward),
             cold: bed.cold,
             cold_ms: median(&times[0]),
+            cold_range: stats::interval(&times[0]),
             warm_ms: median(&times[1]),
             cost,
             blas_ms: self.blas_ms(bed, pass, dtype)?,
+            launch: self.launch_cost(bed, pass)?,
             verdict,
             problem,
         })
@@ -302,6 +346,17 @@ impl Session<'_> {
         let graph = bed.graph(launches, true, &call)?;
         let times = in_turns(&[&graph], self.warm_up(), self.iterations())?;
         Ok(Some(median(&times[0])))
+    }
+
+    /// The launch cost by both launchers where it was asked for; why cust cannot launch this otherwise.
+    fn launch_cost(&self, bed: &Bed<'_>, pass: &Pass) -> Result<Option<Result<LaunchCost>>> {
+        if self.args.launcher == Launcher::Own {
+            return Ok(None);
+        }
+        match launch::cost(&self.cuda, bed, pass, self.iterations()) {
+            Err(e @ Error::Plan { .. }) => Ok(Some(Err(e))),
+            cost => cost.map(|c| Some(Ok(c))),
+        }
     }
 
     /// Measures two rivals in turns.

@@ -13,6 +13,21 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// The 95 % interval of the median, by drawing again; NaN of nothing.
+pub fn interval(values: &[f64]) -> (f64, f64) {
+    const DRAWS: usize = 1000;
+    let n = values.len();
+    if n == 0 {
+        return (f64::NAN, f64::NAN);
+    }
+    let mut random = Stream::new(2, n as u64);
+    let mut medians: Vec<f64> = (0..DRAWS)
+        .map(|_| median(&(0..n).map(|_| values[random.below(n)]).collect::<Vec<_>>()))
+        .collect();
+    medians.sort_by(f64::total_cmp);
+    (medians[DRAWS / 40], medians[DRAWS - 1 - DRAWS / 40])
+}
+
 /// How much longer the first series takes than the second.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Comparison {
@@ -73,6 +88,15 @@ mod tests {
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
         assert!(median(&[]).is_nan());
+    }
+
+    #[test]
+    fn the_interval_of_a_median_holds_it_and_shrinks_with_the_spread() {
+        let wide: Vec<f64> = (0..31u8).map(f64::from).collect();
+        let (low, high) = interval(&wide);
+        assert!(low < median(&wide) && median(&wide) < high && high - low < 20.0, "{low} {high}");
+        assert_eq!(interval(&[2.0; 9]), (2.0, 2.0));
+        assert!(interval(&[]).0.is_nan());
     }
 
     #[test]
