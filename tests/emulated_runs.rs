@@ -10,13 +10,13 @@ use selvedge::{
     models::{base::Base, unet::UnetConfig},
     plan::{Layout, Plan, Program, WeightSource},
     sample::{Pipeline, Request, Sampler, Spacing, Start, start_noise},
-    tensor::{DType, philox},
+    tensor::{DType, Floats, philox},
     train::{
         Batch, Group, Objective, Optimizer, RandomWeights, Rules, StepSize, Stepper,
         fit::step_bytes, plan_denoising, plan_training,
     },
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 const LATENT: [usize; 2] = [8, 8];
 const TOKENS: usize = 5;
@@ -57,8 +57,8 @@ fn load_rounded(plan: Plan, config: &UnetConfig, device: &Device, dtype: DType) 
 struct Rounded(RandomWeights, DType);
 
 impl WeightSource for Rounded {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Arc<Vec<f32>>>> {
-        let round = |w: Arc<Vec<f32>>| Arc::new(self.1.decode(&self.1.encode(&w)));
+    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
+        let round = |w: Floats| Floats::from(self.1.decode(&self.1.encode(&w)));
         Ok(self.0.get(name, dims, layout)?.map(round))
     }
 }

@@ -19,6 +19,7 @@ pub mod nvtx;
 mod objects;
 pub mod occupancy;
 mod pinned;
+mod pool;
 mod swap;
 mod temporary;
 mod tensor_map;
@@ -29,6 +30,7 @@ pub use graph::{Event, Graph};
 pub use launch::{Kernel, Occupancy, Touched};
 pub use memory::{Arena, Weight, WeightBlock};
 pub use pinned::Pinned;
+pub use pool::Pool;
 pub use swap::Swap;
 pub use tensor_map::{TensorMap, TensorMapSpec};
 

@@ -13,12 +13,14 @@ mod record;
 mod replay;
 mod run;
 mod trace;
+mod weights;
 
 pub use build::{Pass, PlanOptions};
 pub use explain::Summary;
-pub use program::{Flat, FlatOnDevice, Program, WeightSource};
+pub use program::{Flat, FlatOnDevice, Program};
 pub use record::{Layout, ParamInfo, Recorder, Value};
 pub use trace::{Roofline, Traced, trace_json};
+pub use weights::{StoredBytes, WeightSource};
 
 use crate::op::{GradMode, Keeps};
 use memory::{Buffer, Places};

@@ -19,21 +19,27 @@ pub fn step_bytes(plan: &Plan) -> u64 {
     plan_bytes(plan) + 8 * plan.summary().trainable_parameters as u64
 }
 
-/// Refuses a step that does not fit beside `others` bytes, before anything is allocated.
+/// Refuses a step that does not fit beside `others` bytes and those of sample pictures, before anything is
+/// allocated.
 ///
 /// # Errors
 /// [`Error::OutOfMemory`] that names the nearest settings that fit; those of `plan_with`.
 pub fn check(
     device: &Device,
-    (plan, others): (&Plan, u64),
+    (plan, others, samples): (&Plan, u64, u64),
     options: &StepOptions,
     pictures: usize,
     plan_with: impl Fn(&StepOptions) -> Result<Plan>,
 ) -> Result<()> {
-    let need = step_bytes(plan) + others;
+    let need = step_bytes(plan) + others + samples;
     let Some(have) = device.free_bytes()?.filter(|have| need > *have) else { return Ok(()) };
-    let fits = |options: &StepOptions| Ok(step_bytes(&plan_with(options)?) + others <= have);
-    let fix = match nearest(options, pictures, matches!(device, Device::Cuda(_)), fits)? {
+    let fits =
+        |options: &StepOptions| Ok(step_bytes(&plan_with(options)?) + others + samples <= have);
+    let mut words = nearest(options, pictures, matches!(device, Device::Cuda(_)), fits)?;
+    if samples > 0 && need - samples <= have {
+        words.insert(0, "train.sample_every = 0".into());
+    }
+    let fix = match words {
         words if words.is_empty() => "no setting of this base fits; use a smaller base".into(),
         words => format!("this would fit: {}", words.join(", or ")),
     };

@@ -91,11 +91,17 @@ fn objective(config: &TrainConfig) -> Result<Objective> {
 }
 
 impl<'a> Trainer<'a> {
-    /// Plans and loads everything a run of `config` on `base` needs.
+    /// Plans and loads everything a run of `config` on `base` needs; sample pictures will need `samples` bytes
+    /// beside it.
     ///
     /// # Errors
     /// Those of the configuration, the plan and the weights.
-    pub fn new(config: &'a TrainConfig, base: &'a Base, device: Device) -> Result<Self> {
+    pub fn new(
+        config: &'a TrainConfig,
+        base: &'a Base,
+        device: Device,
+        samples: u64,
+    ) -> Result<Self> {
         let t = &config.train;
         let noise = NoiseSchedule::from_json(&base.scheduler.to_string())?;
         let objective = objective(config)?;
@@ -134,7 +140,7 @@ impl<'a> Trainer<'a> {
         if !text_is_trained(config) {
             others += fit::plan_bytes(&base.text_plan(&Adapters::new(), 1)?);
         }
-        fit::check(&device, (&plan, others), &options, t.batch, plan_with)?;
+        fit::check(&device, (&plan, others, samples), &options, t.batch, plan_with)?;
         let mut program = plan.load(device.clone(), &Start::new(base.weights.clone(), t.seed))?;
         let ema = t.ema.then_some(t.ema_decay as f32);
         let group = |name: &str| group(config, name);
