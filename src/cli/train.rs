@@ -122,17 +122,16 @@ pub fn train(
     let own_prior = config.method.prior_dir.as_os_str().is_empty();
     let prior_dir = if own_prior { folder.join("prior") } else { config.method.prior_dir.clone() };
     // The data are read before the folder is made, unless the prior set has to be made in it.
-    let mut run_folder = None;
+    let (mut run_folder, mut texts) = (None, Texts::default());
     if config.method.prior_preservation {
         run_folder = Some(open()?);
-        make_prior(config, &base, &device, &prior_dir, &stop)?;
+        make_prior(config, (&base, &device), &mut texts, &prior_dir, &stop)?;
     }
     let mut warnings = vec![];
     let data = Dataset::open(config, &prior_dir, &mut warnings)?;
     warnings.iter().for_each(|w| warn(w));
     let run_folder = run_folder.map_or_else(open, Ok)?;
     let source = Pictures::new(&data, config, base.vae.factor());
-    let mut texts = Texts::default();
     let mut sample = |step: u64, trained: &[Trainable]| {
         let folder = folder.join(format!("samples/step-{step:06}"));
         sample_pictures(config, (&base, &device), trained, &mut texts, &folder)
@@ -200,6 +199,11 @@ fn request(config: &TrainConfig, prompt: String, negative: Option<String>) -> Re
     }
 }
 
+/// The pictures of a sampling moment.
+fn sample_requests(config: &TrainConfig) -> Vec<Request> {
+    prompts(config).into_iter().map(|prompt| request(config, prompt, None)).collect()
+}
+
 /// What one picture of a sampling moment is planned for.
 fn sample_size(config: &TrainConfig, base: &Base) -> Size {
     let latent = [config.train.resolution / base.vae.factor().max(1); 2];
@@ -237,8 +241,7 @@ fn sample_pictures(
     let known = if text_is_trained { Texts::default() } else { std::mem::take(texts) };
     let mut pipeline = Pipeline::new(base, device.clone(), &adapters, &loras).with_texts(known);
     std::fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
-    let requests: Vec<Request> =
-        prompts(config).into_iter().map(|prompt| request(config, prompt, None)).collect();
+    let requests = sample_requests(config);
     pipeline.encode_prompts(&requests.iter().collect::<Vec<_>>())?;
     let mut latents = vec![];
     for (i, request) in requests.iter().enumerate() {
@@ -277,10 +280,12 @@ fn one_picture(
 }
 
 /// Makes the missing pictures of the prior set with the frozen base; up to ten tries until the subject stands out.
+///
+/// The sample pictures' prompts are encoded along with the prior set's, into `texts`.
 fn make_prior(
     config: &TrainConfig,
-    base: &Base,
-    device: &Device,
+    (base, device): (&Base, &Device),
+    texts: &mut Texts,
     folder: &Path,
     stop: &AtomicBool,
 ) -> Result<()> {
@@ -292,11 +297,13 @@ fn make_prior(
     note(&format!("making {} pictures of the prior set in {}", wanted.len(), folder.display()));
     let (none, nothing) = (Adapters::new(), Loras::default());
     fit::check((base, device), &none, &sample_size(config, base), Purpose::Prior)?;
-    let mut pipeline = Pipeline::new(base, device.clone(), &none, &nothing);
+    let mut pipeline =
+        Pipeline::new(base, device.clone(), &none, &nothing).with_texts(std::mem::take(texts));
     let prior_request =
         |class: &str| request(config, prior::prompt(class), Some(prior::NEGATIVE.to_string()));
     let requests: Vec<Request> = wanted.iter().map(|one| prior_request(&one.class)).collect();
-    pipeline.encode_prompts(&requests.iter().collect::<Vec<_>>())?;
+    let samples = if config.train.sample_every > 0 { sample_requests(config) } else { vec![] };
+    pipeline.encode_prompts(&requests.iter().chain(&samples).collect::<Vec<_>>())?;
     for (one, request) in wanted.iter().zip(&requests) {
         if let Some(parent) = one.path.parent() {
             std::fs::create_dir_all(parent).map_err(Error::file("create", parent))?;
@@ -315,5 +322,6 @@ fn make_prior(
             }
         }
     }
+    *texts = pipeline.into_texts();
     Ok(())
 }
