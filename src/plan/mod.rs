@@ -6,6 +6,7 @@
 
 mod build;
 mod explain;
+mod flat;
 mod memory;
 mod operands;
 mod program;
@@ -17,7 +18,8 @@ mod weights;
 
 pub use build::{Pass, PlanOptions};
 pub use explain::Summary;
-pub use program::{Flat, FlatOnDevice, Program};
+pub use flat::{Flat, FlatOnDevice};
+pub use program::Program;
 pub use record::{Layout, ParamInfo, Recorder, Value};
 pub use trace::{Roofline, Traced, trace_json};
 pub use weights::{StoredBytes, WeightSource};

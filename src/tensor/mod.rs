@@ -7,6 +7,7 @@ mod header;
 mod host;
 pub mod image;
 pub mod philox;
+mod raw;
 pub mod safetensors;
 mod spec;
 mod widen;

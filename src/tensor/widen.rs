@@ -119,7 +119,10 @@ mod tests {
         let bytes: &[u8] = bytemuck::cast_slice(&stored);
         let mut out = vec![0.0; stored.len()];
         widen_swapped(Dtype::F16, bytes, [from, to], &mut out);
-        let halves: Vec<f16> = bytemuck::pod_collect_to_vec(&swapped(2, bytes, [from, to]));
+        let halves: Vec<f16> = swapped(2, bytes, [from, to])
+            .chunks_exact(2)
+            .map(|b| f16::from_le_bytes([b[0], b[1]]))
+            .collect();
         for (at, v) in out.iter().enumerate() {
             let (r, j, i) = (at / (from * to), at / from % to, at % from);
             let want = stored[(r * from + i) * to + j];
