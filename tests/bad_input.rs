@@ -147,3 +147,15 @@ fn an_unknown_flag_or_device_is_refused() {
     let args = ["generate", "--base", "nano", "--prompt", "a bear", "--out", out];
     refused(&[&args[..], &["--device", "toaster"]].concat(), &["toaster", "cpu"]);
 }
+
+#[test]
+fn pictures_that_do_not_fit_are_refused_with_the_nearest_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("pictures");
+    let base = ["generate", "--base", "nano", "--prompt", "a bear", "--out", out.to_str().unwrap()];
+    let many = ["--device", "cpu", "--count", "1000000", "--batch", "1000000"];
+    refused(&[&base[..], &many].concat(), &["this would fit: --batch "]);
+    let large = ["--device", "cpu", "--height", "131072", "--width", "131072"];
+    refused(&[&base[..], &large].concat(), &["memory"]);
+    assert!(!out.exists());
+}

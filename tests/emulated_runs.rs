@@ -9,15 +9,15 @@ use selvedge::{
     kernels::adamw::AdamW,
     lora::Adapters,
     models::{base::Base, unet::UnetConfig},
-    plan::{Layout, Plan, Program, WeightSource},
+    plan::{Layout, Plan, Program, StoredBytes, WeightSource},
     sample::{Pipeline, Request, Sampler, Spacing, Start, start_noise},
-    tensor::{DType, philox},
+    tensor::{DType, Floats, philox},
     train::{
         Batch, Group, Objective, Optimizer, RandomWeights, Rules, StepSize, Stepper,
         fit::step_bytes, plan_denoising, plan_training,
     },
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 const LATENT: [usize; 2] = [8, 8];
 const TOKENS: usize = 5;
@@ -58,8 +58,8 @@ fn load_rounded(plan: Plan, config: &UnetConfig, device: &Device, dtype: DType) 
 struct Rounded(RandomWeights, DType);
 
 impl WeightSource for Rounded {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Arc<Vec<f32>>>> {
-        let round = |w: Arc<Vec<f32>>| Arc::new(self.1.decode(&self.1.encode(&w)));
+    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
+        let round = |w: Floats| Floats::from(self.1.decode(&self.1.encode(&w)));
         Ok(self.0.get(name, dims, layout)?.map(round))
     }
 }
@@ -264,5 +264,48 @@ fn sampled_pictures_equal_the_cpus() {
         let got = sampled(&emulated(Schedule::Early), sampler);
         let worst = got.iter().zip(&want).map(|(a, b)| a.abs_diff(*b)).max();
         assert!(worst <= Some(1), "{sampler:?}: {worst:?} levels apart");
+    }
+}
+
+/// The base's weights, as they are stored or not at all.
+struct OnlyStored<'b>(&'b Base);
+
+impl WeightSource for OnlyStored<'_> {
+    fn get(&self, name: &str, _: &[usize], _: Layout) -> Result<Option<Floats>> {
+        panic!("{name} was asked for as f32");
+    }
+
+    fn stored(
+        &self,
+        name: &str,
+        dims: &[usize],
+        layout: Layout,
+        dtype: DType,
+    ) -> Result<Option<StoredBytes>> {
+        self.0.weights.stored(name, dims, layout, dtype)
+    }
+}
+
+#[test]
+fn half_weights_reach_the_device_without_an_f32_copy() {
+    let base = Base::open("nano").unwrap().stored_as(DType::F16); // as nano's files are
+    let (device, none) = (emulated(Schedule::Early), Adapters::new());
+    let prompts = ["a photo of a bear"];
+    let encoded = |weights: &dyn WeightSource| {
+        let mut program = base.text_program(&device, &none, 1, weights).unwrap();
+        base.encode(&mut program, &prompts).unwrap()
+    };
+    let widened = |name: &str, dims: &[usize], layout: Layout| base.weights.get(name, dims, layout);
+    assert_eq!(encoded(&OnlyStored(&base)), encoded(&OnlyFloats(widened)), "the same bits");
+}
+
+/// Weights that are never given as stored.
+struct OnlyFloats<F>(F);
+
+impl<F: Fn(&str, &[usize], Layout) -> Result<Option<Floats>> + Sync> WeightSource
+    for OnlyFloats<F>
+{
+    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
+        (self.0)(name, dims, layout)
     }
 }

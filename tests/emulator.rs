@@ -202,7 +202,7 @@ fn right_kernels_report_nothing_to_the_thread_sanitizer() {
 type Planted = (&'static str, Build, &'static str, &'static [&'static str]);
 
 /// A kernel that must not pass, or must be reported by a sanitizer.
-fn found(planted: &[Planted]) {
+fn found(planted: &[(&str, Build, &str, &[&str])]) {
     for (case, build, schedule, words) in planted {
         let (ok, text) = build.run(case, schedule);
         assert!(!ok, "{build:?} {case} under schedule {schedule} was not found");

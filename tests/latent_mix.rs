@@ -10,9 +10,8 @@ use selvedge::{
         noise,
     },
     plan::{Layout, Pass, PlanOptions, Program, Recorder, WeightSource},
-    tensor::{Spec, philox},
+    tensor::{Floats, Spec, philox},
 };
-use std::sync::Arc;
 
 const CANVAS: [usize; 2] = [16, 16];
 const LEN: usize = 16 * 16 * 4;
@@ -20,7 +19,7 @@ const LEN: usize = 16 * 16 * 4;
 struct NoWeights;
 
 impl WeightSource for NoWeights {
-    fn get(&self, _: &str, _: &[usize], _: Layout) -> Result<Option<Arc<Vec<f32>>>, Error> {
+    fn get(&self, _: &str, _: &[usize], _: Layout) -> Result<Option<Floats>, Error> {
         Ok(None)
     }
 }

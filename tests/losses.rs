@@ -7,10 +7,9 @@ use selvedge::{
     error::Result,
     models::noise::{NoiseSchedule, Prediction},
     plan::{Layout, Program, Recorder, WeightSource},
-    tensor::{DType, philox::fill_normal},
+    tensor::{DType, Floats, philox::fill_normal},
     train::{Objective, Prepared, Sample, StepOptions, coefficients, record},
 };
-use std::sync::Arc;
 
 const SIDE: usize = 4;
 const CHANNELS: usize = 4;
@@ -30,8 +29,8 @@ fn normal(stream: u64, len: usize) -> Vec<f32> {
 struct Guess(Vec<f32>);
 
 impl WeightSource for Guess {
-    fn get(&self, _: &str, _: &[usize], _: Layout) -> Result<Option<Arc<Vec<f32>>>> {
-        Ok(Some(Arc::new(self.0.clone())))
+    fn get(&self, _: &str, _: &[usize], _: Layout) -> Result<Option<Floats>> {
+        Ok(Some(self.0.clone().into()))
     }
 }
 

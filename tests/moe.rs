@@ -12,9 +12,8 @@ use selvedge::{
     nn::{Bias, Mixture, Net, Way, linear, mixture},
     op::Op,
     plan::{Layout, Pass, PlanOptions, Recorder, Value, WeightSource},
-    tensor::{DType, Spec, philox::fill_normal},
+    tensor::{DType, Floats, Spec, philox::fill_normal},
 };
-use std::sync::Arc;
 
 const TOKENS: usize = 13;
 const WIDTH: usize = 8;
@@ -35,7 +34,7 @@ fn normal(seed: u64, n: usize) -> Vec<f32> {
 }
 
 impl WeightSource for Weights {
-    fn get(&self, name: &str, dims: &[usize], _: Layout) -> Result<Option<Arc<Vec<f32>>>> {
+    fn get(&self, name: &str, dims: &[usize], _: Layout) -> Result<Option<Floats>> {
         let n = dims.iter().product();
         let bare = name.replace("experts.", "");
         let mut all =
@@ -47,7 +46,7 @@ impl WeightSource for Weights {
             let one = n / self.order.len();
             all = self.order.iter().flat_map(|e| all[e * one..(e + 1) * one].to_vec()).collect();
         }
-        Ok(Some(Arc::new(all)))
+        Ok(Some(all.into()))
     }
 }
 

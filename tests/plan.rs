@@ -8,9 +8,8 @@ use selvedge::{
     error::Result,
     op::{Backward, Cost, Forward, Grad, Keeps, Op, Signature},
     plan::{Layout, Pass, PlanOptions, Program, Recorder, Value, WeightSource},
-    tensor::Spec,
+    tensor::{Floats, Spec},
 };
-use std::sync::Arc;
 
 const LEN: usize = 20;
 
@@ -100,9 +99,9 @@ impl Op for Sum {
 struct Weights(Vec<Vec<f32>>);
 
 impl WeightSource for Weights {
-    fn get(&self, name: &str, _: &[usize], _: Layout) -> Result<Option<Arc<Vec<f32>>>> {
+    fn get(&self, name: &str, _: &[usize], _: Layout) -> Result<Option<Floats>> {
         let i: usize = name[1..].parse().unwrap_or(usize::MAX);
-        Ok(self.0.get(i).map(|w| Arc::new(w.clone())))
+        Ok(self.0.get(i).map(|w| w.clone().into()))
     }
 }
 

@@ -45,7 +45,10 @@ fn check(slot: &str, variant: &str, schedule: Schedule, types: &[DType]) {
                 Outcome::Differs { problem } => {
                     wrong.push(format!("{dtype} {}: {problem}", case.name));
                 }
-                Outcome::NoKernel => wrong.push(format!("{dtype} {}: no kernel", case.name)),
+                Outcome::Missing { problem } => {
+                    wrong.push(format!("{dtype} {}: {problem}", case.name))
+                }
+                Outcome::OtherType => wrong.push(format!("{dtype} {}: another type", case.name)),
             }
         }
     }

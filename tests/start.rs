@@ -4,7 +4,7 @@
 use selvedge::{
     device::Device,
     models::base::Base,
-    sample::{MaskResize, encode_pictures, first_inputs, start_noise},
+    sample::{MaskResize, PictureEncoder, first_inputs, start_noise},
     tensor::image::Picture,
 };
 
@@ -21,17 +21,18 @@ fn the_first_input_is_the_shifted_noise() {
     let noise = start_noise(7, 16 * 16 * 4);
     assert_eq!(noise, start_noise(7, 16 * 16 * 4));
     assert_ne!(noise, start_noise(8, 16 * 16 * 4));
-    let z = encode_pictures(&base, &Device::Cpu, std::slice::from_ref(&picture)).unwrap();
+    let mut encoder = PictureEncoder::new(&base, &Device::Cpu);
+    let z = [encoder.encode(&picture).unwrap()];
     let (gamma, parts) = (0.5, [(picture, mask)]);
     for resize in [MaskResize::Bilinear, MaskResize::Nearest] {
-        let got =
-            first_inputs(&base, &Device::Cpu, &parts, std::slice::from_ref(&noise), gamma, resize)
-                .unwrap();
+        let got = first_inputs(&mut encoder, &parts, std::slice::from_ref(&noise), gamma, resize)
+            .unwrap();
         for (i, value) in got[0].iter().enumerate() {
             let inside = i / 4 % 16 < 8;
             let want = if inside { gamma * z[0][i] + noise[i] } else { noise[i] };
             assert_eq!(*value, want, "{resize:?} {i}");
         }
     }
+    assert_eq!(encoder.loads, 1, "three pictures, one encoder");
     assert!(z[0].iter().any(|v| v.abs() > 0.1), "the encoded picture is not nothing");
 }

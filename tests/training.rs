@@ -8,13 +8,12 @@ use selvedge::{
     lora::Adapter,
     models::unet::UnetConfig,
     plan::{Layout, Recorder, WeightSource},
-    tensor::{DType, Tensor, safetensors::SafeFile},
+    tensor::{DType, Floats, Tensor, safetensors::SafeFile},
     train::{
         Batch, Group, NoiseSchedule, Objective, Optimizer, Patterns, Prediction, Rules, Start,
         StepOptions, Stepper, Trained, plan_step, text_inputs, unet_params,
     },
 };
-use std::sync::Arc;
 
 const STEPS: usize = 10;
 const BATCH: usize = 2;
@@ -29,10 +28,10 @@ fn open(name: &str) -> SafeFile {
 struct Weights(SafeFile);
 
 impl WeightSource for Weights {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Arc<Vec<f32>>>> {
+    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
         let tensor = self.0.f32(name.trim_start_matches("unet."))?;
         assert_eq!(tensor.dims, layout.checkpoint_dims(dims), "{name}");
-        Ok(Some(Arc::new(layout.to_runtime(dims, tensor.data))))
+        Ok(Some(layout.to_runtime(dims, tensor.data).into()))
     }
 }
 

@@ -12,8 +12,8 @@ use crate::{
         checkpoint::{Component, Model},
         unet::UnetConfig,
     },
-    plan::{Roofline, WeightSource, trace_json},
-    tensor::DType,
+    plan::{Layout, Roofline, StoredBytes, WeightSource, trace_json},
+    tensor::{DType, Floats},
     train::{
         RandomWeights, StepSize, peak_memory_bytes, plan_denoising, plan_training, time_denoising,
         time_training, trace_training,
@@ -21,7 +21,7 @@ use crate::{
 };
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use serde_json::json;
-use std::{path::Path, sync::Arc};
+use std::path::Path;
 
 /// Measures.
 #[derive(Debug, ClapArgs)]
@@ -143,22 +143,27 @@ fn has_weights(folder: &Path) -> Result<bool> {
 struct Shared {
     random: RandomWeights,
     real: Option<Model>,
-    kept: std::sync::Mutex<Vec<Arc<Vec<f32>>>>,
+    kept: std::sync::Mutex<Vec<Floats>>,
 }
 
 impl WeightSource for &Shared {
-    fn get(
-        &self,
-        name: &str,
-        dims: &[usize],
-        layout: crate::plan::Layout,
-    ) -> Result<Option<Arc<Vec<f32>>>> {
+    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
         let Some(real) = &self.real else { return self.random.get(name, dims, layout) };
         let weights = real.get(name, dims, layout)?;
         if let Some(w) = &weights {
             self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(w.clone());
         }
         Ok(weights)
+    }
+
+    fn stored(
+        &self,
+        name: &str,
+        dims: &[usize],
+        layout: Layout,
+        dtype: DType,
+    ) -> Result<Option<StoredBytes>> {
+        self.real.as_ref().map_or(Ok(None), |real| real.stored(name, dims, layout, dtype))
     }
 }
 

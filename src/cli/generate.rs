@@ -12,7 +12,12 @@ use crate::{
     error::{Error, Result},
     lora::{Lora, Loras},
     models::base::Base,
-    sample::{MaskResize, Pipeline, Request, Sampler, Spacing, Start, first_inputs, start_noise},
+    sample::{
+        Loads, MaskResize, PictureEncoder, Pipeline, Request, Sampler, Size, Spacing, Start,
+        first_inputs,
+        fit::{self, Purpose},
+        start_noise,
+    },
     tensor::{
         Tensor,
         image::{Picture, write_png},
@@ -106,6 +111,8 @@ pub struct Made {
     pub pictures: Vec<Picture>,
     /// The latents they were decoded from.
     pub latents: Vec<Vec<f32>>,
+    /// How often each program was loaded: once, whatever count and batch.
+    pub loads: Loads,
 }
 
 impl Generate {
@@ -168,10 +175,18 @@ impl Generate {
             steps: self.steps,
             guidance: self.guidance,
         };
-        let bar = progress(count.div_ceil(self.batch.max(1)) * self.steps);
+        let pictures = self.batch.clamp(1, count.max(1));
+        let size = Size { pictures, guided: request.guidance > 1.0, latent: [h, w] };
+        fit::check((&base, &device), &adapters, &size, Purpose::Generate)?;
+        let bar = progress(count.div_ceil(pictures) * self.steps);
         let mut made = Made::default();
+        // One phase after the other, so that one program's memory is gone before the next is loaded.
+        pipeline.encode_prompts(&[&request])?;
+        let compose = self.composition(&subjects, [width, height])?;
+        let mut encoder = PictureEncoder::new(&base, &device);
         let all: Vec<usize> = (0..count).collect();
-        for part in all.chunks(self.batch.max(1)) {
+        let mut starts = vec![];
+        for part in all.chunks(pictures) {
             let seed = |i: usize| self.compute.seed.wrapping_add(i as u64);
             let noise: Vec<Vec<f32>> = part
                 .iter()
@@ -180,21 +195,26 @@ impl Generate {
                     None => start_noise(seed(*i), h * w * base.unet.in_channels),
                 })
                 .collect();
-            let start = match self.composition(&subjects, [width, height])? {
+            starts.push(match &compose {
                 None => Start::Noise(noise),
                 Some(compose) => {
-                    let made: Vec<(Picture, Picture)> =
+                    let parts: Vec<(Picture, Picture)> =
                         part.iter().map(|i| compose(seed(*i))).collect::<Result<_>>()?;
-                    let inputs = first_inputs(&base, &device, &made, &noise, self.gamma, resize)?;
+                    let inputs = first_inputs(&mut encoder, &parts, &noise, self.gamma, resize)?;
                     Start::FirstInput(inputs)
                 }
-            };
-            let latents = pipeline.denoise(&request, start, &mut || bar.inc(1))?;
-            for latent in latents {
-                made.pictures.push(pipeline.decode(&latent, height, width)?);
-                made.latents.push(latent);
-            }
+            });
         }
+        made.loads.encoder = encoder.loads;
+        drop(encoder);
+        for start in starts {
+            made.latents.extend(pipeline.denoise(&request, start, &mut || bar.inc(1))?);
+        }
+        pipeline.drop_denoiser();
+        for latent in &made.latents {
+            made.pictures.push(pipeline.decode(latent, height, width)?);
+        }
+        made.loads = Loads { encoder: made.loads.encoder, ..pipeline.loads() };
         bar.finish_and_clear();
         Ok(made)
     }

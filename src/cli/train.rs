@@ -12,7 +12,11 @@ use crate::{
     lora::{Adapters, Loras},
     models::base::Base,
     plan::WeightSource,
-    sample::{Pipeline, Request, Sampler, Spacing, Start, start_noise},
+    sample::{
+        Pipeline, Request, Sampler, Size, Spacing, Start, Texts,
+        fit::{self, Forecast, Purpose},
+        start_noise,
+    },
     tensor::{
         DType,
         image::{Picture, write_png},
@@ -127,12 +131,11 @@ pub fn train(
     let own_prior = config.method.prior_dir.as_os_str().is_empty();
     let prior_dir = if own_prior { folder.join("prior") } else { config.method.prior_dir.clone() };
     // The data are read before the folder is made, unless the prior set has to be made in it.
-    let mut run_folder = None;
+    let (mut run_folder, mut texts) = (None, Texts::default());
     if config.method.prior_preservation {
         run_folder = Some(open()?);
-        if let Err(e) = make_prior(config, &base, &device, &prior_dir, &stop) {
-            return Err(withdraw(e, folder));
-        }
+        let made = make_prior(config, (&base, &device), &mut texts, &prior_dir, &stop);
+        made.map_err(|e| withdraw(e, folder))?;
     }
     let mut warnings = vec![];
     let data = Dataset::open(config, &prior_dir, &mut warnings);
@@ -141,17 +144,13 @@ pub fn train(
     let run_folder = run_folder.map_or_else(open, Ok)?;
     let source = Pictures::new(&data, config, base.vae.factor());
     let mut sample = |step: u64, trained: &[Trainable]| {
-        sample_pictures(
-            config,
-            &base,
-            &device,
-            trained,
-            &folder.join(format!("samples/step-{step:06}")),
-        )
+        let folder = folder.join(format!("samples/step-{step:06}"));
+        sample_pictures(config, (&base, &device), trained, &mut texts, &folder)
     };
     let mut write = |folder: &Path, trained: &[Trainable]| save(folder, config, &base, trained);
     let hooks = Hooks {
         sample: Some(&mut sample),
+        sample_bytes: sample_bytes(config, &base, &device)?,
         save: &mut write,
         stop: &stop,
         resume_hint: hint.into(),
@@ -214,11 +213,36 @@ fn request(config: &TrainConfig, prompt: String, negative: Option<String>) -> Re
     }
 }
 
+/// The pictures of a sampling moment.
+fn sample_requests(config: &TrainConfig) -> Vec<Request> {
+    prompts(config).into_iter().map(|prompt| request(config, prompt, None)).collect()
+}
+
+/// What one picture of a sampling moment is planned for.
+fn sample_size(config: &TrainConfig, base: &Base) -> Size {
+    let latent = [config.train.resolution / base.vae.factor().max(1); 2];
+    Size { pictures: 1, guided: true, latent }
+}
+
+/// What the sample pictures need beside the training step; 0 for a run that makes none.
+fn sample_bytes(config: &TrainConfig, base: &Base, device: &Device) -> Result<u64> {
+    match config.train.sample_every {
+        0 => Ok(0),
+        _ => {
+            let forecast = Forecast::new(base, &Adapters::new(), &sample_size(config, base))?;
+            Ok(forecast.beside_training(device))
+        }
+    }
+}
+
+/// The pictures of one sampling moment. U-Net and decoder are planned at each, one after the other, and their
+/// memory goes back to the training; the frozen weights of the CPU's programs are the step's own. Prompts are
+/// encoded once in the run, unless the text encoders are trained.
 fn sample_pictures(
     config: &TrainConfig,
-    base: &Base,
-    device: &Device,
+    (base, device): (&Base, &Device),
     trained: &[Trainable],
+    texts: &mut Texts,
     folder: &Path,
 ) -> Result<()> {
     let loras = match config.train.mode {
@@ -232,15 +256,36 @@ fn sample_pictures(
         Mode::Full => &whole,
         Mode::Lora => &loras,
     };
-    let mut pipeline = Pipeline::new(base, device.clone(), &adapters, source);
+    let text_is_trained = trained.iter().any(|t| t.name.starts_with("text_encoder"));
+    let known = if text_is_trained { Texts::default() } else { std::mem::take(texts) };
+    let mut pipeline = Pipeline::new(base, device.clone(), &adapters, source).with_texts(known);
     std::fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
-    for (i, prompt) in prompts(config).into_iter().enumerate() {
+    let requests = sample_requests(config);
+    pipeline.encode_prompts(&requests.iter().collect::<Vec<_>>())?;
+    let mut latents = vec![];
+    for (i, request) in requests.iter().enumerate() {
         let seed = config.train.seed.wrapping_add(i as u64);
-        let text = [("prompt".to_string(), prompt.clone())];
-        let picture = one_picture(&mut pipeline, &request(config, prompt, None), base, seed)?;
+        latents.extend(one_latent(&mut pipeline, request, base, seed)?);
+    }
+    pipeline.drop_denoiser();
+    for (i, (request, latent)) in requests.iter().zip(&latents).enumerate() {
+        let text = [("prompt".to_string(), request.prompt.clone())];
+        let picture = pipeline.decode(latent, request.height, request.width)?;
         write_png(&folder.join(format!("{i:02}.png")), &picture, &text)?;
     }
+    *texts = pipeline.into_texts();
     Ok(())
+}
+
+fn one_latent(
+    pipeline: &mut Pipeline<'_>,
+    request: &Request,
+    base: &Base,
+    seed: u64,
+) -> Result<Option<Vec<f32>>> {
+    let [h, w] = pipeline.latent(request.height, request.width)?;
+    let noise = start_noise(seed, h * w * base.unet.in_channels);
+    Ok(pipeline.denoise(request, Start::Noise(vec![noise]), &mut || {})?.pop())
 }
 
 fn one_picture(
@@ -249,22 +294,19 @@ fn one_picture(
     base: &Base,
     seed: u64,
 ) -> Result<Picture> {
-    let [h, w] = pipeline.latent(request.height, request.width)?;
-    let noise = start_noise(seed, h * w * base.unet.in_channels);
-    let latents = pipeline.denoise(request, Start::Noise(vec![noise]), &mut || {})?;
-    let latent = latents.first().map(Vec::as_slice).unwrap_or_default();
-    pipeline.decode(latent, request.height, request.width)
+    let latent = one_latent(pipeline, request, base, seed)?.unwrap_or_default();
+    pipeline.decode(&latent, request.height, request.width)
 }
 
 /// Makes the missing pictures of the prior set with the frozen base; several tries each until the subject stands
-/// out.
+/// out. The sample pictures' prompts are encoded along with the prior set's, into `texts`.
 ///
 /// # Errors
 /// [`prior::gave_up`] when none does; those of the pipeline.
 fn make_prior(
     config: &TrainConfig,
-    base: &Base,
-    device: &Device,
+    (base, device): (&Base, &Device),
+    texts: &mut Texts,
     folder: &Path,
     stop: &AtomicBool,
 ) -> Result<()> {
@@ -274,9 +316,15 @@ fn make_prior(
     }
     note(&format!("making {} pictures of the prior set in {}", wanted.len(), folder.display()));
     let (none, nothing) = (Adapters::new(), Loras::default());
-    let mut pipeline = Pipeline::new(base, device.clone(), &none, &nothing);
-    for one in &wanted {
-        let request = request(config, prior::prompt(&one.class), Some(prior::NEGATIVE.to_string()));
+    fit::check((base, device), &none, &sample_size(config, base), Purpose::Prior)?;
+    let mut pipeline =
+        Pipeline::new(base, device.clone(), &none, &nothing).with_texts(std::mem::take(texts));
+    let prior_request =
+        |class: &str| request(config, prior::prompt(class), Some(prior::NEGATIVE.to_string()));
+    let requests: Vec<Request> = wanted.iter().map(|one| prior_request(&one.class)).collect();
+    let samples = if config.train.sample_every > 0 { sample_requests(config) } else { vec![] };
+    pipeline.encode_prompts(&requests.iter().chain(&samples).collect::<Vec<_>>())?;
+    for (one, request) in wanted.iter().zip(&requests) {
         let mut made = false;
         for attempt in 0..prior::TRIES {
             if stop.load(Ordering::SeqCst) {
@@ -286,7 +334,7 @@ fn make_prior(
                 });
             }
             let seed = config.train.seed ^ ((one.index as u64) << 8 | attempt) << 20;
-            let picture = one_picture(&mut pipeline, &request, base, seed)?;
+            let picture = one_picture(&mut pipeline, request, base, seed)?;
             made = prior::store(one, &picture)?;
             if made {
                 break;
@@ -296,5 +344,6 @@ fn make_prior(
             return Err(prior::gave_up(one));
         }
     }
+    *texts = pipeline.into_texts();
     Ok(())
 }

@@ -1,8 +1,11 @@
 //! The memory of a program on any device: one arena and the frozen weights beside it.
 
 use super::{Buf, BufMut, Cuda, Device, Memory, Pinned, cpu::HostArena};
-use crate::{error::Result, tensor::DType};
-use std::{ops::Range, sync::Arc};
+use crate::{
+    error::Result,
+    tensor::{DType, Floats},
+};
+use std::{borrow::Cow, ops::Range, sync::Arc};
 
 /// Elements converted and copied at a time.
 const UPLOAD_ELEMENTS: usize = 1 << 22;
@@ -20,7 +23,7 @@ pub enum Arena {
 #[derive(Debug)]
 pub enum Weight {
     /// Shared with other programs.
-    Host(Arc<Vec<f32>>),
+    Host(Floats),
     /// Address and bytes of a copy in a [`WeightBlock`].
     Cuda(u64, usize),
 }
@@ -52,18 +55,36 @@ impl WeightBlock {
         }
     }
 
-    /// Brings the next weight to the device, stored as `dtype`; the host keeps f32.
+    /// Brings the next weight to the device, stored as `dtype`; on the CPU it stays where it is, f32.
     ///
     /// # Errors
     /// Those of the driver.
-    pub fn put(&mut self, data: Arc<Vec<f32>>, dtype: DType) -> Result<Weight> {
-        let WeightBlock::Cuda(cuda, memory, next) = self else { return Ok(Weight::Host(data)) };
-        let (start, bytes) = (memory.address() + *next as u64, data.len() * dtype.size_bytes());
-        let mut at = start;
-        for part in data.chunks(UPLOAD_ELEMENTS) {
-            let stored = dtype.encode(part);
-            cuda.upload(at, &stored)?;
-            at += stored.len() as u64;
+    pub fn put(&mut self, data: Floats, dtype: DType) -> Result<Weight> {
+        if matches!(self, WeightBlock::Host) {
+            return Ok(Weight::Host(data));
+        }
+        let parts = data.chunks(UPLOAD_ELEMENTS).map(|part| Cow::Owned(dtype.encode(part)));
+        self.upload(parts)
+    }
+
+    /// Brings the next weight to a GPU as it is stored; `None` on the CPU, which computes in f32.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn put_stored(&mut self, bytes: &[u8]) -> Result<Option<Weight>> {
+        match self {
+            WeightBlock::Host => Ok(None),
+            _ => self.upload([Cow::Borrowed(bytes)].into_iter()).map(Some),
+        }
+    }
+
+    fn upload<'b>(&mut self, parts: impl Iterator<Item = Cow<'b, [u8]>>) -> Result<Weight> {
+        let WeightBlock::Cuda(cuda, memory, next) = self else { return Ok(Weight::Cuda(0, 0)) };
+        let start = memory.address() + *next as u64;
+        let mut bytes = 0;
+        for part in parts {
+            cuda.upload(start + bytes as u64, &part)?;
+            bytes += part.len();
         }
         *next += bytes.next_multiple_of(WEIGHT_ALIGN);
         Ok(Weight::Cuda(start, bytes))
@@ -74,7 +95,7 @@ impl Weight {
     /// To read.
     pub fn buf(&self) -> Buf<'_> {
         match self {
-            Weight::Host(w) => Buf::Host(bytemuck::cast_slice(w)),
+            Weight::Host(w) => Buf::Host(bytemuck::cast_slice(&w[..])),
             Weight::Cuda(address, bytes) => Buf::Device(*address, *bytes),
         }
     }

@@ -24,6 +24,7 @@ pub mod nvtx;
 mod objects;
 pub mod occupancy;
 mod pinned;
+mod pool;
 mod rehearsal;
 mod second;
 mod swap;
@@ -39,6 +40,7 @@ pub use graph::{Event, Graph};
 pub use launch::{Kernel, Occupancy, Touched};
 pub use memory::{Arena, Weight, WeightBlock};
 pub use pinned::Pinned;
+pub use pool::Pool;
 pub use swap::Swap;
 pub use tensor_map::TensorMapSpec;
 

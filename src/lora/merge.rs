@@ -6,11 +6,10 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    plan::{Layout, WeightSource},
-    tensor::{Tensor, safetensors::Dtype},
+    plan::{Layout, StoredBytes, WeightSource},
+    tensor::{DType, Floats, Tensor, safetensors::Dtype},
 };
 use rayon::prelude::*;
-use std::sync::Arc;
 
 /// What the layer adds to its weight at `strength`: `strength * alpha / r * up @ down`, in the
 /// published layout `[out, in]` or `[out, in, kh, kw]`, accumulated in f32 over r in order.
@@ -105,7 +104,7 @@ pub struct Merged<'a, S> {
 }
 
 impl<S: WeightSource> WeightSource for Merged<'_, S> {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Arc<Vec<f32>>>> {
+    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
         let Some(weight) = self.base.get(name, dims, layout)? else {
             return Ok(None);
         };
@@ -119,7 +118,21 @@ impl<S: WeightSource> WeightSource for Merged<'_, S> {
             merge(&mut whole, layer, strength)?;
             sum = Some(whole.data);
         }
-        Ok(Some(sum.map_or(weight, |data| Arc::new(layout.to_runtime(dims, data)))))
+        Ok(Some(sum.map_or(weight, |data| layout.to_runtime(dims, data).into())))
+    }
+
+    fn stored(
+        &self,
+        name: &str,
+        dims: &[usize],
+        layout: Layout,
+        dtype: DType,
+    ) -> Result<Option<StoredBytes>> {
+        let module = name.strip_suffix(".weight").unwrap_or("");
+        match self.loras.iter().any(|(lora, _)| lora.layers.contains_key(module)) {
+            true => Ok(None), // not what is stored
+            false => self.base.stored(name, dims, layout, dtype),
+        }
     }
 }
 

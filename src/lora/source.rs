@@ -4,9 +4,9 @@ use super::{Adapter, Adapters, Modules, down_name, layer::Lora, up_name};
 use crate::{
     error::{Error, Result},
     plan::{Layout, WeightSource},
-    tensor::safetensors::Raw,
+    tensor::{Floats, safetensors::Raw},
 };
-use std::{path::Path, sync::Arc};
+use std::path::Path;
 
 /// Several adapters, each at a strength; what they add is summed.
 #[derive(Clone, Debug, Default)]
@@ -56,12 +56,12 @@ impl Loras {
 }
 
 impl WeightSource for Loras {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Arc<Vec<f32>>>> {
+    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
         let Some((raw, _)) = self.find(name) else { return Ok(None) };
         let want = layout.checkpoint_dims(dims);
         let count: usize = want.iter().product();
         match raw.to_tensor().filter(|t| t.data.len() == count && t.dims[0] == want[0]) {
-            Some(t) => Ok(Some(Arc::new(layout.to_runtime(dims, t.data)))),
+            Some(t) => Ok(Some(layout.to_runtime(dims, t.data).into())),
             None => Err(Error::Weights {
                 source_name: "adapter".into(),
                 missing: vec![],
@@ -113,7 +113,7 @@ impl LoraFile {
 }
 
 impl WeightSource for LoraFile {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Arc<Vec<f32>>>> {
+    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
         self.all.get(name, dims, layout)
     }
 }

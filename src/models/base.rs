@@ -22,7 +22,7 @@ use serde_json::Value as Json;
 pub use super::architecture::{TextValues, text_input_names};
 
 /// One text encoder with its tokenizer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TextSide {
     /// First or second.
     pub component: Component,
@@ -32,8 +32,8 @@ pub struct TextSide {
     pub tokenizer: Tokenizer,
 }
 
-/// A base model: SDXL (two text encoders, micro-conditioning) or SD 1.5 / 2.1 (one).
-#[derive(Debug)]
+/// A base model: SDXL (two text encoders, micro-conditioning) or SD 1.5 / 2.1 (one). A clone shares the weights.
+#[derive(Clone, Debug)]
 pub struct Base {
     /// What it was opened from.
     pub name: String,

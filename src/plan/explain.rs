@@ -8,7 +8,6 @@ use super::{
 use crate::{
     device::Device,
     op::{Cost, GradMode},
-    tensor::Spec,
 };
 use serde::Serialize;
 use std::collections::HashSet;
@@ -189,16 +188,6 @@ impl Plan {
                 _ => format!("scratch of {}", self.nodes[self.steps[t].node].scope),
             },
         }
-    }
-
-    /// Specs of the frozen ones of these parameters.
-    pub(crate) fn frozen<'a>(
-        &'a self,
-        used: &'a HashSet<usize>,
-    ) -> impl Iterator<Item = &'a Spec> + 'a {
-        let frozen =
-            |r: &usize| matches!(self.rec.slots[*r].class, Class::Param { trainable: false, .. });
-        used.iter().copied().filter(move |r| frozen(r)).map(|r| &self.rec.slots[r].spec)
     }
 
     /// Parameters that some step reads.

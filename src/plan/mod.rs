@@ -7,6 +7,7 @@
 mod buffers;
 mod build;
 mod explain;
+mod flat;
 mod limits;
 mod memory;
 mod operands;
@@ -15,12 +16,15 @@ mod record;
 mod replay;
 mod run;
 mod trace;
+mod weights;
 
 pub use build::{Pass, PlanOptions};
 pub use explain::Summary;
-pub use program::{Flat, FlatOnDevice, Program, WeightSource};
+pub use flat::{Flat, FlatOnDevice};
+pub use program::Program;
 pub use record::{Layout, ParamInfo, Recorder, Value};
 pub use trace::{Roofline, Traced, trace_json};
+pub use weights::{StoredBytes, WeightSource};
 
 use crate::op::{GradMode, Keeps};
 use buffers::Buffer;

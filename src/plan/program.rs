@@ -5,62 +5,30 @@ use super::{
     buffers::Buffer,
     limits::{Limit, limits},
     operands::{Operands, Place, resolve},
-    record::{Class, Layout},
+    record::Class,
     replay::{Replay, Replays, Stretch},
     run::run_step,
+    weights::{WeightSource, Weights, wrong_length},
 };
 use crate::{
-    device::{Arena, Buf, Device, Pinned, Weight, WeightBlock},
+    device::{Arena, Buf, Device, Pinned},
     error::{Error, Result},
     kernels::recorded,
-    tensor::{DType, Spec},
+    tensor::DType,
 };
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
-
-/// Where parameters come from.
-pub trait WeightSource {
-    /// The parameter `name` in runtime layout as f32, shared between programs; `None` when it is missing.
-    ///
-    /// # Errors
-    /// When the source cannot be read, or holds the name with another shape.
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Arc<Vec<f32>>>>;
-}
-
-/// The trainable parameters as flat buffers.
-#[derive(Debug)]
-pub struct Flat<'a> {
-    /// Name and element range of each parameter, in order; gaps are padding.
-    pub entries: &'a [(String, Range<usize>)],
-    /// f32 master weights.
-    pub master: &'a mut [f32],
-    /// Gradient; empty without a backward pass.
-    pub grad: &'a mut [f32],
-}
-
-/// The flat buffers of the trainables in a GPU's memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlatOnDevice {
-    /// Address of the f32 master weights.
-    pub master: u64,
-    /// Address of the f32 gradient.
-    pub grad: u64,
-    /// Elements of each.
-    pub len: usize,
-}
 
 /// A planned run with its memory and weights.
 #[derive(Debug)]
 pub struct Program {
-    plan: Plan,
-    device: Device,
-    arena: Arena,
-    weights: Vec<Weight>,
-    block: WeightBlock,
+    pub(super) plan: Plan,
+    pub(super) device: Device,
+    pub(super) arena: Arena,
+    weights: Weights,
     operands: Vec<Operands>,
     names: HashMap<String, Value>,
-    entries: Vec<(String, Range<usize>)>,
+    pub(super) entries: Vec<(String, Range<usize>)>,
     replays: Replays,
     /// Where each input waits for its copy to a GPU.
     stages: HashMap<usize, Option<Pinned>>,
@@ -80,70 +48,53 @@ impl Plan {
 
 impl Program {
     fn new(plan: Plan, device: Device, source: &dyn WeightSource) -> Result<Self> {
+        let mut arena = Arena::new(&device, plan.places.total_bytes, &plan.largest(5))?;
+        let (weights, index) = Weights::take(&plan, &device, &mut arena, source)?;
+        Self::over(plan, device, arena, (weights, &index))
+    }
+
+    /// The program of another plan with the frozen weights of this one, which stay where they are; the memory
+    /// of its activations is given back first.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] when the other plan reads a weight that this one does not,
+    /// [`Error::OutOfMemory`], or those of the driver.
+    pub fn replan(self, plan: Plan) -> Result<Self> {
+        let Self { device, arena, weights, replays, stages, .. } = self;
+        drop((arena, replays, stages));
+        let index = weights.index(&plan)?;
         let arena = Arena::new(&device, plan.places.total_bytes, &plan.largest(5))?;
+        Self::over(plan, device, arena, (weights, &index))
+    }
+
+    fn over(
+        plan: Plan,
+        device: Device,
+        arena: Arena,
+        (weights, index): (Weights, &HashMap<usize, usize>),
+    ) -> Result<Self> {
         let entries = (plan.places.flat.iter())
             .map(|(r, range)| (plan.rec.slots[*r].name.clone(), range.clone()))
             .collect();
+        let fed = |class: &Class| matches!(class, Class::Input { .. } | Class::Param { .. });
+        let named = plan.rec.slots.iter().enumerate().filter(|(_, slot)| fed(&slot.class));
+        let names = named.map(|(r, slot)| (slot.name.clone(), Value(r))).collect();
         let mut p = Self {
             device,
             arena,
-            weights: vec![],
-            block: WeightBlock::Host,
+            weights,
             operands: vec![],
-            names: HashMap::new(),
+            names,
             entries,
             replays: Replays::default(),
             stages: HashMap::new(),
             limits: limits(&plan),
             plan,
         };
-        let index = p.take_weights(source)?;
         p.fill_tables()?;
         p.operands =
-            (0..p.plan.steps.len()).map(|t| resolve(&p.plan, t, &index)).collect::<Result<_>>()?;
+            (0..p.plan.steps.len()).map(|t| resolve(&p.plan, t, index)).collect::<Result<_>>()?;
         Ok(p)
-    }
-
-    /// Loads every parameter that a step touches; returns value -> index into `weights`.
-    fn take_weights(&mut self, source: &dyn WeightSource) -> Result<HashMap<usize, usize>> {
-        let (mut index, mut missing) = (HashMap::new(), vec![]);
-        let used = self.plan.used_params();
-        self.block = WeightBlock::new(&self.device, self.plan.frozen(&used).map(Spec::bytes))?;
-        for (r, slot) in self.plan.rec.slots.iter().enumerate() {
-            match &slot.class {
-                Class::Input { .. } => drop(self.names.insert(slot.name.clone(), Value(r))),
-                Class::Param { layout, trainable } => {
-                    self.names.insert(slot.name.clone(), Value(r));
-                    if !used.contains(&r) && !trainable {
-                        continue;
-                    }
-                    match source.get(&slot.name, &slot.spec.dims, *layout)? {
-                        None => missing.push(slot.name.clone()),
-                        Some(w) if w.len() != slot.spec.len() => {
-                            return Err(wrong_length(&slot.name, w.len(), &slot.spec));
-                        }
-                        Some(w) if *trainable => {
-                            let at = self.plan.places.master_of(r);
-                            self.arena.set(&at, bytemuck::cast_slice(&w))?;
-                        }
-                        Some(w) => {
-                            index.insert(r, self.weights.len());
-                            self.weights.push(self.block.put(w, slot.spec.dtype)?);
-                        }
-                    }
-                }
-                _ => {}
-            }
-        }
-        if missing.is_empty() {
-            return Ok(index);
-        }
-        Err(Error::Weights {
-            source_name: "weights".into(),
-            missing,
-            unknown: vec![],
-            misshaped: vec![],
-        })
     }
 
     fn fill_tables(&mut self) -> Result<()> {
@@ -276,47 +227,6 @@ impl Program {
         Ok(dtype.decode(&self.arena.get(&at)?))
     }
 
-    /// The trainable parameters and their gradient, in host memory.
-    ///
-    /// # Errors
-    /// [`Error::Plan`] on a GPU: see [`Program::flat_on_device`].
-    pub fn trainables(&mut self) -> Result<Flat<'_>> {
-        let (m, g) = (self.plan.places.master.clone(), self.plan.places.grad.clone());
-        let device = self.device.name();
-        let Some(bytes) = self.arena.host(&(m.start..g.end)) else {
-            let problem = format!("the flat buffers lie on {device}");
-            return Err(Error::Plan { at: "trainables".into(), problem });
-        };
-        let (master, grad) = bytemuck::cast_slice_mut(bytes).split_at_mut(m.len() / 4);
-        Ok(Flat { entries: &self.entries, master, grad })
-    }
-
-    /// Name and element range of each trainable, in flat order; gaps are padding.
-    pub fn entries(&self) -> &[(String, Range<usize>)] {
-        &self.entries
-    }
-
-    /// A copy of the flat f32 master weights.
-    ///
-    /// # Errors
-    /// Those of the device.
-    pub fn master(&self) -> Result<Vec<f32>> {
-        Ok(DType::F32.decode(&self.arena.get(&self.plan.places.master)?))
-    }
-
-    /// Replaces the flat master weights.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] for another length; those of the device.
-    pub fn set_master(&mut self, master: &[f32]) -> Result<()> {
-        let at = self.plan.places.master.clone();
-        if at.len() != size_of_val(master) {
-            let spec = Spec::f32(&[at.len() / size_of::<f32>()]);
-            return Err(wrong_length("trainables", master.len(), &spec));
-        }
-        self.arena.set(&at, bytemuck::cast_slice(master))
-    }
-
     /// Where an input or an output lies in a GPU's memory; `None` on the host.
     ///
     /// # Errors
@@ -326,17 +236,6 @@ impl Program {
         let v = self.names.get(name).copied().or(output).ok_or_else(|| unknown(name))?;
         let at = self.plan.places.at.get(&Buffer::Value(self.plan.rec.slots[v.0].root));
         Ok(at.and_then(|at| self.arena.address(at)))
-    }
-
-    /// Where the flat buffers lie on a GPU; addresses 0 on the host.
-    pub fn flat_on_device(&self) -> FlatOnDevice {
-        let address = |range: &Range<usize>| self.arena.address(range).unwrap_or(0);
-        let places = &self.plan.places;
-        FlatOnDevice {
-            master: address(&places.master),
-            grad: address(&places.grad),
-            len: places.master.len() / size_of::<f32>(),
-        }
     }
 
     /// Runs the forward pass.
@@ -457,7 +356,7 @@ impl Program {
         let mut lent = lent.into_iter();
         let mut reads = operands.reads.iter().map(|p| match p {
             Place::Arena(_) => lent.next().unwrap_or(Buf::EMPTY),
-            Place::Weight(i) => self.weights[*i].buf(),
+            Place::Weight(i) => self.weights.list[*i].buf(),
             Place::None => Buf::EMPTY,
         });
         let mut writes = written.into_iter();
@@ -474,14 +373,5 @@ fn unknown(name: &str) -> Error {
     Error::Plan {
         at: name.into(),
         problem: "no input, output, parameter or scope of that name".into(),
-    }
-}
-
-fn wrong_length(name: &str, got: usize, want: &Spec) -> Error {
-    Error::Shape {
-        at: name.into(),
-        what: "data",
-        got: vec![got],
-        want: format!("{} elements ({want})", want.len()),
     }
 }

@@ -1,21 +1,17 @@
 //! From a text to pictures: text program, start, denoising loop, decoding.
 
-use super::{Sampler, Schedule, Spacing, Start};
+use super::{Sampler, Schedule, Size, Spacing, Start, Texts, denoiser::Denoiser};
 use crate::{
-    device::{Cuda, Device, Memory},
+    device::Device,
     error::{Error, Result},
-    kernels::scheduler::{Buffers, DeviceSampler, Output, Rule},
     lora::Adapters,
     models::{
         base::{Base, Encoded},
         checkpoint::Component,
-        unet::{UnetInputs, unet},
     },
-    nn::Net,
-    plan::{Layout, Program, Recorder, WeightSource},
-    tensor::{DType, Spec, image::Picture},
+    plan::{Layout, Program, StoredBytes, WeightSource},
+    tensor::{DType, Floats, image::Picture},
 };
-use std::sync::Arc;
 
 /// What to sample.
 #[derive(Clone, Debug)]
@@ -44,60 +40,36 @@ pub struct Pipeline<'a> {
     device: Device,
     adapters: &'a Adapters,
     weights: &'a dyn WeightSource,
+    texts: Texts,
     denoiser: Option<Denoiser>,
     decoder: Option<(Program, [usize; 2])>,
+    loads: Loads,
 }
 
-/// The planned U-Net for a batch of pictures.
-struct Denoiser {
-    program: Program,
-    pictures: usize,
-    guided: bool,
-    latent: [usize; 2],
-    sampler: Option<OnDevice>,
-}
-
-/// What a sampler on a GPU is made for: rule and prediction, steps, numbers of all latents.
-type LoopKey = ((Rule, Output), usize, usize);
-
-/// The sampler's side of a loop on a GPU.
-struct OnDevice {
-    key: LoopKey,
-    sampler: DeviceSampler,
-    latent: Memory,
-    buffers: Buffers,
-}
-
-impl OnDevice {
-    fn new(cuda: &Arc<Cuda>, program: &Program, key: LoopKey, guided: bool) -> Result<Self> {
-        let (rule, steps, len) = key;
-        let at = |name: &str| Ok::<_, Error>(program.address(name)?.unwrap_or(0));
-        let latent = cuda.alloc(len * size_of::<f32>())?;
-        let timesteps = program.plan().input_len("timestep");
-        let buffers = Buffers {
-            latent: latent.address(),
-            len,
-            output: at("out")?,
-            sample: at("sample")?,
-            dtype: DType::F32,
-            copies: if guided { 2 } else { 1 },
-            timestep: at("timestep")?,
-            timesteps,
-        };
-        let sampler = DeviceSampler::new(cuda, rule, steps, len)?;
-        Ok(Self { key, sampler, latent, buffers })
-    }
+/// How often a run loaded the weights of each program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Loads {
+    /// The text encoders.
+    pub text: usize,
+    /// The VAE encoder, of an initialization.
+    pub encoder: usize,
+    /// The U-Net.
+    pub denoiser: usize,
+    /// The VAE decoder.
+    pub decoder: usize,
 }
 
 impl<'a> Pipeline<'a> {
-    /// A pipeline on `device`; programs are planned when first needed.
+    /// A pipeline on `device`; programs are planned and loaded when first needed, once, and kept until they are
+    /// dropped: the text encoders after the prompts are encoded, the U-Net by [`Pipeline::drop_denoiser`].
     pub fn new(
         base: &'a Base,
         device: Device,
         adapters: &'a Adapters,
         weights: &'a dyn WeightSource,
     ) -> Self {
-        Self { base, device, adapters, weights, denoiser: None, decoder: None }
+        let (texts, loads) = (Texts::default(), Loads::default());
+        Self { base, device, adapters, weights, texts, denoiser: None, decoder: None, loads }
     }
 
     /// Latent height and width of a picture.
@@ -146,11 +118,11 @@ impl<'a> Pipeline<'a> {
         }
         let (count, guided) = (pictures.len(), request.guidance > 1.0);
         let mut state: Vec<f32> = pictures.concat().iter().map(|x| x * factor).collect();
-        let (positive, negative) = self.texts(request)?;
-        self.prepare(count, guided, latent, self.base.tokens())?;
-        let Some(d) = self.denoiser.as_mut() else { return Ok(vec![]) };
-        d.condition(self.base, request, guided.then_some(&negative), &positive)?;
-        if let Device::Cuda(cuda) = &self.device {
+        let (positive, negative) = self.conditioning(request)?;
+        let (base, device) = (self.base, self.device.clone());
+        let d = self.denoiser(Size { pictures: count, guided, latent })?;
+        d.condition(base, request, guided.then_some(&negative), &positive)?;
+        if let Device::Cuda(cuda) = &device {
             let state = d.loop_on_device(cuda, &schedule, request.guidance, &state, progress)?;
             return Ok(state.chunks_exact(len.max(1)).map(<[f32]>::to_vec).collect());
         }
@@ -163,50 +135,63 @@ impl<'a> Pipeline<'a> {
         Ok(state.chunks_exact(len.max(1)).map(<[f32]>::to_vec).collect())
     }
 
-    fn texts(&self, request: &Request) -> Result<(Encoded, Encoded)> {
-        let negative = request.negative.as_deref();
+    /// Encodes the prompts of `requests`, each text once; the text encoders are loaded at most once for all of
+    /// them, and their weights are given back before anything else is loaded.
+    ///
+    /// # Errors
+    /// Those of the text encoders.
+    pub fn encode_prompts(&mut self, requests: &[&Request]) -> Result<()> {
+        let texts: Vec<&str> = (requests.iter())
+            .flat_map(|r| [r.prompt.as_str(), r.negative.as_deref().unwrap_or("")])
+            .collect();
         let source = Joined { first: self.weights, second: &self.base.weights };
-        let mut program = self.base.text_program(&self.device, self.adapters, 1, &source)?;
-        let positive = self.base.encode(&mut program, &[&request.prompt])?;
-        let mut other = self.base.encode(&mut program, &[negative.unwrap_or("")])?;
-        if negative.is_none() && self.base.zero_negative {
+        self.texts.encode((self.base, &self.device), (self.adapters, &source), &texts)
+    }
+
+    /// The prompt and what to guide away from.
+    fn conditioning(&mut self, request: &Request) -> Result<(Encoded, Encoded)> {
+        self.encode_prompts(&[request])?;
+        let get = |text: &str| self.texts.get(text).cloned().unwrap_or_default();
+        let mut other = get(request.negative.as_deref().unwrap_or(""));
+        if request.negative.is_none() && self.base.zero_negative {
             other.context.fill(0.0);
             other.pooled.fill(0.0);
         }
-        Ok((positive, other))
+        Ok((get(&request.prompt), other))
     }
 
-    fn prepare(
-        &mut self,
-        pictures: usize,
-        guided: bool,
-        latent: [usize; 2],
-        tokens: usize,
-    ) -> Result<()> {
-        let fits = |d: &Denoiser| (d.pictures, d.guided, d.latent) == (pictures, guided, latent);
-        if self.denoiser.as_ref().is_some_and(fits) {
-            return Ok(());
-        }
-        self.denoiser = None; // its memory first
-        let config = &self.base.unet;
-        let n = if guided { 2 * pictures } else { pictures };
-        let mut rec = Recorder::in_dtype(self.base.dtype);
-        let dims = [n, latent[0], latent[1], config.in_channels];
-        let sample = rec.input("sample", Spec::f32(&dims));
-        let timestep = rec.input("timestep", Spec::f32(&[n]));
-        let width = config.context_dim().unwrap_or(1);
-        let context = rec.input("context", Spec::f32(&[n, tokens, width]));
-        let text_embeds =
-            config.text_time.map(|t| rec.input("pooled", Spec::f32(&[n, t.pooled_dim()])));
-        let time_ids = config.text_time.map(|_| rec.input("time_ids", Spec::f32(&[n, 6])));
-        let inputs = UnetInputs { sample, timestep, context, text_embeds, time_ids };
-        let mut net = Net::new(&mut rec, self.adapters);
-        let out = net.within("unet", |net| unet(net, config, &inputs))?;
-        self.base.check(Component::Unet, &rec.params())?;
-        let source = Joined { first: self.weights, second: &self.base.weights };
-        let program = rec.plan_inference(out)?.load(self.device.clone(), &source)?;
-        self.denoiser = Some(Denoiser { program, pictures, guided, latent, sampler: None });
-        Ok(())
+    /// The U-Net for `size`: loaded once, planned anew over the same weights for another size.
+    fn denoiser(&mut self, size: Size) -> Result<&mut Denoiser> {
+        let ready = match self.denoiser.take() {
+            Some(d) if d.size() == size => d,
+            Some(d) => d.resized(self.base, self.adapters, size)?,
+            None => {
+                let source = Joined { first: self.weights, second: &self.base.weights };
+                self.loads.denoiser += 1;
+                Denoiser::load(self.base, &self.device, self.adapters, &source, size)?
+            }
+        };
+        Ok(self.denoiser.insert(ready))
+    }
+
+    /// Gives the U-Net's memory back, after the last latent and before the pictures are decoded.
+    pub fn drop_denoiser(&mut self) {
+        self.denoiser = None;
+    }
+
+    /// Takes texts that are encoded already, with the same adapters on the text encoders.
+    pub fn with_texts(self, texts: Texts) -> Self {
+        Self { texts, ..self }
+    }
+
+    /// The encoded texts, for another pipeline.
+    pub fn into_texts(self) -> Texts {
+        self.texts
+    }
+
+    /// How often each program was loaded.
+    pub fn loads(&self) -> Loads {
+        Loads { text: self.texts.loads, ..self.loads }
     }
 
     /// Decodes one scaled latent `[h, w, C]`.
@@ -219,7 +204,13 @@ impl<'a> Pipeline<'a> {
         if self.decoder.as_ref().is_none_or(|(_, size)| *size != [h, w]) {
             let plan = self.base.vae_decoder(1, [h, w])?;
             self.base.check(Component::Vae, &plan.params())?;
-            let program = plan.load(self.device.clone(), &self.base.weights)?;
+            let program = match self.decoder.take() {
+                Some((program, _)) => program.replan(plan)?,
+                None => {
+                    self.loads.decoder += 1;
+                    plan.load(self.device.clone(), &self.base.weights)?
+                }
+            };
             self.decoder = Some((program, [h, w]));
         }
         let Some((program, _)) = self.decoder.as_mut() else { return Ok(Picture::default()) };
@@ -236,99 +227,6 @@ impl<'a> Pipeline<'a> {
     }
 }
 
-impl Denoiser {
-    fn condition(
-        &mut self,
-        base: &Base,
-        request: &Request,
-        negative: Option<&Encoded>,
-        positive: &Encoded,
-    ) -> Result<()> {
-        let rows = |of: fn(&Encoded) -> &Vec<f32>| {
-            let away = negative.map(|n| of(n).repeat(self.pictures)).unwrap_or_default();
-            [away, of(positive).repeat(self.pictures)].concat()
-        };
-        let (context, pooled) = (rows(|c| &c.context), rows(|c| &c.pooled));
-        self.program.set("context", &context)?;
-        if base.unet.text_time.is_some() {
-            self.program.set("pooled", &pooled)?;
-            let n = if self.guided { 2 * self.pictures } else { self.pictures };
-            let ids = Base::time_ids(request.height, request.width);
-            self.program.set("time_ids", &ids.repeat(n))?;
-        }
-        Ok(())
-    }
-
-    /// The whole loop on a GPU: one graph a step, replayed; the host only launches and reads the last latent.
-    fn loop_on_device(
-        &mut self,
-        cuda: &Arc<Cuda>,
-        schedule: &Schedule,
-        guidance: f32,
-        state: &[f32],
-        progress: &mut dyn FnMut(),
-    ) -> Result<Vec<f32>> {
-        let steps = schedule.timesteps().len();
-        let key = (schedule.rule(), steps, state.len());
-        if self.sampler.as_ref().is_none_or(|s| s.key != key) {
-            self.program.forget_graphs();
-            self.sampler = Some(OnDevice::new(cuda, &self.program, key, self.guided)?);
-        }
-        let Some(s) = &self.sampler else { return Ok(vec![]) };
-        cuda.upload(s.latent.address(), bytemuck::cast_slice(state))?;
-        s.sampler.set(&schedule.rows(), guidance)?;
-        s.sampler.begin(&s.buffers)?;
-        for _ in 0..steps {
-            self.program.forward_then(&|| s.sampler.step(&s.buffers))?;
-            progress();
-        }
-        let mut last = vec![0.0f32; state.len()];
-        cuda.download(s.latent.address(), bytemuck::cast_slice_mut(&mut last))?;
-        Ok(last)
-    }
-
-    /// The guided prediction for `input`, `[pictures, h, w, C]`.
-    fn predict(&mut self, input: &[f32], timestep: f32, guidance: f32) -> Result<Vec<f32>> {
-        let copies = if self.guided { 2 } else { 1 };
-        self.program.set("sample", &input.repeat(copies))?;
-        self.program.set("timestep", &vec![timestep; copies * self.pictures])?;
-        self.program.forward()?;
-        let mut out = self.program.get("out")?;
-        if self.guided {
-            let (away, toward) = out.split_at_mut(input.len());
-            for (a, t) in away.iter_mut().zip(toward) {
-                *a += guidance * (*t - *a);
-            }
-            out.truncate(input.len());
-        }
-        Ok(out)
-    }
-}
-
-/// Encodes pictures of one size to the mean of their posterior, scaled: `z0 [h, w, C]` each.
-///
-/// # Errors
-/// Those of the program; [`Error::Shape`] for pictures of different sizes.
-pub fn encode_pictures(
-    base: &Base,
-    device: &Device,
-    pictures: &[Picture],
-) -> Result<Vec<Vec<f32>>> {
-    let Some(first) = pictures.first() else { return Ok(vec![]) };
-    let (scale, c) = (base.vae.scaling_factor, base.vae.latent_channels);
-    let plan = base.vae_encoder(1, [first.height, first.width])?;
-    base.check(Component::Vae, &plan.params())?;
-    let mut program = plan.load(device.clone(), &base.weights)?;
-    let one = |p: &Picture| {
-        program.set("sample", &p.rgb().signed())?;
-        program.forward()?;
-        let moments = program.get("moments")?;
-        let mean = moments.chunks_exact(2 * c).flat_map(|m| &m[..c]);
-        Ok(mean.map(|v| v * scale).collect())
-    };
-    pictures.iter().map(one).collect()
-}
-
 /// Two sources of weights, the first asked first.
 struct Joined<'a> {
     first: &'a dyn WeightSource,
@@ -336,10 +234,24 @@ struct Joined<'a> {
 }
 
 impl WeightSource for Joined<'_> {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Arc<Vec<f32>>>> {
+    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
         match self.first.get(name, dims, layout)? {
             Some(w) => Ok(Some(w)),
             None => self.second.get(name, dims, layout),
+        }
+    }
+
+    fn stored(
+        &self,
+        name: &str,
+        dims: &[usize],
+        layout: Layout,
+        dtype: DType,
+    ) -> Result<Option<StoredBytes>> {
+        match self.first.stored(name, dims, layout, dtype)? {
+            Some(bytes) => Ok(Some(bytes)),
+            None if self.first.get(name, dims, layout)?.is_some() => Ok(None),
+            None => self.second.stored(name, dims, layout, dtype),
         }
     }
 }

@@ -1,18 +1,17 @@
 //! Where pictures start: unit noise, or noise shifted by the encoded subjects.
 
+use super::PictureEncoder;
 use crate::{
     device::Device,
     error::{Error, Result},
     kernels::latent_mix::{LatentMix, Noise, Segment},
-    models::base::Base,
     plan::{Layout, Program, Recorder, WeightSource},
     tensor::{
-        Spec,
+        Floats, Spec,
         image::{Picture, resize_plane},
         philox,
     },
 };
-use std::sync::Arc;
 
 /// Where pictures start from, one latent `[h, w, C]` each.
 #[derive(Clone, Debug)]
@@ -51,15 +50,15 @@ pub enum MaskResize {
 /// # Source
 /// MuDI, equation 3 (methods.md §1.7).
 pub fn first_inputs(
-    base: &Base,
-    device: &Device,
+    encoder: &mut PictureEncoder<'_>,
     compositions: &[(Picture, Picture)],
     noise: &[Vec<f32>],
     gamma: f32,
     resize: MaskResize,
 ) -> Result<Vec<Vec<f32>>> {
-    let pictures: Vec<Picture> = compositions.iter().map(|c| c.0.clone()).collect();
-    let encoded = super::encode_pictures(base, device, &pictures)?;
+    let (base, device) = (encoder.base, encoder.device);
+    let encoded: Vec<Vec<f32>> =
+        compositions.iter().map(|(picture, _)| encoder.encode(picture)).collect::<Result<_>>()?;
     let (factor, c) = (base.vae.factor(), base.vae.latent_channels);
     let mut starts = vec![];
     for ((z, eps), (_, mask)) in encoded.iter().zip(noise).zip(compositions) {
@@ -112,7 +111,7 @@ fn small_mask(mask: &Picture, factor: usize, resize: MaskResize) -> Vec<f32> {
 struct NoWeights;
 
 impl WeightSource for NoWeights {
-    fn get(&self, _: &str, _: &[usize], _: Layout) -> Result<Option<Arc<Vec<f32>>>> {
+    fn get(&self, _: &str, _: &[usize], _: Layout) -> Result<Option<Floats>> {
         Ok(None)
     }
 }

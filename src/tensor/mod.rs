@@ -2,14 +2,19 @@
 
 pub mod atomic;
 mod dtype;
+mod floats;
+mod header;
 mod host;
 pub mod image;
 pub mod philox;
+mod raw;
 pub mod safetensors;
 mod spec;
+mod widen;
 mod write;
 
 pub use dtype::DType;
+pub use floats::{Floats, WeakFloats};
 pub use host::Tensor;
 pub use spec::Spec;
 pub use write::{Listed, write_safetensors, write_safetensors_from};

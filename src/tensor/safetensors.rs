@@ -1,15 +1,22 @@
 //! Reading `.safetensors` files through a memory map: names, shapes, and values on demand.
 
-use super::Tensor;
+use super::{
+    DType, Floats, Tensor,
+    header::{format_error, header_error, header_text, no_duplicates, truncated},
+    raw::floats,
+    widen::{element_bytes, swapped, widen, widen_swapped},
+};
 use crate::error::{Error, Result};
-use half::{bf16, f16, slice::HalfFloatSliceExt};
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     fmt,
     fs::{self, File},
+    ops::Range,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+pub use super::raw::Raw;
 pub use safetensors::Dtype;
 
 /// What the header says about one tensor.
@@ -23,71 +30,12 @@ pub struct Entry {
     range: (usize, usize),
 }
 
-/// A tensor as it lies in a file: type, shape and bits, for copies that must be exact.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Raw {
-    /// Element type.
-    pub dtype: Dtype,
-    /// Extents.
-    pub dims: Vec<usize>,
-    /// Little-endian elements.
-    pub bytes: Vec<u8>,
-}
-
-impl Raw {
-    /// `data` as f32 elements of `dims`.
-    pub fn f32(dims: &[usize], data: &[f32]) -> Self {
-        Self { dtype: Dtype::F32, dims: dims.to_vec(), bytes: bytemuck::cast_slice(data).to_vec() }
-    }
-
-    /// `data` rounded to `dtype` (F32, F16 or BF16; anything else stays F32).
-    pub fn rounded(dims: &[usize], data: &[f32], dtype: Dtype) -> Self {
-        let bytes = match dtype {
-            Dtype::F16 => {
-                let v: Vec<f16> = data.iter().map(|x| f16::from_f32(*x)).collect();
-                bytemuck::cast_slice(&v).to_vec()
-            }
-            Dtype::BF16 => {
-                let v: Vec<bf16> = data.iter().map(|x| bf16::from_f32(*x)).collect();
-                bytemuck::cast_slice(&v).to_vec()
-            }
-            _ => return Self::f32(dims, data),
-        };
-        Self { dtype, dims: dims.to_vec(), bytes }
-    }
-
-    /// `data` as i32 elements of `dims`.
-    pub fn i32(dims: &[usize], data: &[i32]) -> Self {
-        Self { dtype: Dtype::I32, dims: dims.to_vec(), bytes: bytemuck::cast_slice(data).to_vec() }
-    }
-
-    /// `data` as i64 elements of `dims`.
-    pub fn i64(dims: &[usize], data: &[i64]) -> Self {
-        Self { dtype: Dtype::I64, dims: dims.to_vec(), bytes: bytemuck::cast_slice(data).to_vec() }
-    }
-
-    /// The values as f32; `None` unless the type is F32, F16 or BF16 and the byte count fits.
-    pub fn to_tensor(&self) -> Option<Tensor> {
-        Tensor::new(&self.dims, floats(self.dtype, &self.bytes)?)
-    }
-}
-
 /// The bytes as elements (whole ones only), copied because a map is not aligned.
 fn elements<T: bytemuck::Pod>(bytes: &[u8]) -> Vec<T> {
     let mut out = vec![T::zeroed(); bytes.len() / size_of::<T>()];
     let whole = size_of_val(out.as_slice());
     bytemuck::cast_slice_mut(&mut out).copy_from_slice(&bytes[..whole]);
     out
-}
-
-/// F32, F16 or BF16 bytes as f32.
-fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
-    Some(match dtype {
-        Dtype::F32 => elements(bytes),
-        Dtype::F16 => elements::<f16>(bytes).to_f32_vec(),
-        Dtype::BF16 => elements::<bf16>(bytes).to_f32_vec(),
-        _ => return None,
-    })
 }
 
 enum Bytes {
@@ -106,11 +54,93 @@ impl Bytes {
     }
 }
 
+/// The bytes of one tensor, or of some of its rows, where they lie in a file.
+///
+/// When the last use is over, the pages it lay on no longer count as this process's memory: what was
+/// copied from a file is not resident twice.
+pub struct Stored {
+    bytes: Arc<Bytes>,
+    dtype: Dtype,
+    range: Range<usize>,
+}
+
+/// A mapped tensor as f32 elements, without a copy.
+struct StoredFloats(Stored);
+
+impl AsRef<[u8]> for Stored {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes.get()[self.range.clone()]
+    }
+}
+
+impl AsRef<[f32]> for StoredFloats {
+    fn as_ref(&self) -> &[f32] {
+        bytemuck::cast_slice(self.0.as_ref()) // its only maker saw that they are aligned
+    }
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        if let Bytes::Mapped(map) = &*self.bytes {
+            release(map, &self.range);
+        }
+    }
+}
+
+impl Stored {
+    /// Element type in the file.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Only part `i` of `n` equal parts.
+    pub fn part(mut self, i: usize, n: usize) -> Self {
+        let (start, len) = (self.range.start, self.range.len() / n.max(1));
+        self.range = start + i * len..start + (i + 1) * len;
+        self
+    }
+
+    /// The elements themselves, where they are f32 at an address that f32 may have; else `self` again.
+    ///
+    /// # Errors
+    /// What was asked, unchanged.
+    pub fn floats(self) -> std::result::Result<Floats, Self> {
+        let fits = bytemuck::try_cast_slice::<u8, f32>(self.as_ref()).is_ok();
+        match self.dtype == Dtype::F32 && fits {
+            true => Ok(Floats::new(StoredFloats(self))),
+            false => Err(self),
+        }
+    }
+
+    /// Whether the elements are stored as `dtype`.
+    pub fn is(&self, dtype: DType) -> bool {
+        matches!(
+            (self.dtype, dtype),
+            (Dtype::F32, DType::F32) | (Dtype::F16, DType::F16) | (Dtype::BF16, DType::Bf16)
+        )
+    }
+
+    /// F32, F16 or BF16 elements written to `out` as f32, on every core.
+    pub fn widen(&self, out: &mut [f32]) {
+        widen(self.dtype, self.as_ref(), out);
+    }
+
+    /// The same of matrices `[.., from, to]`, written as `[.., to, from]`.
+    pub fn widen_swapped(&self, from_to: [usize; 2], out: &mut [f32]) {
+        widen_swapped(self.dtype, self.as_ref(), from_to, out);
+    }
+
+    /// The stored elements of matrices `[.., from, to]` in the order `[.., to, from]`.
+    pub fn swapped(&self, from_to: [usize; 2]) -> Vec<u8> {
+        swapped(element_bytes(self.dtype).unwrap_or(1), self.as_ref(), from_to)
+    }
+}
+
 /// An open `.safetensors` file: the header parsed and checked, the data left on disk until asked
 /// for.
 pub struct SafeFile {
     path: PathBuf,
-    bytes: Bytes,
+    bytes: Arc<Bytes>,
     entries: BTreeMap<String, Entry>,
     metadata: BTreeMap<String, String>,
 }
@@ -125,7 +155,8 @@ impl SafeFile {
     /// Opens and maps `path`; the header is checked whole: every offset lies in the file, nothing
     /// overlaps, nothing is left over, every byte count is shape times type.
     ///
-    /// The file must not be shortened by another program while it is open.
+    /// The file must not be shortened or written over by another program while it is open or its tensors are in
+    /// use; one that is replaced by renaming is no danger.
     ///
     /// # Errors
     /// [`Error::File`] when the system refuses; [`Error::Format`] when the content is no such file.
@@ -177,7 +208,7 @@ impl SafeFile {
             })
             .collect();
         let metadata = meta.metadata().clone().unwrap_or_default().into_iter().collect();
-        Ok(Self { path, bytes, entries, metadata })
+        Ok(Self { path, bytes: Arc::new(bytes), entries, metadata })
     }
 
     /// Where it was opened.
@@ -215,6 +246,22 @@ impl SafeFile {
     pub fn bytes(&self, name: &str) -> Result<&[u8]> {
         let (from, to) = self.entry(name)?.range;
         Ok(&self.bytes.get()[from..to])
+    }
+
+    /// The F32, F16 or BF16 tensor `name` where it lies; the system is told that it is wanted.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] when missing, [`Error::DType`] for other types.
+    pub fn stored(&self, name: &str) -> Result<Stored> {
+        let entry = self.entry(name)?;
+        if element_bytes(entry.dtype).is_none() {
+            return Err(self.dtype_error(name, entry, "f32, f16 or bf16"));
+        }
+        let range = entry.range.0..entry.range.1;
+        if let Bytes::Mapped(map) = &*self.bytes {
+            expect(map, &range);
+        }
+        Ok(Stored { bytes: self.bytes.clone(), dtype: entry.dtype, range })
     }
 
     /// A copy of `name`, bit for bit.
@@ -273,111 +320,36 @@ impl SafeFile {
     }
 }
 
+/// Ranges below this are not worth a call to the system, bytes.
+const ADVISED_BYTES: usize = 1 << 20;
+
+/// Asks for `range` to be read ahead.
+fn expect(map: &memmap2::Mmap, range: &Range<usize>) {
+    #[cfg(unix)]
+    if range.len() >= ADVISED_BYTES {
+        let _ = map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
+    }
+}
+
+/// Gives back the pages that lie within `range`; they stay in the system's cache of the file.
+#[allow(unsafe_code)]
+fn release(map: &memmap2::Mmap, range: &Range<usize>) {
+    const PAGE_BYTES: usize = 1 << 16; // no system has larger ones
+    let at = range.start.next_multiple_of(PAGE_BYTES);
+    let end = range.end / PAGE_BYTES * PAGE_BYTES;
+    #[cfg(unix)]
+    if end > at && range.len() >= ADVISED_BYTES {
+        let gone = memmap2::UncheckedAdvice::DontNeed;
+        // SAFETY: a private map that is only read: pages that are touched again come from the file again,
+        // with the same bytes.
+        let _ = unsafe { map.unchecked_advise_range(gone, at, end - at) };
+    }
+}
+
 #[allow(unsafe_code)]
 fn map_file(file: &File) -> std::io::Result<memmap2::Mmap> {
     // SAFETY: the map is private and read-only; `SafeFile::open` documents that nobody may shorten
     // the file meanwhile, and our own writers replace files by renaming, which leaves an open map
     // intact.
     unsafe { memmap2::Mmap::map(file) }
-}
-
-/// Longest header that is read, bytes (the limit of the format's own library).
-const MAX_HEADER_BYTES: u64 = 100_000_000;
-
-fn header_text<'a>(path: &Path, all: &'a [u8]) -> Result<&'a [u8]> {
-    let Some((first, rest)) = all.split_first_chunk::<8>() else {
-        return Err(truncated(path, &format!("{} bytes", all.len())));
-    };
-    let len = u64::from_le_bytes(*first);
-    if len > MAX_HEADER_BYTES {
-        let found = format!("a header of {len} bytes");
-        return Err(format_error(path, &found, "at most 100 MB", "is this a .safetensors file?"));
-    }
-    match usize::try_from(len).ok().and_then(|n| rest.get(..n)) {
-        Some(header) => Ok(header),
-        None => Err(truncated(path, &format!("{} bytes for a header of {len}", rest.len()))),
-    }
-}
-
-/// The names of the header's top level, kept only to see one twice.
-struct Names;
-
-impl<'de> serde::de::Visitor<'de> for Names {
-    type Value = Option<String>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of tensors")
-    }
-
-    fn visit_map<A: serde::de::MapAccess<'de>>(
-        self,
-        mut map: A,
-    ) -> std::result::Result<Option<String>, A::Error> {
-        let mut seen = HashSet::new();
-        let mut twice = None;
-        while let Some((name, _)) = map.next_entry::<String, serde::de::IgnoredAny>()? {
-            if !seen.insert(name.clone()) {
-                twice.get_or_insert(name);
-            }
-        }
-        Ok(twice)
-    }
-}
-
-fn no_duplicates(path: &Path, header: &[u8]) -> Result<()> {
-    use serde::Deserializer;
-    let text = std::str::from_utf8(header)
-        .map_err(|_| format_error(path, "a header that is not UTF-8", "JSON", "copy it again"))?;
-    match serde_json::Deserializer::from_str(text).deserialize_map(Names) {
-        Ok(None) => Ok(()),
-        Ok(Some(name)) => {
-            let found = format!("tensor {name} twice in the header");
-            Err(format_error(path, &found, "each name once", "write the file again"))
-        }
-        Err(e) => {
-            let found = format!("a header that is no JSON object ({e})");
-            Err(format_error(path, &found, "safetensors JSON", "is this a .safetensors file?"))
-        }
-    }
-}
-
-fn header_error(path: &Path, e: &safetensors::SafeTensorError) -> Error {
-    use safetensors::SafeTensorError as E;
-    match e {
-        E::MetadataIncompleteBuffer => {
-            let found = "a data part of another length than the header says";
-            format_error(
-                path,
-                found,
-                "exactly the tensors' bytes",
-                "the file is cut short; copy it again",
-            )
-        }
-        E::InvalidOffset(name) => {
-            let found = format!("overlapping or misplaced offsets at {name}");
-            format_error(path, &found, "tensors one after another", "the file is damaged")
-        }
-        other => {
-            let found = format!("a bad header ({other})");
-            format_error(
-                path,
-                &found,
-                "names, types, shapes and offsets that agree",
-                "the file is damaged",
-            )
-        }
-    }
-}
-
-fn truncated(path: &Path, found: &str) -> Error {
-    format_error(path, found, "a whole .safetensors file", "the file is cut short; copy it again")
-}
-
-fn format_error(path: &Path, found: &str, expected: &str, fix: &str) -> Error {
-    Error::Format {
-        path: path.to_path_buf(),
-        found: found.into(),
-        expected: expected.into(),
-        fix: fix.into(),
-    }
 }

@@ -37,6 +37,8 @@ pub struct Need<'a> {
     pub plan: &'a Plan,
     /// What stands beside it, bytes.
     pub others: u64,
+    /// What sample pictures need beside both, bytes.
+    pub samples: u64,
     /// Settings of the run.
     pub train: &'a TrainSection,
 }
@@ -51,11 +53,16 @@ pub fn check(
     options: &StepOptions,
     plan_with: impl Fn(&StepOptions) -> Result<Plan>,
 ) -> Result<()> {
-    let Need { plan, others, train } = *need;
-    let need = step_bytes(plan, train) + others;
+    let Need { plan, others, samples, train } = *need;
+    let bytes = |plan: &Plan| step_bytes(plan, train) + others + samples;
+    let need = bytes(plan);
     let Some(have) = device.free_bytes()?.filter(|have| need > *have) else { return Ok(()) };
-    let fits = |options: &StepOptions| Ok(step_bytes(&plan_with(options)?, train) + others <= have);
-    let fix = match nearest(options, train.batch, matches!(device, Device::Cuda(_)), fits)? {
+    let fits = |options: &StepOptions| Ok(bytes(&plan_with(options)?) <= have);
+    let mut words = nearest(options, train.batch, matches!(device, Device::Cuda(_)), fits)?;
+    if samples > 0 && need - samples <= have {
+        words.insert(0, "train.sample_every = 0".into());
+    }
+    let fix = match words {
         words if words.is_empty() => "no setting of this base fits; use a smaller base".into(),
         words => format!("this would fit: {}", words.join(", or ")),
     };

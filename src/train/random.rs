@@ -3,18 +3,18 @@
 use crate::{
     error::Result,
     plan::{Layout, WeightSource},
-    tensor::philox,
+    tensor::{Floats, philox},
 };
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
 };
 
 /// Weights of a fresh model: `N(0, 1/fan_in)` matrices and kernels, scales 1, biases 0; each drawn once and shared.
 #[derive(Debug, Default)]
 pub struct RandomWeights {
     seed: u64,
-    made: Mutex<HashMap<String, Arc<Vec<f32>>>>,
+    made: Mutex<HashMap<String, Floats>>,
 }
 
 impl RandomWeights {
@@ -49,19 +49,18 @@ impl RandomWeights {
 }
 
 impl WeightSource for RandomWeights {
-    fn get(&self, name: &str, dims: &[usize], _: Layout) -> Result<Option<Arc<Vec<f32>>>> {
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(w) = made.get(name) {
+    fn get(&self, name: &str, dims: &[usize], _: Layout) -> Result<Option<Floats>> {
+        let made = || self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(w) = made().get(name) {
             return Ok(Some(w.clone()));
         }
-        let w = Arc::new(self.draw(name, dims));
-        made.insert(name.into(), w.clone());
-        Ok(Some(w))
+        let w = Floats::from(self.draw(name, dims)); // the others need not wait for it
+        Ok(Some(made().entry(name.into()).or_insert(w).clone()))
     }
 }
 
 impl WeightSource for &RandomWeights {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Arc<Vec<f32>>>> {
+    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
         (**self).get(name, dims, layout)
     }
 }

@@ -39,6 +39,8 @@ pub type SaveHook<'h> = dyn FnMut(&Path, &[Trainable]) -> Result<Vec<PathBuf>> +
 pub struct Hooks<'h> {
     /// Sample pictures every `sample_every` steps.
     pub sample: Option<&'h mut SampleHook<'h>>,
+    /// What the sample pictures need beside the step, bytes.
+    pub sample_bytes: u64,
     /// Writes the adapter files, or the model.
     pub save: &'h mut SaveHook<'h>,
     /// Set when the user wants to stop: the step is finished and saved.
@@ -86,7 +88,7 @@ pub fn run(
     mut hooks: Hooks<'_>,
 ) -> Result<Report> {
     let begin = Instant::now();
-    let mut trainer = Trainer::new(config, base, device)?;
+    let mut trainer = Trainer::new(config, base, device, hooks.sample_bytes)?;
     let entries = trainer.stepper.program.entries().to_vec();
     let checkpoints = folder.checkpoints(config, &entries)?;
     if let Some(state) = checkpoints.latest()? {

@@ -10,12 +10,9 @@ use crate::{
         export::{Changed, export},
     },
     plan::{Layout, WeightSource},
-    tensor::{Tensor, safetensors::Dtype},
+    tensor::{Floats, Tensor, safetensors::Dtype},
 };
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Path, PathBuf};
 
 /// The adapter among trained tensors; `alpha` as the configuration has it.
 ///
@@ -63,9 +60,9 @@ impl<'a> TrainedWeights<'a> {
 }
 
 impl WeightSource for TrainedWeights<'_> {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Arc<Vec<f32>>>> {
+    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
         let own = self.0.iter().find(|t| t.name == name);
-        Ok(own.map(|t| Arc::new(layout.to_runtime(dims, t.data.clone()))))
+        Ok(own.map(|t| layout.to_runtime(dims, t.data.clone()).into()))
     }
 }
 

@@ -2,11 +2,11 @@
 
 use crate::{
     error::Result,
-    plan::{Layout, WeightSource},
-    tensor::philox,
+    plan::{Layout, StoredBytes, WeightSource},
+    tensor::{DType, Floats, philox},
 };
 use sha2::{Digest, Sha256};
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 /// The base's weights, and fresh adapters: `A ~ N(0, 1/r)` (standard deviation, as peft's "gaussian"), `B = 0`.
 ///
@@ -15,7 +15,7 @@ use std::{collections::HashMap, sync::Arc};
 pub struct Start<S> {
     base: S,
     seed: u64,
-    given: HashMap<String, Arc<Vec<f32>>>,
+    given: HashMap<String, Floats>,
 }
 
 impl<S: WeightSource> Start<S> {
@@ -26,22 +26,35 @@ impl<S: WeightSource> Start<S> {
 
     /// Takes the parameter `name` (runtime layout) from `data` instead.
     pub fn give(&mut self, name: &str, data: Vec<f32>) {
-        self.given.insert(name.into(), Arc::new(data));
+        self.given.insert(name.into(), data.into());
     }
 }
 
 impl<S: WeightSource> WeightSource for Start<S> {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Arc<Vec<f32>>>> {
+    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
         if let Some(data) = self.given.get(name) {
             return Ok(Some(data.clone()));
         }
         if name.contains(".lora_A.") {
-            return Ok(Some(Arc::new(gaussian(self.seed, name, dims))));
+            return Ok(Some(gaussian(self.seed, name, dims).into()));
         }
         if name.contains(".lora_B.") {
-            return Ok(Some(Arc::new(vec![0.0; dims.iter().product()])));
+            return Ok(Some(vec![0.0; dims.iter().product()].into()));
         }
         self.base.get(name, dims, layout)
+    }
+
+    fn stored(
+        &self,
+        name: &str,
+        dims: &[usize],
+        layout: Layout,
+        dtype: DType,
+    ) -> Result<Option<StoredBytes>> {
+        match self.given.contains_key(name) {
+            true => Ok(None),
+            false => self.base.stored(name, dims, layout, dtype),
+        }
     }
 }
 
@@ -62,7 +75,7 @@ mod tests {
 
     struct Nothing;
     impl WeightSource for Nothing {
-        fn get(&self, _: &str, _: &[usize], _: Layout) -> Result<Option<Arc<Vec<f32>>>> {
+        fn get(&self, _: &str, _: &[usize], _: Layout) -> Result<Option<Floats>> {
             Ok(None)
         }
     }

@@ -33,16 +33,23 @@ pub struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    /// Plans and loads everything a run of `config` on `base` needs.
+    /// Plans and loads everything a run of `config` on `base` needs; sample pictures will need `samples` bytes
+    /// beside it.
     ///
     /// # Errors
     /// Those of the configuration, the plan and the weights.
-    pub fn new(config: &'a TrainConfig, base: &'a Base, device: Device) -> Result<Self> {
+    pub fn new(
+        config: &'a TrainConfig,
+        base: &'a Base,
+        device: Device,
+        samples: u64,
+    ) -> Result<Self> {
         let t = &config.train;
         let blueprint = Blueprint::new(config, base.architecture())?;
         let plans = blueprint.plans()?;
         let (noise, objective) = (blueprint.options.noise.clone(), blueprint.options.objective);
-        let need = fit::Need { plan: &plans.step, others: plans.others_bytes(), train: t };
+        let others = plans.others_bytes();
+        let need = fit::Need { plan: &plans.step, others, samples, train: t };
         fit::check(&device, &need, &blueprint.options, |options| blueprint.step(options))?;
         let mut start = Start::new(base.weights.clone(), t.seed);
         if let Some(lora) = continued(config, base, &blueprint.trained)? {

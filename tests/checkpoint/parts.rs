@@ -4,7 +4,10 @@ use super::{Tensors, fill, param, save, save_json};
 use selvedge::{
     models::checkpoint::{Checkpoint, Component, Model, model_json},
     plan::{Layout, ParamInfo, WeightSource},
-    tensor::safetensors::Raw,
+    tensor::{
+        DType,
+        safetensors::{Dtype, Raw},
+    },
 };
 use serde_json::json;
 
@@ -240,4 +243,32 @@ fn the_embedded_base_opens_and_is_of_the_sdxl_family() {
         assert!(part.shapes().count() > 30, "{:?}", part.component());
     }
     assert!(model_json("nano", "scheduler/scheduler_config.json").unwrap().is_some());
+}
+
+#[test]
+fn stored_weights_are_the_files_bits_in_runtime_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let data: Vec<f32> = (0..48).map(|i| i as f32 - 20.0).collect();
+    let mut tensors = Tensors::new();
+    tensors.insert("kernel.weight".into(), Raw::rounded(&[3, 4, 2, 2], &data, Dtype::F16));
+    tensors.insert("linear.weight".into(), Raw::rounded(&[6, 8], &data, Dtype::BF16));
+    save(dir.path().join("unet/model.safetensors"), &tensors);
+    save_json(dir.path().join("unet/config.json"), json!({}));
+    let checkpoint = Checkpoint::open(dir.path(), Component::Unet).unwrap();
+    let stored = |name: &str, dims: &[usize], layout, dtype| {
+        let found = checkpoint.stored(&format!("unet.{name}.weight"), dims, layout, dtype);
+        found.unwrap().map(|b| (*b).as_ref().to_vec())
+    };
+    let dims = [3, 2, 2, 4];
+    let runtime = Layout::Conv.to_runtime(&dims, data.clone());
+    let want = Raw::rounded(&dims, &runtime, Dtype::F16).bytes;
+    assert_eq!(stored("kernel", &dims, Layout::Conv, DType::F16), Some(want));
+    let want = tensors["linear.weight"].bytes.clone();
+    assert_eq!(stored("linear", &[6, 8], Layout::Dense, DType::Bf16), Some(want));
+    for other in [DType::F32, DType::Bf16] {
+        assert_eq!(stored("kernel", &dims, Layout::Conv, other), None, "{other}");
+    }
+    assert_eq!(stored("absent", &[6, 8], Layout::Dense, DType::F16), None);
+    let short = checkpoint.stored("unet.linear.weight", &[6, 7], Layout::Dense, DType::Bf16);
+    assert!(short.is_err(), "another shape");
 }

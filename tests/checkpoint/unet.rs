@@ -224,7 +224,7 @@ fn weights_come_in_runtime_layout_and_are_shared() {
             stored.data[((o * 4 + i) * 3 + h) * 3 + w]
         );
     }
-    assert!(std::sync::Arc::ptr_eq(&first, &get().unwrap().unwrap()));
+    assert!(std::ptr::eq(first.as_ptr(), get().unwrap().unwrap().as_ptr()));
 }
 
 #[test]

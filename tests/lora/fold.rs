@@ -6,11 +6,10 @@ use selvedge::{
     lora::{Layer, Lora, Loras, Merged, delta, down_name, extract, merge, up_name},
     plan::{Layout, WeightSource},
     tensor::{
-        Tensor,
+        Floats, Tensor,
         safetensors::{Dtype, SafeFile},
     },
 };
-use std::sync::Arc;
 
 #[test]
 fn a_file_of_diffusers_and_peft_adds_what_peft_adds() {
@@ -97,14 +96,9 @@ fn extraction_recovers_a_change_of_that_rank_and_is_the_best_of_a_lower_one() {
 struct Fixed(Tensor);
 
 impl WeightSource for Fixed {
-    fn get(
-        &self,
-        name: &str,
-        dims: &[usize],
-        layout: Layout,
-    ) -> Result<Option<Arc<Vec<f32>>>, Error> {
+    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>, Error> {
         let known = name == "unet.conv_in.weight";
-        Ok(known.then(|| Arc::new(layout.to_runtime(dims, self.0.data.clone()))))
+        Ok(known.then(|| layout.to_runtime(dims, self.0.data.clone()).into()))
     }
 }
 

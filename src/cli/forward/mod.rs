@@ -8,9 +8,9 @@ use crate::{
     error::{Error, Result},
     lora::LoraFile,
     models::checkpoint::{Checkpoint, Component},
-    plan::{Layout, ParamInfo, Pass, PlanOptions, Program, Recorder, WeightSource},
+    plan::{Layout, ParamInfo, Pass, PlanOptions, Program, Recorder, StoredBytes, WeightSource},
     tensor::{
-        DType, Tensor,
+        DType, Floats, Tensor,
         safetensors::{Raw, SafeFile},
         write_safetensors,
     },
@@ -20,7 +20,6 @@ use record::{Data, Recorded, record};
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
-    sync::Arc,
 };
 
 /// Runs one component once: tensors in, tensors out, gradients on request.
@@ -221,10 +220,23 @@ struct Weights<'a> {
 }
 
 impl WeightSource for Weights<'_> {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Arc<Vec<f32>>>> {
+    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
         match self.lora.filter(|_| is_adapter(name)) {
             Some(lora) => lora.get(name, dims, layout),
             None => self.checkpoint.get(name, dims, layout),
+        }
+    }
+
+    fn stored(
+        &self,
+        name: &str,
+        dims: &[usize],
+        layout: Layout,
+        dtype: DType,
+    ) -> Result<Option<StoredBytes>> {
+        match self.lora.is_some() && is_adapter(name) {
+            true => Ok(None),
+            false => self.checkpoint.stored(name, dims, layout, dtype),
         }
     }
 }

@@ -6,20 +6,22 @@ mod derive;
 mod family;
 mod folder;
 mod names;
+mod runtime;
 mod single;
 mod store;
 
 use crate::{
+    device::Pool,
     error::{Error, Result},
     lora::Modules,
-    plan::{Layout, ParamInfo, WeightSource},
-    tensor::{Tensor, safetensors::SafeFile},
+    plan::{Layout, ParamInfo, StoredBytes, WeightSource},
+    tensor::{DType, Floats, Tensor, WeakFloats, safetensors::SafeFile},
 };
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, HashMap},
     path::Path,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, PoisonError},
 };
 use store::{Slot, Slots};
 
@@ -63,7 +65,7 @@ impl Component {
     }
 }
 
-type Cache = HashMap<(String, Layout), Weak<Vec<f32>>>;
+type Cache = HashMap<(String, Layout), WeakFloats>;
 
 /// The weights and the configuration of one component; values are read when asked for.
 #[derive(Debug)]
@@ -72,7 +74,9 @@ pub struct Checkpoint {
     source: String,
     config: Value,
     slots: Slots,
+    /// What programs hold now; a parameter is read again when nobody does.
     cache: Mutex<Cache>,
+    pool: Pool,
 }
 
 impl Checkpoint {
@@ -97,7 +101,14 @@ impl Checkpoint {
             true => format!("{} ({})", model.display(), component.name()),
             false => model.display().to_string(),
         };
-        Ok(Self { component, source, config, slots, cache: Mutex::default() })
+        Ok(Self {
+            component,
+            source,
+            config,
+            slots,
+            cache: Mutex::default(),
+            pool: Pool::default(),
+        })
     }
 
     /// Which part it is.
@@ -199,6 +210,24 @@ impl Checkpoint {
         name.strip_prefix(self.component.name())?.strip_prefix('.')
     }
 
+    /// Our own parameter `name` with its place in the file, which must have the right shape.
+    fn slot<'n>(
+        &self,
+        name: &'n str,
+        dims: &[usize],
+        layout: Layout,
+    ) -> Result<Option<(&'n str, &Slot)>> {
+        let Some((name, slot)) = self.own(name).and_then(|n| Some((n, self.slots.get(n)?))) else {
+            return Ok(None);
+        };
+        let want = layout.checkpoint_dims(dims);
+        if !fits(&slot.dims, &want) {
+            let line = format!("{name}: found {:?}, expected {want:?}", slot.dims);
+            return Err(self.weights_error(vec![], vec![], vec![line]));
+        }
+        Ok(Some((name, slot)))
+    }
+
     fn weights_error(
         &self,
         missing: Vec<String>,
@@ -210,23 +239,29 @@ impl Checkpoint {
 }
 
 impl WeightSource for Checkpoint {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Arc<Vec<f32>>>> {
-        let Some((name, slot)) = self.own(name).and_then(|n| Some((n, self.slots.get(n)?))) else {
-            return Ok(None);
-        };
-        let want = layout.checkpoint_dims(dims);
-        if !fits(&slot.dims, &want) {
-            let line = format!("{name}: found {:?}, expected {want:?}", slot.dims);
-            return Err(self.weights_error(vec![], vec![], vec![line]));
-        }
+    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
+        let Some((name, slot)) = self.slot(name, dims, layout)? else { return Ok(None) };
         let key = (name.to_string(), layout);
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(shared) = cache.get(&key).and_then(Weak::upgrade) {
+        let cache = || self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = cache().get(&key).and_then(WeakFloats::upgrade) {
             return Ok(Some(shared));
         }
-        let shared = Arc::new(layout.to_runtime(dims, slot.read()?.data));
-        cache.insert(key, Arc::downgrade(&shared));
+        let shared = runtime::floats(slot, dims, layout, &self.pool)?; // no lock: every core converts
+        cache().insert(key, shared.downgrade());
         Ok(Some(shared))
+    }
+
+    fn stored(
+        &self,
+        name: &str,
+        dims: &[usize],
+        layout: Layout,
+        dtype: DType,
+    ) -> Result<Option<StoredBytes>> {
+        match self.slot(name, dims, layout)? {
+            Some((_, slot)) => runtime::bytes(slot, dims, layout, dtype),
+            None => Ok(None),
+        }
     }
 }
 
@@ -254,9 +289,22 @@ impl Model {
 }
 
 impl WeightSource for Model {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Arc<Vec<f32>>>> {
+    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
         match self.parts.iter().find(|p| p.own(name).is_some()) {
             Some(part) => part.get(name, dims, layout),
+            None => Ok(None),
+        }
+    }
+
+    fn stored(
+        &self,
+        name: &str,
+        dims: &[usize],
+        layout: Layout,
+        dtype: DType,
+    ) -> Result<Option<StoredBytes>> {
+        match self.parts.iter().find(|p| p.own(name).is_some()) {
+            Some(part) => part.stored(name, dims, layout, dtype),
             None => Ok(None),
         }
     }

@@ -2,7 +2,10 @@
 
 use crate::{
     error::{Error, Result},
-    tensor::{Tensor, safetensors::SafeFile},
+    tensor::{
+        Tensor,
+        safetensors::{SafeFile, Stored},
+    },
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -63,6 +66,16 @@ impl Slot {
             }
         }
         Ok(t)
+    }
+
+    /// The elements where they lie, in the published order; `None` for a transposed matrix.
+    pub fn stored(&self) -> Result<Option<Stored>> {
+        let stored = self.file.stored(&self.stored)?;
+        Ok(match self.part {
+            Part::Whole => Some(stored),
+            Part::Third(i) => Some(stored.part(i, 3)),
+            Part::Transposed => None,
+        })
     }
 
     /// The file it comes from.

@@ -1,0 +1,62 @@
+//! Stored parameters as programs read them: from the map where the order fits, else converted once.
+
+use super::store::Slot;
+use crate::{
+    device::Pool,
+    error::Result,
+    plan::{Layout, StoredBytes},
+    tensor::{DType, Floats},
+};
+
+/// How the stored order becomes the runtime order.
+enum Order {
+    /// The same numbers in the same order.
+    Same,
+    /// Matrices `[from, to]`, one after another, to `[to, from]`.
+    Swapped([usize; 2]),
+}
+
+/// What `layout` does to a parameter of runtime `dims`.
+fn order(layout: Layout, dims: &[usize]) -> Order {
+    match (layout, dims) {
+        (Layout::Conv, [_, h, w, i]) if h * w > 1 && *i > 1 => Order::Swapped([*i, h * w]),
+        (Layout::Transposed, [o, i]) => Order::Swapped([*i, *o]),
+        _ => Order::Same,
+    }
+}
+
+/// The parameter as f32 in runtime layout: the mapped file itself where it holds just that, else a piece of
+/// `pool`, converted on every core.
+pub fn floats(slot: &Slot, dims: &[usize], layout: Layout, pool: &Pool) -> Result<Floats> {
+    let Some(mut stored) = slot.stored()? else {
+        return Ok(layout.to_runtime(dims, slot.read()?.data).into());
+    };
+    let order = order(layout, dims);
+    if let Order::Same = order {
+        match stored.floats() {
+            Ok(floats) => return Ok(floats),
+            Err(again) => stored = again,
+        }
+    }
+    pool.make(dims.iter().product(), |out| {
+        match order {
+            Order::Same => stored.widen(out),
+            Order::Swapped(from_to) => stored.widen_swapped(from_to, out),
+        }
+        Ok(())
+    })
+}
+
+/// The parameter in runtime layout as the file stores it, where that is `dtype`.
+pub fn bytes(
+    slot: &Slot,
+    dims: &[usize],
+    layout: Layout,
+    dtype: DType,
+) -> Result<Option<StoredBytes>> {
+    let Some(stored) = slot.stored()?.filter(|s| s.is(dtype)) else { return Ok(None) };
+    Ok(Some(match order(layout, dims) {
+        Order::Same => Box::new(stored),
+        Order::Swapped(from_to) => Box::new(stored.swapped(from_to)),
+    }))
+}
