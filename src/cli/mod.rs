@@ -2,7 +2,7 @@
 
 pub mod bench;
 pub mod chips;
-mod common;
+pub mod common;
 pub mod convert;
 pub mod export;
 pub mod forward;
