@@ -9,6 +9,9 @@ use crate::{
 };
 use std::collections::BTreeMap;
 
+/// The text pair of an adapter file that names the method it was trained with (`mudi`, `dreambooth`, ...).
+pub const METHOD_KEY: &str = "selvedge.method";
+
 /// One adapted module: `W' = W + strength * (alpha / rank) * up @ down`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layer {
@@ -102,6 +105,11 @@ impl Lora {
     pub fn from_layers(layers: impl IntoIterator<Item = Layer>) -> Self {
         let layers = layers.into_iter().map(|l| (l.module.clone(), l)).collect();
         Self { layers, metadata: BTreeMap::new() }
+    }
+
+    /// The method it was trained with, where the file says so.
+    pub fn method(&self) -> Option<&str> {
+        self.metadata.get(METHOD_KEY).map(String::as_str)
     }
 
     /// The text pairs that belong to no convention and travel along on conversion.

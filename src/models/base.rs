@@ -2,9 +2,9 @@
 //! conditioning.
 
 use super::{
-    checkpoint::{Component, Model, model_json},
+    checkpoint::{Component, Model, Target, model_json},
     clip::{TextConfig, TextInputs, eos_rows, text_encoder},
-    noise::NoiseSchedule,
+    noise::{NoiseSchedule, Prediction, published_scheduler},
     tokenizer::Tokenizer,
     unet::UnetConfig,
     vae::{VaeConfig, decoder, encoder},
@@ -42,14 +42,18 @@ pub struct Base {
     pub vae: VaeConfig,
     /// One or two text encoders.
     pub text: Vec<TextSide>,
-    /// `scheduler_config.json`; an empty object when the checkpoint has none.
+    /// `scheduler_config.json`; that of the published models when the checkpoint has none.
     pub scheduler: Json,
+    /// False where the checkpoint does not say what the U-Net predicts and the family has both.
+    pub prediction_known: bool,
     /// Whether a picture without a negative prompt is guided away from zeros instead of the empty text.
     pub zero_negative: bool,
     /// Every component's weights.
     pub weights: Model,
     /// How its programs store weights and activations.
     pub dtype: DType,
+    /// How those of the autoencoder do, where it was chosen; see [`Base::vae_dtype`].
+    pub vae_dtype: Option<DType>,
 }
 
 /// Prompts as conditioning, row by row.
@@ -68,6 +72,25 @@ pub struct TextValues {
     pub context: Value,
     /// Projected pooled vector of the second encoder `[N, D]`.
     pub pooled: Option<Value>,
+}
+
+/// Sampling steps of the published pipelines of every family here.
+pub const SAMPLING_STEPS: usize = 50;
+
+/// How an autoencoder's programs store beside a base that stores as `dtype`: bf16 where that is asked for and its
+/// activations stay in range, else f32.
+pub fn vae_storage(vae: &VaeConfig, dtype: DType) -> DType {
+    if dtype == DType::Bf16 && !vae.force_upcast { DType::Bf16 } else { DType::F32 }
+}
+
+/// The scheduler configuration of a checkpoint without one, and whether its prediction is known.
+fn assumed_scheduler(name: &str, unet: &UnetConfig) -> Result<(Json, bool)> {
+    let context = unet.context_dim().filter(|_| unet.text_time.is_none());
+    let target = Target::of(name.as_ref(), context)?;
+    let mut json = published_scheduler();
+    json["prediction_type"] = target.prediction.published().into();
+    json["rescale_betas_zero_snr"] = target.zero_snr.into();
+    Ok((json, target.known))
 }
 
 /// Names of the id and end-of-text inputs of encoder `i`.
@@ -98,14 +121,28 @@ impl Base {
         };
         let text = components[2..].iter().map(side).collect::<Result<_>>()?;
         let scheduler = model_json(name, "scheduler/scheduler_config.json")?;
-        let scheduler = scheduler.unwrap_or_else(|| Json::Object(serde_json::Map::new()));
+        let (scheduler, prediction_known) = match scheduler {
+            Some(json) => (json, true),
+            None => assumed_scheduler(name, &unet)?,
+        };
         // Published SDXL guides away from zeros; SD 1.5 and SD 2.1 from the empty text.
         let index = model_json(name, "model_index.json")?.unwrap_or_default();
         let zeros = index["force_zeros_for_empty_prompt"].as_bool();
         let zero_negative = zeros.unwrap_or(unet.text_time.is_some());
         let name = name.into();
         let dtype = DType::F32;
-        let base = Self { name, unet, vae, text, scheduler, zero_negative, weights, dtype };
+        let base = Self {
+            name,
+            unet,
+            vae,
+            text,
+            scheduler,
+            prediction_known,
+            zero_negative,
+            weights,
+            dtype,
+            vae_dtype: None,
+        };
         base.check_widths()?;
         Ok(base)
     }
@@ -115,9 +152,41 @@ impl Base {
         Self { dtype, ..self }
     }
 
-    /// How the autoencoder's programs store: f32 in place of f16, in which SDXL's autoencoder overflows.
+    /// The same base with an autoencoder whose programs store as `dtype`, where one is given.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for f16 with an autoencoder that leaves its range.
+    pub fn vae_stored_as(self, dtype: Option<DType>) -> Result<Self> {
+        if dtype == Some(DType::F16) && self.vae.force_upcast {
+            return Err(Error::Config {
+                key: "--vae-dtype".into(),
+                found: format!("f16 for the autoencoder of {} (force_upcast)", self.name),
+                expected: "f32 or bf16: its activations overflow in f16".into(),
+                fix: "leave it out, or use the weights of sdxl-vae-fp16-fix, whose force_upcast is \
+                      false"
+                    .into(),
+            });
+        }
+        Ok(Self { vae_dtype: dtype.or(self.vae_dtype), ..self })
+    }
+
+    /// How the autoencoder's programs store, if nothing was chosen: bf16 with a bf16 base whose autoencoder is not
+    /// marked `force_upcast`, else f32.
     pub fn vae_dtype(&self) -> DType {
-        if self.dtype == DType::F16 { DType::F32 } else { self.dtype }
+        self.vae_dtype.unwrap_or(vae_storage(&self.vae, self.dtype))
+    }
+
+    /// The same base with a U-Net that predicts this, where it is given.
+    pub fn predicting(self, prediction: Option<Prediction>) -> Self {
+        let Some(p) = prediction else { return self };
+        let mut scheduler = self.scheduler;
+        scheduler["prediction_type"] = p.published().into();
+        Self { scheduler, prediction_known: true, ..self }
+    }
+
+    /// The guidance scale of the published pipelines: 5 for SDXL's architecture, 7.5 for SD 1.5 and SD 2.1.
+    pub fn guidance(&self) -> f32 {
+        if self.unet.text_time.is_some() { 5.0 } else { 7.5 }
     }
 
     fn check_widths(&self) -> Result<()> {
@@ -138,7 +207,7 @@ impl Base {
     /// # Errors
     /// [`Error::Config`] for one that is not known.
     pub fn noise(&self) -> Result<NoiseSchedule> {
-        NoiseSchedule::from_json(&self.scheduler.to_string())
+        NoiseSchedule::from_json(&self.scheduler)
     }
 
     /// Side of the pictures the model was made for, pixels.

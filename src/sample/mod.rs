@@ -2,8 +2,10 @@
 
 mod pipeline;
 mod schedule;
+mod settings;
 mod start;
 
 pub use pipeline::{Pipeline, Request, encode_pictures};
-pub use schedule::{Sampler, Schedule, Spacing};
-pub use start::{MaskResize, Start, first_inputs, start_noise};
+pub use schedule::{Sampler, Schedule};
+pub use settings::{Curve, LastSigma, Settings, Solver};
+pub use start::{MaskResize, Start, StartNoise, first_inputs, unit_noise};

@@ -1,16 +1,16 @@
 //! Where pictures start: unit noise, or noise shifted by the encoded subjects.
 
+use super::{Schedule, encode_pictures};
 use crate::{
     device::Device,
     error::{Error, Result},
-    kernels::latent_mix::{LatentMix, Noise, Segment},
+    kernels::{
+        latent_mix::{LatentMix, Noise},
+        noise::{self, Normal, STATE_WORDS},
+    },
     models::base::Base,
     plan::{Layout, Program, Recorder, WeightSource},
-    tensor::{
-        Spec,
-        image::{Picture, resize_plane},
-        philox,
-    },
+    tensor::{Spec, image::Picture},
 };
 use std::sync::Arc;
 
@@ -26,11 +26,41 @@ pub enum Start {
     FirstInput(Vec<Vec<f32>>),
 }
 
-/// The unit noise of the picture with `seed`, `[h, w, C]`.
-pub fn start_noise(seed: u64, len: usize) -> Vec<f32> {
-    let mut noise = vec![0.0; len];
-    philox::fill_normal(seed, NOISE_STREAM, &mut noise);
-    noise
+impl Start {
+    /// One latent a picture.
+    pub fn pictures(&self) -> &[Vec<f32>] {
+        match self {
+            Start::Noise(v) | Start::FirstInput(v) => v,
+        }
+    }
+
+    /// All pictures as the sampler's first state: noise times its first level, or what becomes the given
+    /// first input when the sampler scales it.
+    pub fn state(&self, schedule: &Schedule) -> Vec<f32> {
+        let factor = match self {
+            Start::Noise(_) => schedule.noise_factor(),
+            Start::FirstInput(_) => schedule.state_factor(),
+        };
+        self.pictures().iter().flatten().map(|x| x * factor).collect()
+    }
+}
+
+/// The unit noise of the pictures with these seeds, `[h, w, C]` each, drawn on the device; every device gives the
+/// same bits.
+///
+/// # Errors
+/// Those of the device.
+pub fn unit_noise(device: &Device, seeds: &[u64], dims: [usize; 3]) -> Result<Vec<Vec<f32>>> {
+    if seeds.is_empty() {
+        return Ok(vec![]);
+    }
+    let mut rec = Recorder::new();
+    let state = rec.input("state", Spec::i32(&[seeds.len(), STATE_WORDS]));
+    let out = rec.apply(Normal { dims: dims.to_vec() }, &[state])?;
+    let mut program = load(rec.plan_inference(out)?, device)?;
+    program.set_i32("state", &states(seeds))?;
+    program.forward()?;
+    Ok(split(program.get("out")?, dims))
 }
 
 /// How a mask is brought to the latent's size.
@@ -43,13 +73,32 @@ pub enum MaskResize {
     Nearest,
 }
 
+/// The noise under an initialization, one for each picture.
+#[derive(Clone, Copy, Debug)]
+pub enum StartNoise<'a> {
+    /// That of [`unit_noise`], drawn where it is added.
+    Seeds(&'a [u64]),
+    /// Latents `[h, w, C]`.
+    Given(&'a [Vec<f32>]),
+}
+
+impl StartNoise<'_> {
+    fn len(&self) -> usize {
+        match self {
+            StartNoise::Seeds(s) => s.len(),
+            StartNoise::Given(g) => g.len(),
+        }
+    }
+}
+
 /// `gamma (E(picture) . M) + eps` for each composition: what the U-Net sees first.
 ///
-/// `E` is the scaled mean of the VAE posterior, `M` the union mask at latent size in `[0, 1]`, `eps` the
-/// given unit noise; where the mask is 0 exactly the noise remains.
+/// `E` is the scaled mean of the VAE posterior of the whole composed picture, `M` the union mask of all
+/// subjects resized to the latent, in `[0, 1]`, `eps` unit noise; where the mask is 0 exactly the noise
+/// remains. Resizing, masking, drawing and adding are one operation on the device, for all pictures.
 ///
 /// # Errors
-/// Those of the encoder; [`Error::Shape`] for noise or masks of another size.
+/// Those of the encoder; [`Error::Shape`] for noise, masks or pictures that do not fit together.
 ///
 /// # Source
 /// MuDI, equation 3 (methods.md §1.7).
@@ -57,58 +106,96 @@ pub fn first_inputs(
     base: &Base,
     device: &Device,
     compositions: &[(Picture, Picture)],
-    noise: &[Vec<f32>],
+    noise: StartNoise<'_>,
     gamma: f32,
     resize: MaskResize,
 ) -> Result<Vec<Vec<f32>>> {
-    let pictures: Vec<Picture> = compositions.iter().map(|c| c.0.clone()).collect();
-    let encoded = super::encode_pictures(base, device, &pictures)?;
+    let Some((first, _)) = compositions.first() else { return Ok(vec![]) };
     let (factor, c) = (base.vae.factor(), base.vae.latent_channels);
-    let mut starts = vec![];
-    for ((z, eps), (_, mask)) in encoded.iter().zip(noise).zip(compositions) {
-        let [h, w] = [mask.height / factor, mask.width / factor];
-        if z.len() != h * w * c || eps.len() != z.len() {
-            return Err(Error::Shape {
-                at: "initialization".into(),
-                what: "noise",
-                got: vec![eps.len()],
-                want: format!("[{h}, {w}, {c}], the latent of a composition"),
-            });
-        }
-        let mut program = mix(device, [h, w, c], gamma)?;
-        program.set("z", z)?;
-        program.set("mask", &small_mask(mask, factor, resize))?;
-        program.set("noise", eps)?;
-        program.forward()?;
-        starts.push(program.get("out")?);
+    let dims = [first.height / factor, first.width / factor, c];
+    check(compositions, &noise, dims)?;
+    let pictures: Vec<Picture> = compositions.iter().map(|p| p.0.clone()).collect();
+    let encoded = encode_pictures(base, device, &pictures)?;
+    // Bilinearly the operation itself resizes; nearest is a choice of pixels.
+    let (side, mask): ([usize; 2], fn(&Picture, usize) -> Vec<f32>) = match resize {
+        MaskResize::Bilinear => ([first.height, first.width], |m, _| plane(m)),
+        MaskResize::Nearest => ([dims[0], dims[1]], nearest),
+    };
+    let masks: Vec<f32> = compositions.iter().flat_map(|(_, m)| mask(m, factor)).collect();
+    let mut program = mix(device, (compositions.len(), dims), side, (gamma, &noise))?;
+    program.set("z", &encoded.concat())?;
+    program.set("mask", &masks)?;
+    match noise {
+        StartNoise::Seeds(seeds) => program.set_i32("noise", &states(seeds))?,
+        StartNoise::Given(given) => program.set("noise", &given.concat())?,
     }
-    Ok(starts)
+    program.forward()?;
+    Ok(split(program.get("out")?, dims))
 }
 
-/// `gamma (z . mask) + noise` of one latent.
-fn mix(device: &Device, [h, w, c]: [usize; 3], gamma: f32) -> Result<Program> {
+fn check(parts: &[(Picture, Picture)], noise: &StartNoise<'_>, dims: [usize; 3]) -> Result<()> {
+    let wrong = |what, got: Vec<usize>, want: String| {
+        Err(Error::Shape { at: "initialization".into(), what, got, want })
+    };
+    if noise.len() != parts.len() {
+        return wrong("noise", vec![noise.len()], format!("one for each of {}", parts.len()));
+    }
+    let len = dims.iter().product::<usize>();
+    if let StartNoise::Given(all) = noise
+        && let Some(one) = all.iter().find(|n| n.len() != len)
+    {
+        return wrong("noise", vec![one.len()], format!("{dims:?}, the latent of a composition"));
+    }
+    let size = |p: &Picture| vec![p.height, p.width];
+    let want = size(&parts[0].0);
+    match parts.iter().flat_map(|(p, m)| [p, m]).find(|p| size(p) != want) {
+        Some(odd) => wrong("composition", size(odd), format!("{want:?}, as the first")),
+        None => Ok(()),
+    }
+}
+
+/// `gamma (z . mask) + noise` of `n` latents.
+fn mix(
+    device: &Device,
+    (n, [h, w, c]): (usize, [usize; 3]),
+    [mask_h, mask_w]: [usize; 2],
+    (gamma, noise): (f32, &StartNoise<'_>),
+) -> Result<Program> {
     let mut rec = Recorder::new();
-    let latent = Spec::f32(&[1, h, w, c]);
+    let latent = Spec::f32(&[n, h, w, c]);
     let z = rec.input("z", latent.clone());
-    let mask = rec.input("mask", Spec::f32(&[1, h, w]));
-    let noise = rec.input("noise", latent);
-    let segments = vec![Segment::at_origin(gamma)];
-    let op = LatentMix { segments, canvas: [h, w], noise: Noise::Given };
-    let out = rec.apply(op, &[z, mask, noise])?;
-    rec.plan_inference(out)?.load(device.clone(), &NoWeights)
+    let mask = rec.input("mask", Spec::f32(&[n, mask_h, mask_w]));
+    let (kind, spec) = match noise {
+        StartNoise::Seeds(_) => (Noise::Seeded, Spec::i32(&[n, STATE_WORDS])),
+        StartNoise::Given(_) => (Noise::Given, latent),
+    };
+    let noise = rec.input("noise", spec);
+    let out = rec.apply(LatentMix { gamma, noise: kind }, &[z, mask, noise])?;
+    load(rec.plan_inference(out)?, device)
 }
 
-/// The mask at latent size, in `[0, 1]`.
-fn small_mask(mask: &Picture, factor: usize, resize: MaskResize) -> Vec<f32> {
+fn states(seeds: &[u64]) -> Vec<i32> {
+    seeds.iter().flat_map(|s| noise::state(*s, NOISE_STREAM)).collect()
+}
+
+fn split(all: Vec<f32>, dims: [usize; 3]) -> Vec<Vec<f32>> {
+    all.chunks_exact(dims.iter().product::<usize>().max(1)).map(<[f32]>::to_vec).collect()
+}
+
+/// 1 inside, 0 outside, at the mask's own size.
+fn plane(mask: &Picture) -> Vec<f32> {
+    mask.data.iter().map(|v| if *v > 127 { 1.0 } else { 0.0 }).collect()
+}
+
+/// The upper left pixel of every latent cell.
+fn nearest(mask: &Picture, factor: usize) -> Vec<f32> {
     let [h, w] = [mask.height / factor, mask.width / factor];
-    let plane: Vec<f32> = mask.data.iter().map(|v| if *v > 127 { 1.0 } else { 0.0 }).collect();
-    match resize {
-        MaskResize::Bilinear => resize_plane(&plane, [mask.height, mask.width], [h, w]),
-        MaskResize::Nearest => {
-            let at = |i: usize| plane[(i / w * factor) * mask.width + i % w * factor];
-            (0..h * w).map(at).collect()
-        }
-    }
+    let plane = plane(mask);
+    (0..h * w).map(|i| plane[(i / w * factor) * mask.width + i % w * factor]).collect()
+}
+
+fn load(plan: crate::plan::Plan, device: &Device) -> Result<Program> {
+    plan.load(device.clone(), &NoWeights)
 }
 
 /// Programs without parameters.

@@ -4,7 +4,7 @@ use super::{Trainable, is_adapter};
 use crate::{
     data::TrainConfig,
     error::{Error, Result},
-    lora::{Convention, Layer, Lora, Modules},
+    lora::{Convention, Layer, Lora, METHOD_KEY, Modules},
     models::base::Base,
     tensor::{
         Tensor,
@@ -51,6 +51,15 @@ pub fn modules(base: &Base) -> Modules {
     Modules::of(all.iter().map(|(n, d)| (n.as_str(), d.as_slice())))
 }
 
+/// Text pairs of the written files: which method made them.
+fn metadata(config: &TrainConfig) -> BTreeMap<String, String> {
+    let mut pairs = BTreeMap::from([(METHOD_KEY.into(), config.method.name.word().into())]);
+    if !config.preset.is_empty() {
+        pairs.insert("selvedge.preset".into(), config.preset.clone());
+    }
+    pairs
+}
+
 /// Writes `adapter.safetensors` in the first convention of the configuration, `adapter_<name>.safetensors` in the
 /// others; weights trained in mode `full` go to `weights.safetensors` under their full names.
 ///
@@ -64,8 +73,9 @@ pub fn save(
 ) -> Result<Vec<PathBuf>> {
     let mut written = vec![];
     if trained.iter().any(|t| is_adapter(&t.name)) {
-        let (lora, modules) =
+        let (mut lora, modules) =
             (adapter(trained, config.train.effective_alpha() as f32)?, modules(base));
+        lora.metadata = metadata(config);
         for (i, format) in config.train.formats.iter().enumerate() {
             let convention = match format.as_str() {
                 "kohya" => Convention::Kohya,
@@ -84,6 +94,6 @@ pub fn save(
     let raw: Vec<(&str, Raw)> =
         trained.iter().map(|t| (t.name.as_str(), Raw::f32(&t.dims, &t.data))).collect();
     let path = folder.join("weights.safetensors");
-    write_safetensors(&path, raw.iter().map(|(n, r)| (*n, r)), &BTreeMap::new())?;
+    write_safetensors(&path, raw.iter().map(|(n, r)| (*n, r)), &metadata(config))?;
     Ok(vec![path])
 }

@@ -97,7 +97,7 @@ impl<'a> Trainer<'a> {
     /// Those of the configuration, the plan and the weights.
     pub fn new(config: &'a TrainConfig, base: &'a Base, device: Device) -> Result<Self> {
         let t = &config.train;
-        let noise = NoiseSchedule::from_json(&base.scheduler.to_string())?;
+        let noise = base.noise()?;
         let objective = objective(config)?;
         let factor = base.vae.factor();
         if !t.resolution.is_multiple_of(factor) {

@@ -7,6 +7,7 @@ mod folder;
 mod names;
 mod single;
 mod store;
+mod target;
 
 use crate::{
     error::{Error, Result},
@@ -23,6 +24,7 @@ use std::{
 use store::{Slot, Slots};
 
 pub use single::Family;
+pub use target::Target;
 
 /// The word that stands for the embedded base.
 pub const NANO: &str = "nano";

@@ -24,7 +24,7 @@ pub enum Family {
 }
 
 impl Family {
-    fn of(file: &SafeFile) -> Self {
+    pub(super) fn of(file: &SafeFile) -> Self {
         let has = |part: &str| file.entries().keys().any(|n| n.contains(part));
         let open_clip = has("cond_stage_model.model.");
         let context = file

@@ -26,6 +26,8 @@ pub struct VaeConfig {
     pub mid_attention: bool,
     /// Latents are multiplied by this before the denoiser sees them.
     pub scaling_factor: f32,
+    /// Its activations leave the range of f16 (SDXL's original weights), so it runs in f32.
+    pub force_upcast: bool,
 }
 
 impl VaeConfig {
@@ -43,7 +45,7 @@ impl VaeConfig {
         k.names("down_block_types", n, &["DownEncoderBlock2D"], &vec!["DownEncoderBlock2D"; n])?;
         k.names("up_block_types", n, &["UpDecoderBlock2D"], &vec!["UpDecoderBlock2D"; n])?;
         k.name("act_fn", &["silu", "swish"])?;
-        k.skip(&["sample_size", "force_upcast"]);
+        k.skip(&["sample_size"]);
         k.neutral(&[
             ("shift_factor", json!(0.0)),
             ("latents_mean", json!(null)),
@@ -60,6 +62,7 @@ impl VaeConfig {
             post_quant_conv: k.flag("use_post_quant_conv", true)?,
             mid_attention: k.flag("mid_block_add_attention", true)?,
             scaling_factor: k.real("scaling_factor", 0.18215)?,
+            force_upcast: k.flag("force_upcast", false)?,
         };
         if config.layers > 1024 {
             return Err(k.wrong("layers_per_block", "at most 1024"));
