@@ -1,5 +1,6 @@
 //! The commands: one file each, with its flags, help and run.
 
+pub mod advice;
 pub mod bench;
 pub mod common;
 pub mod convert;
@@ -12,6 +13,7 @@ pub mod plan;
 pub mod plot;
 pub mod quickstart;
 pub mod report;
+pub mod scene;
 pub mod train;
 
 use crate::{

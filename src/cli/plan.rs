@@ -125,8 +125,12 @@ pub fn run(args: Args) -> Result<u8> {
                 if part == "text-encoder-2" && unet.text_time.is_none() {
                     continue;
                 }
-                let common = if part == "vae-decoder" { &g.common } else { &guided };
-                print(&forward(part, common)?, part, common)?;
+                // The autoencoder decodes without guidance, in the element type that `generate` takes for it.
+                let common = match part {
+                    "vae-decoder" => Common { dtype: vae_dtype(&g.common)?, ..g.common.clone() },
+                    _ => guided.clone(),
+                };
+                print(&forward(part, &common)?, part, &common)?;
             }
         }
         What::Forward(f) => print(&forward(&f.component, &f.common)?, &f.component, &f.common)?,
@@ -203,6 +207,11 @@ fn unet_config(common: &Common) -> Result<UnetConfig> {
     UnetConfig::from_json(&component_json(&common.model, Component::Unet)?)
 }
 
+fn vae_dtype(common: &Common) -> Result<String> {
+    let config = VaeConfig::from_json(&component_json(&common.model, Component::Vae)?)?;
+    Ok(config.storage(dtype(&common.dtype)?).to_string())
+}
+
 fn forward(component: &str, common: &Common) -> Result<Plan> {
     let (model, n) = (common.model.as_str(), common.batch);
     let json = |c: Component| component_json(model, c);
@@ -219,6 +228,7 @@ fn forward(component: &str, common: &Common) -> Result<Plan> {
         }
         "vae-encoder" | "vae-decoder" => {
             let config = VaeConfig::from_json(&json(Component::Vae)?)?;
+            config.check_storage(dtype(&common.dtype)?)?;
             let [h, w] = side(64);
             let f = config.factor();
             let decode = component == "vae-decoder";

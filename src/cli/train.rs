@@ -1,17 +1,23 @@
 //! `selvedge train`: a configuration becomes a run folder with adapters.
 
-use super::common::{Place, note, out, warn};
+use super::{
+    advice::{advise, prediction},
+    common::{Place, note, out, warn},
+    scene::Scene,
+};
 use crate::{
     data::{
-        Dataset, TrainConfig,
-        config::{Sampler as SamplerName, print_config},
+        Dataset, Subject, TrainConfig,
+        config::{DEFAULT_PRESET, Method, SampleInit, Sampler as SamplerName, print_config},
         prior,
     },
     device::Device,
     error::{Error, Result},
     lora::{Adapters, Loras},
     models::base::Base,
-    sample::{Pipeline, Request, Sampler, Spacing, Start, start_noise},
+    sample::{
+        MaskResize, Pipeline, Request, Sampler, Start, StartNoise, first_inputs, unit_noise,
+    },
     tensor::{
         DType,
         image::{Picture, write_png},
@@ -33,7 +39,7 @@ use std::{
 /// Example: selvedge train bears.toml --out runs/bears --set train.steps=800
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Args {
-    /// The training configuration.
+    /// The training configuration; what it leaves out is the preset mudi-dco.
     #[arg(required_unless_present = "print_config")]
     pub config: Option<PathBuf>,
     /// The run folder.
@@ -45,7 +51,17 @@ pub struct Args {
     /// Override a key of the configuration (repeatable).
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Print every key with its default and meaning, and stop.
+    /// The published settings under the file: mudi-dco (the default) or mudi-v1.
+    #[arg(long, value_name = "NAME")]
+    pub preset: Option<String>,
+    /// Seed of everything random, in place of the configuration's; results repeat bit for bit on a device (the CPU:
+    /// with a number of threads).
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// What the base predicts, in place of the configuration's: epsilon or v.
+    #[arg(long, value_name = "NAME")]
+    pub prediction: Option<String>,
+    /// Print every key with its value in the preset and its meaning, and stop.
     #[arg(long)]
     pub print_config: bool,
     /// Where and in which element type.
@@ -59,15 +75,13 @@ pub struct Args {
 /// Those of the configuration, the data and the run; [`Error::Interrupted`] after Ctrl-C.
 pub fn run(args: Args) -> Result<u8> {
     if args.print_config {
-        out(&print_config());
+        out(&print_config(args.preset.as_deref().unwrap_or(DEFAULT_PRESET))?);
         return Ok(0);
     }
     let (Some(file), Some(folder)) = (&args.config, &args.out) else { return Ok(2) };
-    let config = TrainConfig::load(file, &args.set)?;
+    let config = TrainConfig::load_over(args.preset.as_deref(), file, &args.overrides())?;
     let place = args.place.open()?;
-    let sets: String = args.set.iter().map(|s| format!(" --set {s}")).collect();
-    let hint =
-        format!("selvedge train {} --out {}{sets} --resume", file.display(), folder.display());
+    let hint = args.resume_hint(file, folder);
     let report = train(&config, place, folder, args.resume, &hint, stop_flag())?;
     note(&format!(
         "{} steps ({} now, {:.1} s), loss {:.4}, {} trained parameters: {}",
@@ -79,6 +93,25 @@ pub fn run(args: Args) -> Result<u8> {
         folder.join("adapter.safetensors").display()
     ));
     Ok(0)
+}
+
+impl Args {
+    /// What the command line says in place of the file; a flag wins over --set.
+    fn overrides(&self) -> Vec<String> {
+        let flags = [
+            self.seed.map(|n| format!("train.seed={n}")),
+            self.prediction.as_ref().map(|p| format!("prediction={p}")),
+        ];
+        self.set.iter().cloned().chain(flags.into_iter().flatten()).collect()
+    }
+
+    /// The command that goes on with the run.
+    fn resume_hint(&self, file: &Path, folder: &Path) -> String {
+        let sets: String = self.overrides().iter().map(|s| format!(" --set {s}")).collect();
+        let preset = self.preset.as_ref().map(|p| format!(" --preset {p}")).unwrap_or_default();
+        let (file, folder) = (file.display(), folder.display());
+        format!("selvedge train {file} --out {folder}{preset}{sets} --resume")
+    }
 }
 
 /// A flag that Ctrl-C sets; a second Ctrl-C ends the process at once.
@@ -109,7 +142,7 @@ pub fn train(
     hint: &str,
     stop: Arc<AtomicBool>,
 ) -> Result<Report> {
-    let base = Base::open(&config.base)?.stored_as(dtype);
+    let base = Base::open(&config.base)?.stored_as(dtype).predicting(prediction(config));
     advise(config, &base);
     let open = || match resume {
         true => RunFolder::resume(folder, config),
@@ -129,13 +162,8 @@ pub fn train(
     let run_folder = run_folder.map_or_else(open, Ok)?;
     let source = Pictures::new(&data, config, base.vae.factor());
     let mut sample = |step: u64, trained: &[Trainable]| {
-        sample_pictures(
-            config,
-            &base,
-            &device,
-            trained,
-            &folder.join(format!("samples/step-{step:06}")),
-        )
+        let folder = folder.join(format!("samples/step-{step:06}"));
+        sample_pictures(config, (&base, &device), data.subjects(), trained, &folder)
     };
     let mut write =
         |folder: &Path, trained: &[Trainable]| save(folder, config, &base, trained).map(drop);
@@ -154,24 +182,6 @@ pub fn train(
     result
 }
 
-/// Says what is probably not meant.
-fn advise(config: &TrainConfig, base: &Base) {
-    let side = base.side();
-    if config.train.resolution != side {
-        let resolution = config.train.resolution;
-        note(&format!("train.resolution is {resolution}; this base was made for {side}"));
-    }
-    let Some(tokenizer) = base.text.first().map(|t| &t.tokenizer) else { return };
-    for s in &config.subjects {
-        if !s.token.is_empty() && !tokenizer.is_single_token(&s.token) {
-            let (id, token) = (&s.id, &s.token);
-            warn(&format!(
-                "subject {id}: `{token}` is not a single token; a rare one works better"
-            ));
-        }
-    }
-}
-
 /// Prompts of the sample pictures: those of the configuration, or one with every subject.
 fn prompts(config: &TrainConfig) -> Vec<String> {
     if !config.train.sample_prompts.is_empty() {
@@ -181,8 +191,13 @@ fn prompts(config: &TrainConfig) -> Vec<String> {
     vec![format!("a photo of {}", all.join(" and "))]
 }
 
-fn request(config: &TrainConfig, prompt: String, negative: Option<String>) -> Request {
+/// A sample picture.
+fn sample_request(config: &TrainConfig, prompt: String) -> Request {
     let t = &config.train;
+    let negative = match t.sample_negative.as_str() {
+        "auto" => config.method.name.negative_prompt().map(String::from),
+        text => Some(text.into()),
+    };
     Request {
         prompt,
         negative,
@@ -193,16 +208,45 @@ fn request(config: &TrainConfig, prompt: String, negative: Option<String>) -> Re
             SamplerName::Ddim => Sampler::Ddim,
             SamplerName::Dpm => Sampler::DpmPp,
         },
-        spacing: Spacing::Leading,
+        spacing: None,
         steps: t.sample_steps,
         guidance: t.sample_guidance as f32,
     }
 }
 
+/// A prior picture: Euler, whatever the samples are made with (methods.md §1.3).
+fn prior_request(config: &TrainConfig, class: &str) -> Request {
+    Request {
+        prompt: prior::prompt(class),
+        negative: Some(prior::NEGATIVE.into()),
+        height: config.train.resolution,
+        width: config.train.resolution,
+        sampler: Sampler::Euler,
+        spacing: None,
+        steps: config.method.prior_steps,
+        guidance: config.method.prior_guidance as f32,
+    }
+}
+
+/// Where the sample picture of `prompt` starts: `None` for plain noise.
+fn scene(config: &TrainConfig, subjects: &[Subject], prompt: &str) -> Result<Option<Scene>> {
+    let masks = subjects.iter().all(|s| s.need_a_mask().is_ok());
+    let named = subjects.iter().any(|s| s.named_in(prompt));
+    let wanted = match config.train.sample_init {
+        SampleInit::None => false,
+        SampleInit::SegMix => true,
+        SampleInit::Auto => config.method.name == Method::Mudi && masks && named,
+    };
+    match wanted {
+        false => Ok(None),
+        true => Scene::columns(subjects.to_vec(), config.method.clone(), prompt).map(Some),
+    }
+}
+
 fn sample_pictures(
     config: &TrainConfig,
-    base: &Base,
-    device: &Device,
+    (base, device): (&Base, &Device),
+    subjects: &[Subject],
     trained: &[Trainable],
     folder: &Path,
 ) -> Result<()> {
@@ -216,22 +260,45 @@ fn sample_pictures(
     std::fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
     for (i, prompt) in prompts(config).into_iter().enumerate() {
         let seed = config.train.seed.wrapping_add(i as u64);
-        let text = [("prompt".to_string(), prompt.clone())];
-        let picture = one_picture(&mut pipeline, &request(config, prompt, None), base, seed)?;
-        write_png(&folder.join(format!("{i:02}.png")), &picture, &text)?;
+        let (scene, request) = (scene(config, subjects, &prompt)?, sample_request(config, prompt));
+        let start = match &scene {
+            None => plain_start(&pipeline, &request, (base, device), seed)?,
+            Some(scene) => {
+                let parts = [scene.compose(seed, [request.width, request.height])?];
+                let (noise, gamma) = (StartNoise::Seeds(&[seed]), config.train.sample_gamma as f32);
+                let resize = MaskResize::default();
+                Start::FirstInput(first_inputs(base, device, &parts, noise, gamma, resize)?)
+            }
+        };
+        let picture = one_picture(&mut pipeline, &request, start)?;
+        write_png(&folder.join(format!("{i:02}.png")), &picture, &described(config, &request, scene.is_some()))?;
     }
     Ok(())
 }
 
-fn one_picture(
-    pipeline: &mut Pipeline<'_>,
+/// Text pairs of a sample picture.
+fn described(config: &TrainConfig, r: &Request, shifted: bool) -> Vec<(String, String)> {
+    let mut pairs = vec![("prompt".to_string(), r.prompt.clone())];
+    pairs.extend(r.negative.iter().map(|n| ("negative".to_string(), n.clone())));
+    if shifted {
+        pairs.push(("init".into(), format!("seg-mix, gamma {}", config.train.sample_gamma)));
+    }
+    pairs
+}
+
+/// Unit noise for one picture.
+fn plain_start(
+    pipeline: &Pipeline<'_>,
     request: &Request,
-    base: &Base,
+    (base, device): (&Base, &Device),
     seed: u64,
-) -> Result<Picture> {
+) -> Result<Start> {
     let [h, w] = pipeline.latent(request.height, request.width)?;
-    let noise = start_noise(seed, h * w * base.unet.in_channels);
-    let latents = pipeline.denoise(request, Start::Noise(vec![noise]), &mut || {})?;
+    unit_noise(device, &[seed], [h, w, base.unet.in_channels]).map(Start::Noise)
+}
+
+fn one_picture(pipeline: &mut Pipeline<'_>, request: &Request, start: Start) -> Result<Picture> {
+    let latents = pipeline.denoise(request, start, &mut || {})?;
     let latent = latents.first().map(Vec::as_slice).unwrap_or_default();
     pipeline.decode(latent, request.height, request.width)
 }
@@ -256,7 +323,7 @@ fn make_prior(
         if let Some(parent) = one.path.parent() {
             std::fs::create_dir_all(parent).map_err(Error::file("create", parent))?;
         }
-        let request = request(config, prior::prompt(&one.class), Some(prior::NEGATIVE.to_string()));
+        let request = prior_request(config, &one.class);
         for attempt in 0..TRIES {
             if stop.load(Ordering::SeqCst) {
                 return Err(Error::Interrupted {
@@ -265,7 +332,8 @@ fn make_prior(
                 });
             }
             let seed = config.train.seed ^ ((one.index as u64) << 8 | attempt) << 20;
-            let picture = one_picture(&mut pipeline, &request, base, seed)?;
+            let start = plain_start(&pipeline, &request, (base, device), seed)?;
+            let picture = one_picture(&mut pipeline, &request, start)?;
             if prior::store(one, &picture, attempt + 1 == TRIES)? {
                 break;
             }

@@ -77,12 +77,6 @@ pub struct TextValues {
 /// Sampling steps of the published pipelines of every family here.
 pub const SAMPLING_STEPS: usize = 50;
 
-/// How an autoencoder's programs store beside a base that stores as `dtype`: bf16 where that is asked for and its
-/// activations stay in range, else f32.
-pub fn vae_storage(vae: &VaeConfig, dtype: DType) -> DType {
-    if dtype == DType::Bf16 && !vae.force_upcast { DType::Bf16 } else { DType::F32 }
-}
-
 /// The scheduler configuration of a checkpoint without one, and whether its prediction is known.
 fn assumed_scheduler(name: &str, unet: &UnetConfig) -> Result<(Json, bool)> {
     let context = unet.context_dim().filter(|_| unet.text_time.is_none());
@@ -157,23 +151,14 @@ impl Base {
     /// # Errors
     /// [`Error::Config`] for f16 with an autoencoder that leaves its range.
     pub fn vae_stored_as(self, dtype: Option<DType>) -> Result<Self> {
-        if dtype == Some(DType::F16) && self.vae.force_upcast {
-            return Err(Error::Config {
-                key: "--vae-dtype".into(),
-                found: format!("f16 for the autoencoder of {} (force_upcast)", self.name),
-                expected: "f32 or bf16: its activations overflow in f16".into(),
-                fix: "leave it out, or use the weights of sdxl-vae-fp16-fix, whose force_upcast is \
-                      false"
-                    .into(),
-            });
-        }
+        dtype.map_or(Ok(()), |d| self.vae.check_storage(d))?;
         Ok(Self { vae_dtype: dtype.or(self.vae_dtype), ..self })
     }
 
     /// How the autoencoder's programs store, if nothing was chosen: bf16 with a bf16 base whose autoencoder is not
     /// marked `force_upcast`, else f32.
     pub fn vae_dtype(&self) -> DType {
-        self.vae_dtype.unwrap_or(vae_storage(&self.vae, self.dtype))
+        self.vae_dtype.unwrap_or(self.vae.storage(self.dtype))
     }
 
     /// The same base with a U-Net that predicts this, where it is given.

@@ -4,7 +4,7 @@ pub mod base;
 mod builtin;
 pub mod checkpoint;
 pub mod clip;
-mod config;
+pub mod config;
 pub mod noise;
 pub mod tokenizer;
 pub mod unet;

@@ -76,6 +76,14 @@ impl Schedule {
                 fix: "30 is a good number".into(),
             });
         }
+        if settings.lambda_min.is_some() && settings.spacing == Spacing::Trailing {
+            return Err(Error::Config {
+                key: "scheduler_config.json: lambda_min_clipped".into(),
+                found: "a number, with trailing spacing".into(),
+                expected: "leading or linspace spacing: trailing loses steps to it".into(),
+                fix: "pass --spacing linspace".into(),
+            });
+        }
         let (timesteps, sigmas) = levels(settings, steps);
         let abar = if sampler == Sampler::Ddim { ddim_pairs(settings, &timesteps)? } else { vec![] };
         Ok(Self {

@@ -1,6 +1,10 @@
 //! diffusers' `AutoencoderKL` configuration.
 
-use crate::{error::Result, models::config::Keys};
+use crate::{
+    error::{Error, Result},
+    models::config::Keys,
+    tensor::DType,
+};
 use serde_json::{Value as Json, json};
 
 /// An autoencoder of the Stable Diffusion families.
@@ -69,6 +73,28 @@ impl VaeConfig {
         }
         k.finish()?;
         Ok(config)
+    }
+
+    /// How its programs store beside a base that stores as `dtype`: bf16 where that is asked for and its
+    /// activations stay in range, else f32.
+    pub fn storage(&self, dtype: DType) -> DType {
+        if dtype == DType::Bf16 && !self.force_upcast { DType::Bf16 } else { DType::F32 }
+    }
+
+    /// Refuses f16 where the activations leave its range.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn check_storage(&self, dtype: DType) -> Result<()> {
+        if dtype != DType::F16 || !self.force_upcast {
+            return Ok(());
+        }
+        Err(Error::Config {
+            key: "element type of the autoencoder".into(),
+            found: "f16, and force_upcast in vae/config.json".into(),
+            expected: "f32 or bf16: the activations of these weights overflow in f16".into(),
+            fix: "take f32, or the weights of sdxl-vae-fp16-fix, whose force_upcast is false".into(),
+        })
     }
 
     /// How many picture pixels lie on one side of a latent pixel.
