@@ -116,7 +116,10 @@ fn the_printed_configuration_is_the_default_one() {
         format!("{text}{}", &TWO[TWO.find("[[").unwrap()..TWO.find("[method]").unwrap()]);
     let c = parse(&with_subjects, &[]).unwrap();
     assert_eq!(c.train, TrainSection::default());
-    assert!(text.contains("# presets") && text.contains("mudi-v1: MuDI as its first paper"), "{text}");
+    assert!(
+        text.contains("# presets") && text.contains("mudi-v1: MuDI as its first paper"),
+        "{text}"
+    );
     assert!(print_config("mudi-v1").unwrap().contains("prior_preservation = true"));
     assert!(print_config("mudi-v2").unwrap_err().to_string().contains("mudi-dco or mudi-v1"));
     assert!(text.contains("learning_rate = 0.0001"), "{text}");

@@ -103,10 +103,9 @@ fn photos_without_captions_are_said_once() {
             write_png(&folder.join(format!("{name}.png")), &p.rgb, &[]).unwrap();
             write_png(&folder.join(format!("{name}_mask.png")), &p.mask.unwrap(), &[]).unwrap();
         }
-        config.subjects.push(selvedge::data::SubjectConfig {
-            id: id.into(),
-            ..folder_config(&folder)
-        });
+        config
+            .subjects
+            .push(selvedge::data::SubjectConfig { id: id.into(), ..folder_config(&folder) });
     }
     std::fs::write(dir.path().join("a/01.txt"), "a toy").unwrap();
     let mut warnings = vec![];

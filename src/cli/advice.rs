@@ -24,20 +24,22 @@ pub fn advise(config: &TrainConfig, base: &Base) {
     let (count, p) = (config.subjects.len(), m.mix_probability);
     if m.name == Method::Mudi && count > 2 && p > 0.0 && p < 0.5 {
         note(&format!(
-            "method.mix_probability is {p}, published for two subjects; for {count} a higher one is advised, 0.5 to 0.6"
+            "method.mix_probability is {p}, published for two subjects; for {count} a higher one is \
+             advised, 0.5 to 0.6"
         ));
     }
     let Some(tokenizer) = base.text.first().map(|t| &t.tokenizer) else { return };
+    let table = Tokenizer::standard().ok();
     for s in config.subjects.iter().filter(|s| !s.token.is_empty()) {
         let (id, token) = (&s.id, &s.token);
         if !tokenizer.is_single_token(token) {
             warn(&format!(
                 "subject {id}: `{token}` is not a single token; a rare one works better"
             ));
-        } else if let Some(n) = common_word(token) {
+        } else if let Some(n) = table.as_ref().and_then(|t| common_word(t, token)) {
             warn(&format!(
-                "subject {id}: `{token}` is token {n} of CLIP's table, not a rare one (those are {RAREST} and up, such \
-                 as olis, hta, lun); it brings its own meaning along"
+                "subject {id}: `{token}` is token {n} of CLIP's table, not a rare one (those are {RAREST} \
+                 and up, such as olis, hta, lun); it brings its own meaning along"
             ));
         }
     }
@@ -49,8 +51,7 @@ const RAREST: i32 = 40_000;
 
 /// The id of a word in CLIP's standard table when it is a frequent one; ids of a base with a table of its own
 /// (nano) say nothing about how common a word is.
-fn common_word(token: &str) -> Option<i32> {
-    let table = Tokenizer::standard().ok()?;
+fn common_word(table: &Tokenizer, token: &str) -> Option<i32> {
     match table.tokens(token)[..] {
         [id] if id < RAREST => Some(id),
         _ => None,
@@ -70,8 +71,8 @@ pub fn prediction(config: &TrainConfig) -> Option<Prediction> {
 pub fn doubt(base: &Base) {
     if !base.prediction_known {
         warn(&format!(
-            "{} does not say whether its U-Net predicts the noise or the velocity; the noise is taken, as in SD 2.1 \
-             base; pass --prediction v for an SD 2.1 of 768 pixels",
+            "{} does not say whether its U-Net predicts the noise or the velocity; the noise is taken, as \
+             in SD 2.1 base; pass --prediction v for an SD 2.1 of 768 pixels",
             base.name
         ));
     }

@@ -212,7 +212,9 @@ impl Generate {
         let mudi = loras.iter().any(|(l, s)| s != 0.0 && l.method() == Some(Method::Mudi.word()));
         let text = Method::Mudi.negative_prompt().filter(|_| mudi)?;
         if guidance > 1.0 {
-            note(&format!("negative prompt `{text}`, as for every MuDI adapter; --negative changes it"));
+            note(&format!(
+                "negative prompt `{text}`, as for every MuDI adapter; --negative changes it"
+            ));
         }
         Some(text.into())
     }

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     data::{
         Dataset, TrainConfig,
-        config::{LrSchedule, Loss, Method, load_subjects},
+        config::{Loss, LrSchedule, Method, load_subjects},
         load_all,
     },
     error::{Error, Result},

@@ -15,9 +15,7 @@ use crate::{
     error::{Error, Result},
     lora::{Adapters, Loras},
     models::base::Base,
-    sample::{
-        MaskResize, Pipeline, Request, Sampler, Start, StartNoise, first_inputs, unit_noise,
-    },
+    sample::{MaskResize, Pipeline, Request, Sampler, Start, StartNoise, first_inputs, unit_noise},
     tensor::{
         DType,
         image::{Picture, write_png},
@@ -51,7 +49,8 @@ pub struct Args {
     /// Override a key of the configuration (repeatable).
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// The published settings under the file: mudi-dco (the default) or mudi-v1.
+    /// The published settings under the file: mudi-dco (the default: what the authors' code trains today, without a
+    /// prior set) or mudi-v1 (the first paper's loss and prior set).
     #[arg(long, value_name = "NAME")]
     pub preset: Option<String>,
     /// Seed of everything random, in place of the configuration's; results repeat bit for bit on a device (the CPU:
@@ -271,7 +270,11 @@ fn sample_pictures(
             }
         };
         let picture = one_picture(&mut pipeline, &request, start)?;
-        write_png(&folder.join(format!("{i:02}.png")), &picture, &described(config, &request, scene.is_some()))?;
+        write_png(
+            &folder.join(format!("{i:02}.png")),
+            &picture,
+            &described(config, &request, scene.is_some()),
+        )?;
     }
     Ok(())
 }

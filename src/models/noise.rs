@@ -122,7 +122,9 @@ impl NoiseSchedule {
     pub fn read(k: &mut Keys<'_>) -> Result<Self> {
         let given = match k.get("trained_betas") {
             None => None,
-            Some(v) => Some(numbers(v).ok_or_else(|| k.wrong("trained_betas", "a list of numbers"))?),
+            Some(v) => {
+                Some(numbers(v).ok_or_else(|| k.wrong("trained_betas", "a list of numbers"))?)
+            }
         };
         let n = k.positive("num_train_timesteps", 1000)?;
         if n > 1 << 20 {

@@ -1,46 +1,14 @@
 //! Samplers: which noise levels a picture passes, and the update between two of them.
 //!
 //! Step for step the arithmetic of diffusers' `EulerDiscreteScheduler`, `DDIMScheduler` (eta 0) and
-//! `DPMSolverMultistepScheduler` (dpmsolver++, order 2, midpoint).
+//! `DPMSolverMultistepScheduler` (dpmsolver++ of order 1 and 2).
 
-use super::{
-    Settings,
-    settings::{Curve, LastSigma, Solver},
-};
+use super::settings::{Curve, LastSigma, Sampler, Settings, Solver};
 use crate::{
     error::{Error, Result},
     kernels::scheduler::{self, Output, Row, Rule},
     models::noise::{Prediction, Spacing},
 };
-
-/// The update rule.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Sampler {
-    /// Euler on the probability-flow ODE in sigma coordinates.
-    #[default]
-    Euler,
-    /// DDIM without noise.
-    Ddim,
-    /// DPM-Solver++ (2M).
-    DpmPp,
-}
-
-impl std::str::FromStr for Sampler {
-    type Err = Error;
-    fn from_str(word: &str) -> Result<Self> {
-        match word {
-            "euler" => Ok(Self::Euler),
-            "ddim" => Ok(Self::Ddim),
-            "dpm++" => Ok(Self::DpmPp),
-            other => Err(Error::Config {
-                key: "--sampler".into(),
-                found: other.into(),
-                expected: "euler, ddim or dpm++".into(),
-                fix: "choose one of these".into(),
-            }),
-        }
-    }
-}
 
 /// The noise levels of one sampling run.
 #[derive(Clone, Debug)]
@@ -85,7 +53,8 @@ impl Schedule {
             });
         }
         let (timesteps, sigmas) = levels(settings, steps);
-        let abar = if sampler == Sampler::Ddim { ddim_pairs(settings, &timesteps)? } else { vec![] };
+        let abar =
+            if sampler == Sampler::Ddim { ddim_pairs(settings, &timesteps)? } else { vec![] };
         Ok(Self {
             sampler,
             spacing: settings.spacing,
@@ -214,7 +183,9 @@ fn levels(s: &Settings, steps: usize) -> (Vec<f64>, Vec<f64>) {
         sigmas = curve(s, ends, steps);
         timesteps = sigmas.iter().map(|x| timestep_of(&trained, *x)).collect();
         if s.sampler == Sampler::DpmPp {
-            let whole = |t: &f64| if s.curve == Curve::Karras && s.rounded { t.round_ties_even() } else { t.trunc() };
+            let whole = |t: &f64| {
+                if s.curve == Curve::Karras && s.rounded { t.round_ties_even() } else { t.trunc() }
+            };
             timesteps = timesteps.iter().map(whole).collect();
         }
     }
@@ -304,7 +275,8 @@ fn ddim_pairs(s: &Settings, timesteps: &[f64]) -> Result<Vec<(f64, f64)>> {
         true => Err(Error::Config {
             key: "scheduler_config.json: rescale_betas_zero_snr".into(),
             found: "true, with a model that predicts the noise".into(),
-            expected: "a model of the velocity: from pure noise DDIM cannot divide the noise out".into(),
+            expected: "a model of the velocity: from pure noise DDIM cannot divide the noise out"
+                .into(),
             fix: "pass --prediction v if that is what it predicts, or --sampler euler".into(),
         }),
     }

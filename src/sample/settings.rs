@@ -4,9 +4,8 @@
 //! defaults: the result is `XScheduler.from_config(...)`. A value that is not implemented is refused; a
 //! key that the class does not have and that asks for something is listed in [`Settings::unread`].
 
-use super::Sampler;
 use crate::{
-    error::Result,
+    error::{Error, Result},
     kernels::scheduler::SecondOrder,
     models::{
         config::Keys,
@@ -14,6 +13,35 @@ use crate::{
     },
 };
 use serde_json::{Value as Json, json};
+
+/// The update rule.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sampler {
+    /// Euler on the probability-flow ODE in sigma coordinates.
+    #[default]
+    Euler,
+    /// DDIM without noise.
+    Ddim,
+    /// DPM-Solver++ (2M).
+    DpmPp,
+}
+
+impl std::str::FromStr for Sampler {
+    type Err = Error;
+    fn from_str(word: &str) -> Result<Self> {
+        match word {
+            "euler" => Ok(Self::Euler),
+            "ddim" => Ok(Self::Ddim),
+            "dpm++" => Ok(Self::DpmPp),
+            other => Err(Error::Config {
+                key: "--sampler".into(),
+                found: other.into(),
+                expected: "euler, ddim or dpm++".into(),
+                fix: "choose one of these".into(),
+            }),
+        }
+    }
+}
 
 /// How the noise levels between the first and the last are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,14 +134,16 @@ fn asks_nothing(key: &str, value: &Json) -> bool {
         "sigma_max",
         "rho",
     ];
-    *value == json!(false) || details.contains(&key) || silent.iter().any(|s| s == &(key, value.clone()))
+    *value == json!(false)
+        || details.contains(&key)
+        || silent.iter().any(|s| s == &(key, value.clone()))
 }
 
 impl Settings {
     /// The settings of `sampler` in `scheduler`, a `scheduler_config.json`.
     ///
     /// # Errors
-    /// [`crate::error::Error::Config`] that names a key whose value is not implemented.
+    /// [`Error::Config`] that names a key whose value is not implemented.
     pub fn read(scheduler: &Json, sampler: Sampler) -> Result<Self> {
         let mut k = Keys::new("scheduler_config.json", scheduler)?;
         let noise = NoiseSchedule::read(&mut k)?;
@@ -151,7 +181,12 @@ impl Settings {
             alpha_to_one: false,
             lambda_min: None,
             rounded: true,
-            solver: Solver { order: 2, kind: SecondOrder::Midpoint, lower_order_final: true, euler_at_final: false },
+            solver: Solver {
+                order: 2,
+                kind: SecondOrder::Midpoint,
+                lower_order_final: true,
+                euler_at_final: false,
+            },
             unread: vec![],
         }
     }
@@ -197,16 +232,25 @@ impl Settings {
         }
         self.solver.lower_order_final = k.flag("lower_order_final", true)?;
         self.solver.euler_at_final = k.flag("euler_at_final", false)?;
-        let switches = ["thresholding", "use_lu_lambdas", "use_flow_sigmas", "use_dynamic_shifting"];
+        let switches =
+            ["thresholding", "use_lu_lambdas", "use_flow_sigmas", "use_dynamic_shifting"];
         k.neutral(&switches.map(|key| (key, json!(false))))?;
-        if k.get("variance_type").is_some_and(|v| v.as_str().is_some_and(|v| v.starts_with("learned"))) {
+        if k.get("variance_type")
+            .is_some_and(|v| v.as_str().is_some_and(|v| v.starts_with("learned")))
+        {
             return Err(k.wrong("variance_type", "a model without learned variance"));
         }
         let lambda = k.double("lambda_min_clipped", f64::NEG_INFINITY)?;
         self.lambda_min = Some(lambda).filter(|l| l.is_finite());
-        self.rounded = k.name("beta_schedule", &["linear", "scaled_linear", "squaredcos_cap_v2"])?
+        self.rounded = k
+            .name("beta_schedule", &["linear", "scaled_linear", "squaredcos_cap_v2"])?
             != "squaredcos_cap_v2";
-        k.skip(&["dynamic_thresholding_ratio", "sample_max_value", "flow_shift", "time_shift_type"]);
+        k.skip(&[
+            "dynamic_thresholding_ratio",
+            "sample_max_value",
+            "flow_shift",
+            "time_shift_type",
+        ]);
         self.curve(k)
     }
 

@@ -77,11 +77,13 @@ impl TrainConfig {
             return Err(bad("method.prior_steps", 0, "at least 1", "the published value is 50"));
         }
         if m.loss == Loss::Dco && m.prior_preservation {
-            let fix = "take --preset mudi-v1 or set method.loss = \"mse\"; or leave the prior set out";
+            let fix =
+                "take --preset mudi-v1 or set method.loss = \"mse\"; or leave the prior set out";
             return Err(bad("method.loss", "dco with prior_preservation", "one of the two", fix));
         }
         if m.loss == Loss::Dco && self.train.mode == Mode::Full {
-            let fix = "set method.loss = \"mse\": dco compares with the base, which mode full changes";
+            let fix =
+                "set method.loss = \"mse\": dco compares with the base, which mode full changes";
             return Err(bad("method.loss", "dco in mode full", "mse in mode full", fix));
         }
         if m.loss == Loss::Dco {

@@ -72,6 +72,16 @@ impl TrainConfig {
         Ok(config)
     }
 
+    /// The preset `name` with nothing changed.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for an unknown name.
+    pub fn preset(name: &str) -> Result<Self> {
+        let mut table = preset(name)?;
+        table.insert("preset".into(), name.into());
+        typed(table, "preset")
+    }
+
     /// The whole configuration as TOML; reading it back gives an equal value.
     ///
     /// # Errors
@@ -87,7 +97,7 @@ impl TrainConfig {
 }
 
 /// The configuration of a table, called `name` in messages.
-pub(super) fn typed(table: toml::Table, name: &str) -> Result<TrainConfig> {
+fn typed(table: toml::Table, name: &str) -> Result<TrainConfig> {
     table.try_into().map_err(|e: toml::de::Error| bad_toml("", name, &e))
 }
 

@@ -1,6 +1,5 @@
 //! The published settings of a method, layered under the user's file.
 
-use super::TrainConfig;
 use crate::error::{Error, Result};
 
 /// Every preset: its name, what it is, its TOML text.
@@ -50,18 +49,6 @@ pub(super) fn preset(name: &str) -> Result<toml::Table> {
     let known = PRESETS.iter().find(|p| p.0 == name);
     let (_, _, text) = known.ok_or_else(|| wrong(name.into()))?;
     toml::from_str(text).map_err(|e| wrong(e.to_string()))
-}
-
-impl TrainConfig {
-    /// The preset `name` with nothing changed.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for an unknown name.
-    pub fn preset(name: &str) -> Result<Self> {
-        let mut table = preset(name)?;
-        table.insert("preset".into(), toml::Value::String(name.into()));
-        super::load::typed(table, "preset")
-    }
 }
 
 /// Puts `over` on top of `under`, table by table.

@@ -93,7 +93,8 @@ impl VaeConfig {
             key: "element type of the autoencoder".into(),
             found: "f16, and force_upcast in vae/config.json".into(),
             expected: "f32 or bf16: the activations of these weights overflow in f16".into(),
-            fix: "take f32, or the weights of sdxl-vae-fp16-fix, whose force_upcast is false".into(),
+            fix: "take f32, or the weights of sdxl-vae-fp16-fix, whose force_upcast is false"
+                .into(),
         })
     }
 
