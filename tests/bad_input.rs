@@ -140,6 +140,64 @@ fn generate_refuses_what_it_cannot_use() {
 }
 
 #[test]
+fn numbers_that_mean_nothing_are_refused_before_anything_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("pictures");
+    // a base that does not exist: the number is named, not the base
+    let base = ["generate", "--base", "no/base", "--prompt", "x", "--out", out.to_str().unwrap()];
+    for (flag, value) in [
+        ("--gamma", "-3"),
+        ("--gamma", "nan"),
+        ("--guidance", "nan"),
+        ("--guidance", "inf"),
+        ("--guidance", "-1"),
+        ("--count", "0"),
+        ("--batch", "0"),
+        ("--steps", "0"),
+        ("--prediction", "w"),
+        ("--spacing", "sideways"),
+        ("--vae-dtype", "f64"),
+    ] {
+        refused(
+            &[&base[..], &[flag, value]].concat(),
+            &[if flag == "--vae-dtype" { "f64" } else { flag }],
+        );
+    }
+    refused(&["quickstart", "--count", "0", "--out", "unused"], &["--count"]);
+    let (place, _) = workplace();
+    let good = place.path().join("good.toml");
+    let mixes = dir.path().join("mixes");
+    let (good, mixes) = (good.to_str().unwrap(), mixes.to_str().unwrap());
+    refused(&["mix", good, "--count", "0", "--out", mixes], &["--count"]);
+    refused(&["train", good, "--preset", "mudi-v3", "--out", mixes], &["mudi-dco or mudi-v1"]);
+    refused(&["train", good, "--prediction", "w", "--out", mixes], &["epsilon"]);
+    refused(
+        &["generate", "--base", "nano", "--prompt", "x", "--out", mixes, "--vae-dtype", "f16"],
+        &["f16"],
+    );
+}
+
+#[test]
+fn an_initialization_needs_a_subject_that_the_prompt_names() {
+    let (dir, _) = workplace();
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let layout = |name: &str, id: &str| {
+        let text = format!(r#"{{"subjects":[{{"id":"{id}","box":[0,0,500,900]}}]}}"#);
+        fs::write(dir.path().join(name), text).unwrap();
+        file(name)
+    };
+    let run = |prompt: &str, init: &str, words: &[&str]| {
+        let (subjects, out) = (file("good.toml"), file("pictures"));
+        let args = ["generate", "--base", "no/base", "--subjects", &subjects, "--out", &out];
+        refused(&[&args[..], &["--prompt", prompt, "--init", init]].concat(), words);
+    };
+    run("a photo of a cat", "seg-mix", &["names no subject", "`olis bear`", "`hta bear`"]);
+    run("a photo of a cat", &layout("a.json", "a"), &["names no subject"]);
+    run("an olis bear", &layout("z.json", "z"), &["subject z", "a, b"]);
+    run("an olis bear", &layout("b.json", "b"), &["no/base"]); // all is well up to the base
+}
+
+#[test]
 fn an_unknown_flag_or_device_is_refused() {
     assert_eq!(selvedge(&["train", "--nonsense"]).status.code(), Some(2));
     let dir = tempfile::tempdir().unwrap();

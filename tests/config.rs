@@ -3,7 +3,10 @@
 
 use std::path::Path;
 
-use selvedge::data::config::{LrSchedule, Method, TrainConfig, TrainSection, print_config};
+use selvedge::data::config::{
+    DEFAULT_PRESET, Loss, LrSchedule, Method, Target, TrainConfig, TrainSection,
+    load_subjects_and_method, preset_names, print_config,
+};
 
 const TWO: &str = r#"
 base = "nano"
@@ -93,6 +96,8 @@ fn unusable_values_name_their_key() {
         let e = parse(TWO, &[set]).unwrap_err();
         assert!(e.contains(word), "{set}: {e}");
     }
+    let full = ["method.loss=dco", "train.mode=full", "train.parts=[\"unet.mid_block\"]"];
+    assert!(parse(TWO, &full).unwrap_err().contains("mse in mode full"));
     let dco = ["method.loss=dco", "method.prior_preservation=true"];
     assert!(parse(TWO, &dco).unwrap_err().contains("one of the two"));
     let wrong_type = parse(&TWO.replace("steps = 7", "steps = \"7\""), &[]).unwrap_err();
@@ -116,11 +121,17 @@ fn the_resolved_configuration_reads_back_equal() {
 
 #[test]
 fn the_printed_configuration_is_the_default_one() {
-    let text = print_config();
+    let text = print_config(DEFAULT_PRESET).unwrap();
     let with_subjects =
         format!("{text}{}", &TWO[TWO.find("[[").unwrap()..TWO.find("[method]").unwrap()]);
     let c = parse(&with_subjects, &[]).unwrap();
     assert_eq!(c.train, TrainSection::default());
+    assert!(
+        text.contains("# presets") && text.contains("mudi-v1: MuDI as its first paper"),
+        "{text}"
+    );
+    assert!(print_config("mudi-v1").unwrap().contains("prior_preservation = true"));
+    assert!(print_config("mudi-v2").unwrap_err().to_string().contains("mudi-dco or mudi-v1"));
     assert!(text.contains("learning_rate = 0.0001"), "{text}");
     assert!(text.contains("# mudi | dreambooth | cut-mix"));
 }
@@ -136,4 +147,93 @@ fn learning_rate_schedules_have_the_published_shape() {
     assert!((cosine.learning_rate_factor(60) - 0.5).abs() < 1e-12);
     assert!((linear.learning_rate_factor(85) - 0.25).abs() < 1e-12);
     assert_eq!(linear.learning_rate_factor(110), 0.0);
+}
+
+/// `TWO` without its [method] and [train] tables: a configuration that leaves the method to the presets.
+fn bare() -> &'static str {
+    TWO.split("[method]").next().unwrap()
+}
+
+#[test]
+fn a_configuration_without_keys_is_the_default_preset_and_no_other() {
+    let plain = parse(bare(), &[]).unwrap();
+    assert_eq!((plain.preset.as_str(), DEFAULT_PRESET), ("mudi-dco", "mudi-dco"));
+    let same = |name: &str| {
+        let preset = TrainConfig::preset(name).unwrap();
+        preset.method == plain.method && preset.train == plain.train
+    };
+    let equal: Vec<&str> = preset_names().into_iter().filter(|n| same(n)).collect();
+    assert_eq!(equal, [DEFAULT_PRESET]);
+    assert_eq!(TrainConfig::preset(DEFAULT_PRESET).unwrap(), TrainConfig::default());
+}
+
+#[test]
+fn the_presets_are_the_papers() {
+    let [dco, v1] = preset_names()[..] else { panic!() };
+    let (dco, v1) = (TrainConfig::preset(dco).unwrap(), TrainConfig::preset(v1).unwrap());
+    for c in [&dco, &v1] {
+        assert_eq!((c.method.name, c.method.mix_probability), (Method::Mudi, 0.3));
+        assert_eq!((c.train.steps, c.train.rank, c.train.learning_rate), (1400, 32, 1e-4));
+    }
+    assert_eq!((dco.method.loss, dco.method.dco_beta), (Loss::Dco, 1000.0));
+    assert!(!dco.method.prior_preservation);
+    assert_eq!((v1.method.loss, v1.method.prior_weight), (Loss::Mse, 1.0));
+    assert!(v1.method.prior_preservation);
+    assert_eq!((v1.method.prior_steps, v1.method.prior_guidance), (50, 5.0));
+}
+
+#[test]
+fn a_preset_lies_under_the_file_and_the_file_under_the_overrides() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("c.toml");
+    let load = |text: &str, preset: Option<&str>, set: &[&str]| {
+        std::fs::write(&file, text).unwrap();
+        let set: Vec<String> = set.iter().map(|s| s.to_string()).collect();
+        TrainConfig::load_over(preset, &file, &set).map_err(|e| e.to_string())
+    };
+    let own = format!("{}[method]\nprior_images = 7\nprior_weight = 2.0\n", bare());
+    let c = load(&own, Some("mudi-v1"), &["method.prior_weight=3.0"]).unwrap();
+    assert_eq!(c.preset, "mudi-v1");
+    assert!(c.method.prior_preservation, "from the preset");
+    assert_eq!((c.method.prior_images, c.method.prior_weight), (7, 3.0));
+    assert_eq!(parse(&c.to_toml().unwrap(), &[]).unwrap(), c, "the resolved one reads back");
+    // the key in the file does the same, and the flag goes before it
+    let keyed = format!("preset = \"mudi-v1\"\n{}", bare());
+    assert!(load(&keyed, None, &[]).unwrap().method.prior_preservation);
+    assert!(!load(&keyed, Some("mudi-dco"), &[]).unwrap().method.prior_preservation);
+    assert!(load(bare(), None, &["preset=mudi-v1"]).unwrap().method.prior_preservation);
+    let e = load(bare(), Some("mudi-v3"), &[]).unwrap_err();
+    assert!(e.contains("mudi-v3") && e.contains("mudi-dco or mudi-v1"), "{e}");
+}
+
+#[test]
+fn the_baselines_have_the_plain_loss_unless_a_preset_is_named() {
+    for name in ["dreambooth", "cut-mix"] {
+        let set = format!("method.name={name}");
+        let c = parse(bare(), &[&set]).unwrap();
+        assert_eq!((c.method.loss, c.preset.as_str()), (Loss::Mse, ""), "{name}");
+        assert!(!c.method.prior_preservation);
+        let c = parse(bare(), &[&set, "preset=mudi-v1"]).unwrap();
+        assert!(c.method.prior_preservation, "the paper's baseline");
+        let c = parse(bare(), &[&set, "method.loss=dco"]).unwrap();
+        assert_eq!(c.method.loss, Loss::Dco);
+    }
+}
+
+#[test]
+fn the_method_of_a_subjects_file_is_read_with_its_subjects() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("s.toml");
+    let text = format!("{}[method]\nmargin = 31\nscale_max = 0.8\noverlap = false\n", bare());
+    std::fs::write(&file, text).unwrap();
+    let (subjects, method) = load_subjects_and_method(&file).unwrap();
+    assert_eq!((subjects.len(), method.margin, method.scale_max), (2, 31, 0.8));
+    assert!(!method.overlap && method.scale_min == 0.75);
+}
+
+#[test]
+fn the_target_of_the_base_is_a_key() {
+    assert_eq!(parse(TWO, &[]).unwrap().prediction, Target::Auto);
+    assert_eq!(parse(TWO, &["prediction=v"]).unwrap().prediction, Target::V);
+    assert!(parse(TWO, &["prediction=w"]).unwrap_err().contains("unknown variant `w`"));
 }

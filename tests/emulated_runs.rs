@@ -10,7 +10,7 @@ use selvedge::{
     lora::Adapters,
     models::{base::Base, unet::UnetConfig},
     plan::{Layout, Plan, Program, StoredBytes, WeightSource},
-    sample::{Pipeline, Request, Sampler, Spacing, Start, start_noise},
+    sample::{Pipeline, Request, Sampler, Start, unit_noise},
     tensor::{DType, Floats, philox},
     train::{
         Batch, Group, Objective, Optimizer, RandomWeights, Rules, StepSize, Stepper,
@@ -241,15 +241,15 @@ fn sampled(device: &Device, sampler: Sampler) -> Vec<u8> {
         height: 64,
         width: 64,
         sampler,
-        spacing: Spacing::Leading,
+        spacing: None,
         steps: 3,
         guidance: 3.0,
     };
     let mut pictures = vec![];
     for seed in [1, 2] {
-        let noise = start_noise(seed, LATENT[0] * LATENT[1] * base.unet.in_channels);
+        let dims = [LATENT[0], LATENT[1], base.unet.in_channels];
+        let start = Start::Noise(unit_noise(device, &[seed], dims).unwrap());
         let mut steps = 0;
-        let start = Start::Noise(vec![noise]);
         let latents = pipeline.denoise(&request, start, &mut || steps += 1).unwrap();
         assert_eq!(steps, 3);
         pictures.extend(pipeline.decode(&latents[0], 64, 64).unwrap().data);

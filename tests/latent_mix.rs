@@ -6,14 +6,13 @@ use selvedge::{
     device::Device,
     error::Error,
     kernels::{
-        latent_mix::{LatentMix, Noise, Segment},
+        latent_mix::{LatentMix, Noise},
         noise,
     },
     plan::{Layout, Pass, PlanOptions, Program, Recorder, WeightSource},
     tensor::{Floats, Spec, philox},
 };
 
-const CANVAS: [usize; 2] = [16, 16];
 const LEN: usize = 16 * 16 * 4;
 
 struct NoWeights;
@@ -30,20 +29,16 @@ fn normal(stream: u64, n: usize) -> Vec<f32> {
     v
 }
 
-/// A program that mixes `segments` of the canvas' size with masks of 128 x 128 pixels.
-fn program(device: &Device, segments: &[Segment], noise: Noise) -> Program {
+/// A program that masks latents with masks of 128 x 128 pixels.
+fn program(device: &Device, gamma: f32, noise: Noise) -> Program {
     let mut rec = Recorder::new();
-    let mut ins = vec![];
-    for i in 0..segments.len() {
-        ins.push(rec.input_with_grad(&format!("z{i}"), Spec::f32(&[1, 16, 16, 4])));
-        ins.push(rec.input_with_grad(&format!("m{i}"), Spec::f32(&[1, 128, 128])));
-    }
-    ins.push(match noise {
+    let z = rec.input_with_grad("z", Spec::f32(&[1, 16, 16, 4]));
+    let mask = rec.input_with_grad("mask", Spec::f32(&[1, 128, 128]));
+    let last = match noise {
         Noise::Given => rec.input("last", Spec::f32(&[1, 16, 16, 4])),
         Noise::Seeded => rec.input("last", Spec::i32(&[1, 4])),
-    });
-    let op = LatentMix { segments: segments.to_vec(), canvas: CANVAS, noise };
-    let out = rec.apply(op, &ins).unwrap();
+    };
+    let out = rec.apply(LatentMix { gamma, noise }, &[z, mask, last]).unwrap();
     let options = PlanOptions { pass: Pass::Seeded, checkpoint: false, poison: true };
     rec.plan(&[("out", out)], options).unwrap().load(device.clone(), &NoWeights).unwrap()
 }
@@ -62,9 +57,9 @@ fn one_subject_gives_exactly_gamma_z_mask_plus_noise() {
         (0..128 * 128).map(|i| latent_mask[i / 128 / 8 * 16 + i % 128 / 8]).collect();
     let (z, eps) = (normal(0, LEN), normal(1, LEN));
     for device in devices() {
-        let mut p = program(&device, &[Segment::at_origin(1.25)], Noise::Given);
-        p.set("z0", &z).unwrap();
-        p.set("m0", &mask).unwrap();
+        let mut p = program(&device, 1.25, Noise::Given);
+        p.set("z", &z).unwrap();
+        p.set("mask", &mask).unwrap();
         p.set("last", &eps).unwrap();
         p.forward().unwrap();
         let want: Vec<f32> =
@@ -74,35 +69,32 @@ fn one_subject_gives_exactly_gamma_z_mask_plus_noise() {
 }
 
 #[test]
-fn the_later_subject_lies_on_top_and_soft_edges_blend() {
-    let (a, b) = (normal(2, LEN), normal(3, LEN));
-    for (top, weight_a, weight_b) in [(1.0, 0.0, 1.0), (0.0, 1.0, 0.0), (0.25, 0.75, 0.25)] {
-        for device in devices() {
-            let segments = [Segment::at_origin(1.0), Segment::at_origin(1.0)];
-            let mut p = program(&device, &segments, Noise::Given);
-            p.set("z0", &a).unwrap();
-            p.set("m0", &[1.0; 128 * 128]).unwrap();
-            p.set("z1", &b).unwrap();
-            p.set("m1", &[top; 128 * 128]).unwrap();
-            p.set("last", &[0.0; LEN]).unwrap();
-            p.forward().unwrap();
-            let want: Vec<f32> =
-                a.iter().zip(&b).map(|(a, b)| a * weight_a + b * weight_b).collect();
-            assert_eq!(p.get("out").unwrap(), want, "mask {top} on {}", device.name());
-            p.set_grad("out", &[1.0; LEN]).unwrap();
-            p.backward(true).unwrap();
-            assert!(p.grad("z0").unwrap().iter().all(|d| *d == weight_a));
-            assert!(p.grad("z1").unwrap().iter().all(|d| *d == weight_b));
-        }
+fn gradients_are_the_masked_and_the_weighted_output_gradient() {
+    let z = normal(2, LEN);
+    for device in devices() {
+        let mut p = program(&device, 0.5, Noise::Given);
+        p.set("z", &z).unwrap();
+        p.set("mask", &[0.25; 128 * 128]).unwrap();
+        p.set("last", &[0.0; LEN]).unwrap();
+        p.forward().unwrap();
+        p.set_grad("out", &[1.0; LEN]).unwrap();
+        p.backward(true).unwrap();
+        assert!(p.grad("z").unwrap().iter().all(|d| *d == 0.125), "{}", device.name());
+        // every latent pixel samples the four middle ones of its 8 x 8, a quarter each
+        let d_mask = p.grad("mask").unwrap();
+        let row = 3 * 128 + 3;
+        let want = 0.25 * (0.5 * z[0] + 0.5 * z[1] + 0.5 * z[2] + 0.5 * z[3]);
+        assert!((d_mask[row] - want).abs() < 1e-6, "{} {want}", d_mask[row]);
+        assert_eq!(d_mask[0], 0.0);
     }
 }
 
 #[test]
 fn an_empty_mask_leaves_the_seeded_noise_alone() {
     for device in devices() {
-        let mut p = program(&device, &[Segment::at_origin(3.0)], Noise::Seeded);
-        p.set("z0", &normal(4, LEN)).unwrap();
-        p.set("m0", &[0.0; 128 * 128]).unwrap();
+        let mut p = program(&device, 3.0, Noise::Seeded);
+        p.set("z", &normal(4, LEN)).unwrap();
+        p.set("mask", &[0.0; 128 * 128]).unwrap();
         p.set_i32("last", &noise::state(5, 9)).unwrap();
         p.forward().unwrap();
         assert_eq!(p.get("out").unwrap(), normal(9, LEN), "{}", device.name());
@@ -111,8 +103,7 @@ fn an_empty_mask_leaves_the_seeded_noise_alone() {
 
 #[test]
 fn shapes_that_do_not_fit_are_named() {
-    let op =
-        LatentMix { segments: vec![Segment::at_origin(1.0)], canvas: CANVAS, noise: Noise::Given };
+    let op = LatentMix { gamma: 1.0, noise: Noise::Given };
     let mut rec = Recorder::new();
     let z = rec.input("z", Spec::f32(&[1, 16, 16, 4]));
     let m = rec.input("m", Spec::f32(&[1, 128, 128]));
@@ -123,7 +114,7 @@ fn shapes_that_do_not_fit_are_named() {
     let text = message(rec.apply(op.clone(), &[z, m, eps]));
     assert!(text.contains("latent_mix") && text.contains("eps is [1, 16, 15, 4]"), "{text}");
     let text = message(rec.apply(op.clone(), &[z, wrong_mask, eps]));
-    assert!(text.contains("mask is [2, 128, 128], expected [1, H, W]"), "{text}");
+    assert!(text.contains("mask is [2, 128, 128], expected [1, h, w]"), "{text}");
     let text = message(rec.apply(op, &[z, m]));
-    assert!(text.contains("2 inputs for 1 subjects"), "{text}");
+    assert!(text.contains("2 inputs, expected 3"), "{text}");
 }

@@ -83,7 +83,9 @@ fn caching_and_recomputing_change_no_bit_and_other_settings_do() {
     let again = done(f, "again", &["train.checkpoint_gradients=true"]);
     assert!(adapter(&again) == plain, "recomputed activations differ");
     assert!(adapter(&done(f, "seed", &["train.seed=43"])) != plain);
-    assert!(adapter(&done(f, "snr", &["method.min_snr_gamma=5.0"])) != plain);
+    let mse = adapter(&done(f, "mse", &["method.loss=mse"]));
+    let snr = ["method.loss=mse", "method.min_snr_gamma=5.0"];
+    assert!(mse != plain && adapter(&done(f, "snr", &snr)) != mse);
     assert!(
         adapter(&done(f, "cut", &["method.name=cut-mix", "method.mix_probability=1.0"])) != plain
     );
@@ -129,7 +131,7 @@ fn dco_starts_at_ln_2_and_refuses_prior_pictures() {
         let first = losses(&out)[0];
         assert!((first - std::f32::consts::LN_2).abs() < 1e-6, "{isa:?}: {first}");
     }
-    let both = ["method.loss=dco", "method.prior_preservation=true"];
+    let both = ["method.prior_preservation=true"];
     let (out, output) = train(folder.path(), "both", &both);
     assert_eq!(output.status.code(), Some(2));
     assert!(!out.exists(), "a refused run leaves a folder");
@@ -138,7 +140,11 @@ fn dco_starts_at_ln_2_and_refuses_prior_pictures() {
 #[test]
 fn text_encoders_can_be_trained_and_patterns_without_a_layer_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let out = done(folder.path(), "text", &["train.train_text_encoder=true", "train.steps=2"]);
+    let out = done(
+        folder.path(),
+        "text",
+        &["method.loss=mse", "train.train_text_encoder=true", "train.steps=2"],
+    );
     let header = names(&out.join("adapter.safetensors"));
     assert!(header.contains("\"text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_A"));
     assert!(header.contains("\"text_encoder_2.") && header.contains("\"unet."));
@@ -286,8 +292,9 @@ fn a_start_that_does_not_fit_is_refused_and_one_that_fits_resumes_to_the_same_bi
 fn a_prior_set_is_made_once_and_trained_on() {
     let folder = tempfile::tempdir().unwrap();
     let sets = [
-        "method.prior_preservation=true",
+        "preset=mudi-v1",
         "method.prior_images=2",
+        "method.prior_steps=2",
         "train.steps=2",
         "train.sample_every=2",
         "train.formats=[\"peft\",\"kohya\",\"comfy\"]",
@@ -304,4 +311,127 @@ fn a_prior_set_is_made_once_and_trained_on() {
     assert!(fs::read(events.path()).unwrap().windows(9).any(|w| w == b"grad_norm"));
     let resolved = fs::read_to_string(out.join("config.toml")).unwrap();
     assert!(resolved.contains("prior_images = 2") && resolved.contains("clip_norm"));
+    assert!(resolved.contains("preset = \"mudi-v1\"") && resolved.contains("loss = \"mse\""));
+    for name in ["adapter", "adapter_kohya", "adapter_comfy"] {
+        let header = names(&out.join(format!("{name}.safetensors")));
+        assert!(header.contains(r#""selvedge.method":"mudi""#), "{name}: {header}");
+    }
+}
+
+/// Everything that is text in a PNG of ours.
+fn text_of(png: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(png).unwrap()).into_owned()
+}
+
+#[test]
+fn samples_during_training_are_the_methods() {
+    let folder = tempfile::tempdir().unwrap();
+    let every = ["train.steps=1", "train.sample_every=1", "train.sample_steps=1"];
+    let with = |name: &str, more: &[&str]| {
+        let named = ["subject.a.token=olis", "subject.b.token=hta"];
+        let out = done(folder.path(), name, &[&every[..], &named, more].concat());
+        text_of(&out.join("samples/step-000001/00.png"))
+    };
+    let mudi = with("mudi", &[]);
+    assert!(mudi.contains("sticker, collage.") && mudi.contains("seg-mix, gamma 1"), "{mudi}");
+    let weak = with("weak", &["train.sample_gamma=0.25", "train.sample_negative=blurry"]);
+    assert!(weak.contains("seg-mix, gamma 0.25") && weak.contains("blurry"), "{weak}");
+    assert!(!weak.contains("sticker"));
+    let plain = with("plain", &["train.sample_init=none"]);
+    assert!(!plain.contains("seg-mix"), "{plain}");
+    let baseline = with("baseline", &["method.name=dreambooth"]);
+    assert!(!baseline.contains("sticker") && !baseline.contains("seg-mix"), "{baseline}");
+}
+
+/// `generate` on nano with one step; standard error and the text of the picture.
+fn generated(folder: &Path, name: &str, more: &[&str]) -> (String, String) {
+    let out = folder.join(name);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_selvedge"));
+    command.args(["generate", "--base", "nano", "--height", "64", "--width", "64"]);
+    command.args(["--prompt", "an olis bear", "--steps", "1", "--out"]).arg(&out).args(more);
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{name}: {said}");
+    (said, text_of(&out.join("00000.png")))
+}
+
+#[test]
+fn a_mudi_adapter_brings_its_negative_prompt_and_defaults_are_recorded() {
+    let folder = tempfile::tempdir().unwrap();
+    let f = folder.path();
+    let run = done(f, "run", &["train.steps=1"]).join("adapter.safetensors");
+    let lora = ["--lora", run.to_str().unwrap()];
+    let with = |more: &[&'static str]| [&lora[..], more].concat();
+    let (said, text) = generated(f, "mudi", &lora);
+    assert!(said.contains("sticker, collage.") && said.contains("--negative"), "{said}");
+    assert!(text.contains(r#""negative":"sticker, collage.""#), "{text}");
+    assert!(text.contains(r#""guidance":5.0"#) && text.contains(r#""steps":1"#), "{text}");
+    assert!(text.contains(r#""spacing":"leading""#) && text.contains(r#""prediction":"epsilon""#));
+    let (said, text) = generated(f, "own", &with(&["--negative", "fog", "--prediction", "v"]));
+    assert!(!said.contains("sticker") && text.contains(r#""negative":"fog""#), "{text}");
+    assert!(text.contains(r#""prediction":"v""#), "{text}");
+    for (name, more) in [("none", with(&["--no-negative"])), ("bare", vec![])] {
+        let (said, text) = generated(f, name, &more);
+        assert!(!said.contains("sticker") && text.contains(r#""negative":null"#), "{text}");
+    }
+    let kohya =
+        done(f, "kohya", &["train.steps=1", "train.formats=[\"kohya\"]", "method.name=dreambooth"]);
+    let file = kohya.join("adapter.safetensors");
+    let (said, _) = generated(f, "baseline", &["--lora", file.to_str().unwrap()]);
+    assert!(!said.contains("sticker"), "{said}");
+}
+
+#[test]
+fn the_seed_of_the_command_line_goes_before_the_configurations() {
+    let folder = tempfile::tempdir().unwrap();
+    let f = folder.path();
+    let run = |name: &str, args: &[&str]| {
+        let out = f.join(name);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_selvedge"));
+        command.env("RAYON_NUM_THREADS", "2");
+        command.arg("train").arg(config(f)).arg("--out").arg(&out).args(args);
+        let output = command.args(["--set", "train.steps=1"]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        adapter(&out)
+    };
+    let seven = run("seven", &["--seed", "7", "--set", "train.seed=3"]);
+    assert!(seven == run("set", &["--set", "train.seed=7"]), "the flag is the key");
+    assert!(seven != run("default", &[]));
+    let mixes = |name: &str, args: &[&str]| {
+        let out = f.join(name);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_selvedge"));
+        command.arg("mix").arg(config(f)).args(["--count", "4", "--out"]).arg(&out).args(args);
+        assert!(command.output().unwrap().status.success());
+        fs::read_to_string(out.join("mixes.jsonl")).unwrap()
+    };
+    let one = mixes("one", &["--seed", "1"]);
+    assert!(
+        one == mixes("again", &["--set", "train.seed=1"]) && one != mixes("two", &["--seed", "2"])
+    );
+}
+
+#[test]
+fn common_words_and_many_subjects_are_advised_about() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = |name: &str, sets: &[&str]| {
+        let (_, output) = train(folder.path(), name, &[&["train.steps=1"], sets].concat());
+        assert!(output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let common = said("common", &["subject.a.token=ult", "subject.b.token=olis"]);
+    assert!(common.contains("`ult` is token 4380") && !common.contains("`olis`"), "{common}");
+    assert!(common.matches("no caption").count() <= 1, "{common}");
+    assert!(!common.contains("method.mix_probability"), "two subjects are the published case");
+    let text = fs::read_to_string(config(folder.path())).unwrap();
+    let third = text[text.find("[[subject]]\nid = \"b\"").unwrap()..].replace("\"b\"", "\"c\"");
+    let file = folder.path().join("three.toml");
+    fs::write(&file, format!("{text}{third}")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_selvedge"));
+    command.arg("train").arg(&file).arg("--out").arg(folder.path().join("three"));
+    let output = command.args(["--set", "train.steps=1"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        said.contains("method.mix_probability is 0.3") && said.contains("0.5 to 0.6"),
+        "{said}"
+    );
 }

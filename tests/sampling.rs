@@ -7,7 +7,7 @@ use selvedge::{
     device::Device,
     lora::{Adapters, Loras},
     models::base::Base,
-    sample::{Loads, Pipeline, Request, Sampler, Spacing, Texts},
+    sample::{Loads, Pipeline, Request, Sampler, Texts},
 };
 use std::{fs, path::Path};
 
@@ -76,7 +76,7 @@ fn texts_are_encoded_once_in_a_run_of_several_pipelines() {
         height: 64,
         width: 64,
         sampler: Sampler::Euler,
-        spacing: Spacing::Leading,
+        spacing: None,
         steps: 1,
         guidance: 1.0,
     };

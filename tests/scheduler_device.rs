@@ -7,7 +7,7 @@ use selvedge::{
     device::{Cuda, Memory, Schedule as Order},
     kernels::scheduler::{self, Buffers, DeviceSampler},
     models::noise::{NoiseSchedule, Prediction},
-    sample::{Sampler, Schedule, Spacing},
+    sample::{Sampler, Schedule, Settings},
     tensor::{DType, philox},
 };
 use std::sync::Arc;
@@ -43,12 +43,15 @@ struct Run {
     dtype: DType,
     guidance: Option<f32>,
     len: usize,
+    clip: Option<f32>,
 }
 
 impl Run {
     fn schedule(&self) -> Schedule {
         let noise = NoiseSchedule::stable_diffusion(self.prediction);
-        Schedule::new(&noise, self.sampler, Spacing::Leading, STEPS).unwrap()
+        let plain = Settings::plain(self.sampler, noise);
+        // what DDIM alone reads: the clean latent is kept within this
+        Schedule::new(&Settings { clip: self.clip, ..plain }, STEPS).unwrap()
     }
 
     fn copies(&self) -> usize {
@@ -144,7 +147,12 @@ fn host_step(run: &Run, schedule: &mut Schedule, i: usize, latent: &mut [f32]) {
 #[test]
 fn every_rule_has_the_bits_of_the_host() {
     let mut turn = 0;
-    for sampler in [Sampler::Euler, Sampler::Ddim, Sampler::DpmPp] {
+    for (sampler, clip) in [
+        (Sampler::Euler, None),
+        (Sampler::Ddim, None),
+        (Sampler::Ddim, Some(0.8)),
+        (Sampler::DpmPp, None),
+    ] {
         for prediction in [Prediction::Epsilon, Prediction::Velocity] {
             for (dtype, guidance, len) in [
                 (DType::F32, Some(7.5), 2 * 16 * 16 * 4),
@@ -154,12 +162,12 @@ fn every_rule_has_the_bits_of_the_host() {
                 turn += 1;
                 let order = [Order::Early, Order::Late, Order::Random(turn)][turn as usize % 3];
                 let cuda = Cuda::emulated(order).unwrap();
-                let run = Run { sampler, prediction, dtype, guidance, len };
+                let run = Run { sampler, prediction, dtype, guidance, len, clip };
                 let (device, mut schedule) = (OnDevice::new(&cuda, run), run.schedule());
                 let mut latent = normals(1, len);
                 device.sampler.begin(&device.buffers()).unwrap();
                 for i in 0..STEPS {
-                    let timestep = schedule.timesteps()[i] as f32;
+                    let timestep = schedule.timesteps()[i];
                     device.assert_input(&latent, schedule.input_factor(i), timestep);
                     device.set_output(i);
                     device.sampler.step(&device.buffers()).unwrap();
@@ -184,6 +192,7 @@ fn one_captured_step_is_every_step_and_serves_another_picture() {
         dtype: DType::Bf16,
         guidance: Some(6.0),
         len: 320,
+        clip: None,
     };
     let device = OnDevice::new(&cuda, run);
     let begin = cuda.capture(|| device.sampler.begin(&device.buffers())).unwrap();
@@ -213,6 +222,7 @@ fn wrong_tables_and_buffers_are_refused() {
         dtype: DType::F32,
         guidance: None,
         len: 64,
+        clip: None,
     };
     let device = OnDevice::new(&cuda, run);
     let error = device.sampler.set(&run.schedule().rows()[1..], 1.0).unwrap_err().to_string();

@@ -1,47 +1,44 @@
-//! Samplers agree with diffusers step by step (fixture: `tools/fixtures/make_schedulers.py`).
+//! Samplers agree with diffusers step by step on every scheduler configuration (fixture:
+//! `tools/fixtures/make_schedulers.py`), and what is not implemented is refused by name.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use selvedge::{
-    models::noise::{NoiseSchedule, Prediction},
-    sample::{Sampler, Schedule, Spacing},
+    models::{
+        base::Base,
+        noise::{NoiseSchedule, Prediction, Spacing, published_scheduler},
+    },
+    sample::{Curve, Sampler, Schedule, Settings, Start},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
+
+const SAMPLERS: [&str; 3] = ["euler", "ddim", "dpm++"];
 
 fn floats(v: &Value) -> Vec<f32> {
     v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
 }
 
 fn close(got: &[f32], want: &[f32], scale: f32, what: &str) {
+    assert_eq!(got.len(), want.len(), "{what}");
     for (a, b) in got.iter().zip(want) {
         assert!((a - b).abs() <= 1e-5 * scale.max(b.abs()), "{what}: {a} {b}");
     }
 }
 
+fn settings(config: &Value, sampler: &str) -> Settings {
+    Settings::read(config, sampler.parse().unwrap()).unwrap()
+}
+
 #[test]
-fn every_step_of_every_sampler_equals_diffusers() {
+fn every_step_on_every_configuration_equals_diffusers() {
     let cases: Value = serde_json::from_str(include_str!("fixtures/schedulers.json")).unwrap();
     let cases = cases.as_array().unwrap();
-    assert_eq!(cases.len(), 48);
+    assert_eq!(cases.len(), 160);
     for case in cases {
-        let word = |k: &str| case[k].as_str().unwrap();
-        let name = format!(
-            "{} {} {} {}",
-            word("sampler"),
-            word("spacing"),
-            word("prediction"),
-            case["steps"]
-        );
-        let prediction = match word("prediction") {
-            "epsilon" => Prediction::Epsilon,
-            _ => Prediction::Velocity,
-        };
-        let noise = NoiseSchedule::stable_diffusion(prediction);
-        let sampler: Sampler = word("sampler").parse().unwrap();
-        let spacing: Spacing = word("spacing").parse().unwrap();
+        let name = format!("{} {} {}", case["sampler"], case["steps"], case["config"]);
+        let settings = settings(&case["config"], case["sampler"].as_str().unwrap());
         let steps = usize::try_from(case["steps"].as_u64().unwrap()).unwrap();
-        let mut s = Schedule::new(&noise, sampler, spacing, steps).unwrap();
-        let timesteps: Vec<f32> = s.timesteps().iter().map(|t| *t as f32).collect();
-        assert_eq!(timesteps, floats(&case["timesteps"]), "{name}");
+        let mut s = Schedule::new(&settings, steps).unwrap();
+        close(s.timesteps(), &floats(&case["timesteps"]), 100.0, &format!("{name} timesteps"));
         let sigma = case["init_noise_sigma"].as_f64().unwrap() as f32;
         close(&[s.noise_factor()], &[sigma], sigma, &name);
         let mut state = floats(&case["start"]);
@@ -56,10 +53,143 @@ fn every_step_of_every_sampler_equals_diffusers() {
 }
 
 #[test]
+fn the_first_input_of_every_sampler_and_spacing_is_the_shifted_noise() {
+    let given: Vec<f32> = (0..64).map(|i| (i as f32 * 0.7).sin() * 3.0).collect();
+    for sampler in SAMPLERS {
+        for spacing in [Spacing::Leading, Spacing::Trailing, Spacing::Linspace] {
+            for more in [json!({}), json!({"use_karras_sigmas": true})] {
+                let mut config = published_scheduler();
+                config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+                for steps in [2, 25] {
+                    let settings = settings(&config, sampler).spaced(Some(spacing));
+                    let mut schedule = Schedule::new(&settings, steps).unwrap();
+                    let state = Start::FirstInput(vec![given.clone()]).state(&schedule);
+                    let mut first = None;
+                    let mut model = |input: &[f32], _: f32| {
+                        first.get_or_insert(input.to_vec());
+                        Ok(vec![0.0; input.len()])
+                    };
+                    schedule.run(state, &mut model).unwrap();
+                    for (got, want) in first.unwrap().iter().zip(&given) {
+                        let what = format!("{sampler} {spacing:?} {steps}: {got} {want}");
+                        assert!((got - want).abs() <= 2e-7 * want.abs(), "{what}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn plain_noise_enters_at_the_first_level() {
+    for sampler in SAMPLERS {
+        let schedule = Schedule::new(&settings(&published_scheduler(), sampler), 50).unwrap();
+        let state = Start::Noise(vec![vec![1.0]]).state(&schedule);
+        assert_eq!(state, [schedule.noise_factor()], "{sampler}");
+    }
+}
+
+#[test]
 fn impossible_step_counts_are_refused() {
-    let noise = NoiseSchedule::stable_diffusion(Prediction::Epsilon);
     for steps in [0, 1001] {
-        let e = Schedule::new(&noise, Sampler::Euler, Spacing::Leading, steps).unwrap_err();
+        let e = Schedule::new(&settings(&published_scheduler(), "euler"), steps).unwrap_err();
         assert!(e.to_string().contains("--steps"), "{e}");
+    }
+}
+
+#[test]
+fn what_is_not_implemented_is_refused_with_its_key_and_file() {
+    for (sampler, key, value) in [
+        ("euler", "prediction_type", json!("sample")),
+        ("euler", "timestep_spacing", json!("sideways")),
+        ("euler", "interpolation_type", json!("log_linear")),
+        ("euler", "timestep_type", json!("continuous")),
+        ("euler", "use_beta_sigmas", json!(true)),
+        ("euler", "final_sigmas_type", json!("other")),
+        ("euler", "beta_schedule", json!("sigmoid")),
+        ("ddim", "thresholding", json!(true)),
+        ("dpm++", "thresholding", json!(true)),
+        ("dpm++", "solver_order", json!(3)),
+        ("dpm++", "algorithm_type", json!("sde-dpmsolver++")),
+        ("dpm++", "use_lu_lambdas", json!(true)),
+        ("dpm++", "use_flow_sigmas", json!(true)),
+        ("dpm++", "variance_type", json!("learned_range")),
+    ] {
+        let mut config = published_scheduler();
+        config[key] = value.clone();
+        let e = Settings::read(&config, sampler.parse().unwrap()).unwrap_err().to_string();
+        assert!(e.contains("scheduler_config.json") && e.contains(key), "{sampler}: {e}");
+    }
+    let mut config = published_scheduler();
+    config["rescale_betas_zero_snr"] = json!(true);
+    let ddim = settings(&config, "ddim").spaced(Some(Spacing::Trailing));
+    let e = Schedule::new(&ddim, 5).unwrap_err().to_string();
+    assert!(e.contains("rescale_betas_zero_snr") && e.contains("--prediction v"), "{e}");
+}
+
+#[test]
+fn a_key_that_the_sampler_does_not_have_is_listed_not_swallowed() {
+    let mut config = published_scheduler();
+    config["use_karras_sigmas"] = json!(true);
+    assert_eq!(settings(&config, "euler").curve, Curve::Karras);
+    assert!(settings(&config, "euler").unread.is_empty());
+    assert_eq!(settings(&config, "ddim").unread, ["use_karras_sigmas = true"]);
+    config["novelty"] = json!(3);
+    assert_eq!(settings(&config, "euler").unread, ["novelty = 3"]);
+}
+
+/// Every key that the classes of diffusers 0.42.1 read.
+const READ: [&str; 36] = [
+    "algorithm_type",
+    "beta_end",
+    "beta_schedule",
+    "beta_start",
+    "clip_sample",
+    "clip_sample_range",
+    "dynamic_thresholding_ratio",
+    "euler_at_final",
+    "final_sigmas_type",
+    "flow_shift",
+    "interpolation_type",
+    "lambda_min_clipped",
+    "lower_order_final",
+    "num_train_timesteps",
+    "prediction_type",
+    "rescale_betas_zero_snr",
+    "sample_max_value",
+    "set_alpha_to_one",
+    "sigma_max",
+    "sigma_min",
+    "skip_prk_steps",
+    "solver_order",
+    "solver_type",
+    "steps_offset",
+    "thresholding",
+    "time_shift_type",
+    "timestep_spacing",
+    "timestep_type",
+    "trained_betas",
+    "use_beta_sigmas",
+    "use_dynamic_shifting",
+    "use_exponential_sigmas",
+    "use_flow_sigmas",
+    "use_karras_sigmas",
+    "use_lu_lambdas",
+    "variance_type",
+];
+
+#[test]
+fn the_embedded_base_carries_every_key_and_means_what_the_published_models_mean() {
+    let base = Base::open("nano").unwrap();
+    for key in READ {
+        assert!(base.scheduler.get(key).is_some(), "{key}");
+    }
+    assert_eq!(base.scheduler["clip_sample"], json!(false));
+    assert_eq!(base.scheduler["set_alpha_to_one"], json!(false));
+    for sampler in SAMPLERS {
+        let own = settings(&base.scheduler, sampler);
+        let noise = NoiseSchedule::stable_diffusion(Prediction::Epsilon);
+        let plain = Settings::plain(sampler.parse::<Sampler>().unwrap(), noise);
+        assert_eq!(Settings { range: [None; 2], lambda_min: None, ..own }, plain, "{sampler}");
     }
 }

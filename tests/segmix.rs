@@ -255,7 +255,7 @@ fn cut_mix_has_a_hard_seam_in_the_middle() {
 
 #[test]
 fn prior_pictures_are_mixed_at_one_height_when_the_item_is() {
-    let set = ["method.prior_preservation=true", "method.mix_probability=0.5"];
+    let set = ["method.loss=mse", "method.prior_preservation=true", "method.mix_probability=0.5"];
     let c = config(&set, 2);
     let subjects = vec![subject(0, Some(0.5)), subject(1, None)];
     let mut classes = vec![subject(0, None), subject(1, None)];

@@ -5,7 +5,7 @@ use std::{collections::HashMap, path::Path};
 
 use selvedge::{
     data::{
-        Layout, Photo, Subject,
+        Dataset, Layout, Photo, Subject, TrainConfig,
         config::MethodConfig,
         layout::{arranged, columns},
         matte,
@@ -65,6 +65,56 @@ fn columns_hold_each_subject_once_and_inside() {
 }
 
 #[test]
+fn the_rule_of_the_method_holds_in_the_columns() {
+    let subjects: Vec<Subject> = (0..3).map(|i| subject(i, None)).collect();
+    let all: Vec<&Subject> = subjects.iter().collect();
+    let draw = |method: MethodConfig, n| {
+        let rule = Rule::new(&method, 128);
+        columns(&all, [192, 128], &rule, &mut Stream::new(5, n)).unwrap().pasted
+    };
+    let apart = |a: [usize; 4], b: [usize; 4]| a[2] <= b[0] || b[2] <= a[0];
+    let mut touching = [0; 2];
+    for n in 0..200 {
+        for (i, overlap) in [false, true].into_iter().enumerate() {
+            let pasted = draw(MethodConfig { overlap, ..MethodConfig::default() }, n);
+            let pairs = [(0, 1), (0, 2), (1, 2)];
+            let one = |(a, b): &(usize, usize)| !apart(pasted[*a].rectangle, pasted[*b].rectangle);
+            touching[i] += usize::from(pairs.iter().any(one));
+        }
+        let small = MethodConfig { scale_min: 0.2, scale_max: 0.3, ..MethodConfig::default() };
+        assert!(draw(small, n).iter().all(|p| (0.2..=0.3).contains(&p.scale.unwrap())));
+        let near = MethodConfig { margin: 8, ..MethodConfig::default() }; // one pixel here
+        let outer = draw(near, n).iter().map(|p| p.rectangle[0]).min().unwrap();
+        assert_eq!(outer, 1, "the left one stands at the margin");
+    }
+    assert_eq!(touching[0], 0);
+    assert!(touching[1] > 10, "{touching:?}");
+}
+
+#[test]
+fn photos_without_captions_are_said_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = TrainConfig::default();
+    for (i, id) in ["a", "b"].into_iter().enumerate() {
+        let folder = dir.path().join(id);
+        std::fs::create_dir(&folder).unwrap();
+        for name in ["00", "01", "02"] {
+            let p = photo(40, 30, 10.0, 8.0, COLORS[i]);
+            write_png(&folder.join(format!("{name}.png")), &p.rgb, &[]).unwrap();
+            write_png(&folder.join(format!("{name}_mask.png")), &p.mask.unwrap(), &[]).unwrap();
+        }
+        config
+            .subjects
+            .push(selvedge::data::SubjectConfig { id: id.into(), ..folder_config(&folder) });
+    }
+    std::fs::write(dir.path().join("a/01.txt"), "a toy").unwrap();
+    let mut warnings = vec![];
+    Dataset::open(&config, Path::new(""), &mut warnings).unwrap();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].starts_with("5 of 6 photos have no caption"), "{warnings:?}");
+}
+
+#[test]
 fn layout_files_put_subjects_into_their_boxes() {
     let folder = tempfile::tempdir().unwrap();
     let subjects: Vec<Subject> = (0..2).map(|i| subject(i, None)).collect();
@@ -97,6 +147,7 @@ fn layout_files_put_subjects_into_their_boxes() {
     let stranger = read("z (0,10,0,10)").unwrap();
     let e = arranged(&subjects, &stranger, [64, 64], &mut Stream::new(1, 1)).unwrap_err();
     assert!(e.to_string().contains("subject z, expected one of a, b"), "{e}");
+    assert!(stranger.check(&subjects).is_err() && layout.check(&subjects).is_ok());
 }
 
 fn folder_config(dir: &Path) -> selvedge::data::SubjectConfig {

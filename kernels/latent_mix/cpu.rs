@@ -1,25 +1,18 @@
 //! The reference: pixel by pixel, in the order of the formula. The kernel rounds at the same places.
 
-use super::{Extent, LatentMix, Noise, Segment};
+use super::{Extent, LatentMix, Noise};
 use crate::{
     kernels::noise,
-    op::{Backward, Forward, Grad},
+    op::{Backward, Buf, Forward, Grad},
     tensor::{Spec, image::taps, philox},
 };
 
-/// One subject's data of one sample; the latents are empty where backward does not read them.
-struct Subject<'a> {
-    place: Segment,
+/// One sample's latents and mask; what backward does not read is empty.
+struct Scene<'a> {
+    gamma: f32,
     extent: Extent,
     z: &'a [f32],
     mask: &'a [f32],
-}
-
-/// All subjects of one sample.
-struct Scene<'a> {
-    subjects: Vec<Subject<'a>>,
-    canvas: [usize; 2],
-    channels: usize,
 }
 
 /// The two source pixels and weights of one target pixel along one axis (torch's `interpolate`, bilinear).
@@ -49,33 +42,9 @@ fn touched_by(i: usize, targets: usize, sources: usize) -> std::ops::Range<usize
     first.saturating_sub(2)..last.min(targets)
 }
 
-impl Subject<'_> {
-    /// The segment's own row and column of a canvas pixel; `None` outside.
-    fn own(&self, y: usize, x: usize) -> Option<(usize, usize)> {
-        let inside = |p: usize, start: i32, n: usize| {
-            let own = i64::try_from(p).ok()? - i64::from(start);
-            usize::try_from(own).ok().filter(|o| *o < n)
-        };
-        Some((
-            inside(y, self.place.top, self.extent.h)?,
-            inside(x, self.place.left, self.extent.w)?,
-        ))
-    }
-
-    /// The canvas pixel of an own row and column; `None` outside the canvas.
-    fn canvas(&self, own: (usize, usize), canvas: [usize; 2]) -> Option<(usize, usize)> {
-        let inside = |p: usize, start: i32, n: usize| {
-            let at = i64::try_from(p).ok()? + i64::from(start);
-            usize::try_from(at).ok().filter(|o| *o < n)
-        };
-        Some((
-            inside(own.0, self.place.top, canvas[0])?,
-            inside(own.1, self.place.left, canvas[1])?,
-        ))
-    }
-
+impl Scene<'_> {
     /// The resized mask.
-    fn mask(&self, (y, x): (usize, usize)) -> f32 {
+    fn mask(&self, y: usize, x: usize) -> f32 {
         let e = &self.extent;
         let (ty, tx) = (Tap::new(y, e.h, e.mask_h), Tap::new(x, e.w, e.mask_w));
         let row = |i: usize| {
@@ -84,70 +53,38 @@ impl Subject<'_> {
         };
         ty.weight[0] * row(ty.at[0]) + ty.weight[1] * row(ty.at[1])
     }
-}
 
-impl Scene<'_> {
-    /// `mix_n` of the first `n` subjects at one canvas pixel and channel.
-    fn composite(&self, n: usize, y: usize, x: usize, c: usize) -> f32 {
-        let mut mix = 0.0;
-        for s in &self.subjects[..n] {
-            if let Some((oy, ox)) = s.own(y, x) {
-                let m = s.mask((oy, ox));
-                let z = s.z[(oy * s.extent.w + ox) * self.channels + c];
-                mix = mix * (1.0 - m) + s.place.gamma * (z * m);
-            }
-        }
-        mix
+    /// Every pixel with the range of its channels.
+    fn pixels(&self) -> impl Iterator<Item = (usize, usize, std::ops::Range<usize>)> + use<> {
+        let Extent { h, w, channels: c, .. } = self.extent;
+        (0..h * w).map(move |p| (p / w, p % w, p * c..(p + 1) * c))
     }
 
-    /// How much of subject `i` shows through the later ones.
-    fn visible(&self, i: usize, y: usize, x: usize) -> f32 {
-        let later = self.subjects[i + 1..].iter();
-        later.filter_map(|s| s.own(y, x).map(|o| s.mask(o))).fold(1.0, |t, m| t * (1.0 - m))
-    }
-
-    fn d_latents(&self, i: usize, d_out: &[f32], write: &mut impl FnMut(usize, f32)) {
-        let s = &self.subjects[i];
-        for oy in 0..s.extent.h {
-            for ox in 0..s.extent.w {
-                let at = s.canvas((oy, ox), self.canvas);
-                let share = at
-                    .map_or(0.0, |(y, x)| s.place.gamma * s.mask((oy, ox)) * self.visible(i, y, x));
-                for c in 0..self.channels {
-                    let d = at.map_or(0.0, |(y, x)| {
-                        share * d_out[(y * self.canvas[1] + x) * self.channels + c]
-                    });
-                    write((oy * s.extent.w + ox) * self.channels + c, d);
-                }
-            }
+    fn d_latents(&self, d_out: &[f32], write: &mut impl FnMut(usize, f32)) {
+        for (y, x, at) in self.pixels() {
+            let share = self.gamma * self.mask(y, x);
+            at.for_each(|i| write(i, share * d_out[i]));
         }
     }
 
-    /// Gradient of the resized mask of subject `i` at one canvas pixel.
-    fn d_resized(&self, i: usize, (y, x): (usize, usize), own: (usize, usize), d: &[f32]) -> f32 {
-        let s = &self.subjects[i];
-        let mut sum = 0.0;
-        for c in 0..self.channels {
-            let z = s.z[(own.0 * s.extent.w + own.1) * self.channels + c];
-            let change = s.place.gamma * z - self.composite(i, y, x, c);
-            sum += d[(y * self.canvas[1] + x) * self.channels + c] * change;
-        }
-        sum * self.visible(i, y, x)
+    /// Gradient of the resized mask at one pixel.
+    fn d_resized(&self, y: usize, x: usize, d_out: &[f32]) -> f32 {
+        let Extent { w, channels: c, .. } = self.extent;
+        let at = (y * w + x) * c;
+        (at..at + c).map(|i| d_out[i] * (self.gamma * self.z[i])).fold(0.0, |sum, v| sum + v)
     }
 
-    fn d_mask(&self, i: usize, d_out: &[f32], write: &mut impl FnMut(usize, f32)) {
-        let s = &self.subjects[i];
-        let e = &s.extent;
+    fn d_mask(&self, d_out: &[f32], write: &mut impl FnMut(usize, f32)) {
+        let e = &self.extent;
         for my in 0..e.mask_h {
             for mx in 0..e.mask_w {
                 let mut sum = 0.0;
-                for oy in touched_by(my, e.h, e.mask_h) {
-                    let wy = Tap::new(oy, e.h, e.mask_h).share(my);
-                    for ox in touched_by(mx, e.w, e.mask_w) {
-                        let wx = Tap::new(ox, e.w, e.mask_w).share(mx);
-                        let at = s.canvas((oy, ox), self.canvas);
-                        if let (true, Some(at)) = (wy != 0.0 && wx != 0.0, at) {
-                            sum += wy * wx * self.d_resized(i, at, (oy, ox), d_out);
+                for y in touched_by(my, e.h, e.mask_h) {
+                    let wy = Tap::new(y, e.h, e.mask_h).share(my);
+                    for x in touched_by(mx, e.w, e.mask_w) {
+                        let wx = Tap::new(x, e.w, e.mask_w).share(mx);
+                        if wy != 0.0 && wx != 0.0 {
+                            sum += wy * wx * self.d_resized(y, x, d_out);
                         }
                     }
                 }
@@ -163,39 +100,30 @@ fn sample<'a>(all: &'a [f32], spec: &Spec, n: usize) -> &'a [f32] {
     all.get(n * each..(n + 1) * each).unwrap_or(&[])
 }
 
-fn scene<'a>(op: &LatentMix, specs: &[Spec], ins: &[crate::op::Buf<'a>], n: usize) -> Scene<'a> {
-    let subject = |(i, place): (usize, &Segment)| Subject {
-        place: *place,
-        extent: Extent::of(&specs[2 * i], &specs[2 * i + 1]),
-        z: sample(ins[2 * i].f32(), &specs[2 * i], n),
-        mask: sample(ins[2 * i + 1].f32(), &specs[2 * i + 1], n),
-    };
-    let subjects = op.segments.iter().enumerate().map(subject).collect();
-    Scene { subjects, canvas: op.canvas, channels: specs[0].dims[3] }
+fn scene<'a>(op: &LatentMix, specs: &[Spec], ins: &[Buf<'a>], n: usize) -> Scene<'a> {
+    Scene {
+        gamma: op.gamma,
+        extent: Extent::of(&specs[0], &specs[1]),
+        z: sample(ins[0].f32(), &specs[0], n),
+        mask: sample(ins[1].f32(), &specs[1], n),
+    }
 }
 
 pub(super) fn forward(op: &LatentMix, mut io: Forward<'_>) {
-    let (samples, last) = (io.out_spec.dims[0], op.segments.len() * 2);
-    let [h, w] = op.canvas;
-    let channels = io.out_spec.dims[3];
-    let each = h * w * channels;
-    for n in 0..samples {
+    let each = io.out_spec.len() / io.out_spec.dims[0].max(1);
+    for n in 0..io.out_spec.dims[0] {
         let scene = scene(op, io.specs, &io.ins, n);
         let out = &mut io.out.f32()[n * each..][..each];
         match op.noise {
-            Noise::Given => out.copy_from_slice(sample(io.ins[last].f32(), io.out_spec, n)),
+            Noise::Given => out.copy_from_slice(sample(io.ins[2].f32(), io.out_spec, n)),
             Noise::Seeded => {
-                let (seed, stream) = noise::seed_stream(&io.ins[last].i32()[n * 4..]);
+                let (seed, stream) = noise::seed_stream(&io.ins[2].i32()[n * 4..]);
                 philox::fill_normal(seed, stream, out);
             }
         }
-        for y in 0..h {
-            for x in 0..w {
-                for c in 0..channels {
-                    let eps = &mut out[(y * w + x) * channels + c];
-                    *eps += scene.composite(scene.subjects.len(), y, x, c);
-                }
-            }
+        for (y, x, at) in scene.pixels() {
+            let m = scene.mask(y, x);
+            at.for_each(|i| out[i] += op.gamma * (scene.z[i] * m));
         }
     }
 }
@@ -209,15 +137,14 @@ fn writer<'a>(grad: &'a mut Grad<'_>, spec: &Spec, n: usize) -> impl FnMut(usize
 }
 
 pub(super) fn backward(op: &LatentMix, mut io: Backward<'_>) {
-    let subjects = op.segments.len();
     for n in 0..io.out_spec.dims[0] {
         let d_out = sample(io.d_out.f32(), io.out_spec, n);
         let scene = scene(op, io.specs, &io.ins, n);
         for (k, grad) in io.d_ins.iter_mut().enumerate().filter(|(_, g)| g.wanted()) {
             let mut write = writer(grad, &io.specs[k], n);
-            match (k / 2, k % 2) {
-                (i, 0) if i < subjects => scene.d_latents(i, d_out, &mut write),
-                (i, _) if i < subjects => scene.d_mask(i, d_out, &mut write),
+            match k {
+                0 => scene.d_latents(d_out, &mut write),
+                1 => scene.d_mask(d_out, &mut write),
                 _ => d_out.iter().enumerate().for_each(|(at, d)| write(at, *d)),
             }
         }

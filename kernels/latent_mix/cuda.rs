@@ -4,41 +4,26 @@ use super::{Extent, LatentMix, Noise};
 use crate::{
     device::{Buf, Cuda, Touched},
     error::{Error, Result},
-    op::{Backward, Forward, GradMode},
+    op::{Backward, Forward, GradMode, Op},
     tensor::Spec,
 };
-
-/// What `MaxSubjects` is in the kernel; the argument sizes are compared at load.
-const MAX_SUBJECTS: usize = 16;
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Subject {
-    z: u64,
-    mask: u64,
-    top: i32,
-    left: i32,
-    h: i32,
-    w: i32,
-    mask_h: i32,
-    mask_w: i32,
-    gamma: f32,
-    unused: i32,
-}
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Args {
-    subject: [Subject; MAX_SUBJECTS],
+    z: u64,
+    mask: u64,
     given: u64,
     state: u64,
     target: u64,
-    subjects: i32,
     height: i32,
     width: i32,
     channels: i32,
-    index: i32,
+    mask_height: i32,
+    mask_width: i32,
+    gamma: f32,
     accumulate: i32,
+    unused: i32,
 }
 
 /// What a variant is chosen by.
@@ -88,50 +73,28 @@ fn int(n: usize) -> Result<i32> {
     })
 }
 
-/// Operands that every launch of one call shares: subjects and canvas, and the memory they touch.
+/// Operands that every launch of one call shares, and the memory they touch; `kept` are the inputs to read.
 fn operands(
     op: &LatentMix,
     specs: &[Spec],
     ins: &[Buf<'_>],
-    out: &Spec,
     kept: &[usize],
 ) -> Result<(Args, Vec<Touched>)> {
-    if op.segments.len() > MAX_SUBJECTS {
-        return Err(Error::NoKernel {
-            op: "latent_mix",
-            key: format!("{} subjects", op.segments.len()),
-            tried: format!("up to {MAX_SUBJECTS}"),
-        });
-    }
     let mut args: Args = bytemuck::Zeroable::zeroed();
     let mut touches = vec![];
-    let mut address = |i: usize, what| {
-        if !kept.contains(&i) {
-            return 0;
-        }
-        let at = ins[i].address();
-        touches.push(Touched::new(what, at, &specs[i]));
-        at
-    };
-    for (i, place) in op.segments.iter().enumerate() {
-        let e = Extent::of(&specs[2 * i], &specs[2 * i + 1]);
-        args.subject[i] = Subject {
-            z: address(2 * i, "latents"),
-            mask: address(2 * i + 1, "mask"),
-            top: place.top,
-            left: place.left,
-            h: int(e.h)?,
-            w: int(e.w)?,
-            mask_h: int(e.mask_h)?,
-            mask_w: int(e.mask_w)?,
-            gamma: place.gamma,
-            unused: 0,
-        };
+    for i in kept {
+        let (what, field) =
+            if *i == 0 { ("latents", &mut args.z) } else { ("mask", &mut args.mask) };
+        *field = ins[*i].address();
+        touches.push(Touched::new(what, *field, &specs[*i]));
     }
-    args.subjects = int(op.segments.len())?;
-    args.height = int(op.canvas[0])?;
-    args.width = int(op.canvas[1])?;
-    args.channels = int(out.dims[3])?;
+    let e = Extent::of(&specs[0], &specs[1]);
+    args.height = int(e.h)?;
+    args.width = int(e.w)?;
+    args.channels = int(e.channels)?;
+    args.mask_height = int(e.mask_h)?;
+    args.mask_width = int(e.mask_w)?;
+    args.gamma = op.gamma;
     Ok((args, touches))
 }
 
@@ -153,16 +116,14 @@ fn launch(
 }
 
 pub(super) fn forward(op: &LatentMix, cuda: &Cuda, io: &Forward<'_>) -> Result<()> {
-    let last = 2 * op.segments.len();
-    let all: Vec<usize> = (0..last).collect();
-    let (mut args, mut touches) = operands(op, io.specs, &io.ins, io.out_spec, &all)?;
+    let (mut args, mut touches) = operands(op, io.specs, &io.ins, &[0, 1])?;
     let v = variant(io.out_spec.dims[3]);
     let (field, symbol) = match op.noise {
         Noise::Given => (&mut args.given, v.forward_given),
         Noise::Seeded => (&mut args.state, v.forward_seeded),
     };
-    *field = io.ins[last].address();
-    touches.push(Touched::new("noise", io.ins[last].address(), &io.specs[last]));
+    *field = io.ins[2].address();
+    touches.push(Touched::new("noise", io.ins[2].address(), &io.specs[2]));
     args.target = io.out.address();
     touches.push(Touched::new("out", args.target, io.out_spec));
     launch(cuda, symbol, io.out_spec, &args, &touches)
@@ -170,21 +131,17 @@ pub(super) fn forward(op: &LatentMix, cuda: &Cuda, io: &Forward<'_>) -> Result<(
 
 pub(super) fn backward(op: &LatentMix, cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
     let wants: Vec<bool> = io.d_ins.iter().map(|g| g.wanted()).collect();
-    let kept = op.reads(&wants);
-    let (mut args, mut touches) = operands(op, io.specs, &io.ins, io.out_spec, &kept)?;
+    let (mut args, mut touches) = operands(op, io.specs, &io.ins, &op.keeps(&wants).ins)?;
     let v = variant(io.out_spec.dims[3]);
     args.given = io.d_out.address();
     touches.push(Touched::new("d_out", args.given, io.out_spec));
-    for (k, grad) in io.d_ins.iter().enumerate().filter(|(_, g)| g.wanted()) {
-        let spec = &io.specs[k];
-        args.index = int(k / 2)?;
+    let symbols = [v.backward_latents, BACKWARD_MASK, v.backward_noise];
+    for ((grad, spec), symbol) in io.d_ins.iter().zip(io.specs).zip(symbols) {
+        if !grad.wanted() {
+            continue;
+        }
         args.accumulate = i32::from(grad.mode == GradMode::Accumulate);
         args.target = grad.buf.address();
-        let symbol = match (k < 2 * op.segments.len(), k % 2) {
-            (false, _) => v.backward_noise,
-            (true, 0) => v.backward_latents,
-            (true, _) => BACKWARD_MASK,
-        };
         touches.push(Touched::new("gradient", args.target, spec));
         launch(cuda, symbol, spec, &args, &touches)?;
         touches.pop();

@@ -199,14 +199,8 @@ fn mix(p: &Printed) -> Option<diffuse::Mix> {
 }
 
 fn latent_mix(p: &Printed) -> Option<latent_mix::LatentMix> {
-    let Printed::List(segments) = p.field("segments")? else { return None };
-    let segment = |s: &Printed| {
-        let (gamma, top, left) = (s.get("gamma")?, s.get("top")?, s.get("left")?);
-        Some(latent_mix::Segment { gamma, top, left })
-    };
     Some(latent_mix::LatentMix {
-        segments: segments.iter().map(segment).collect::<Option<_>>()?,
-        canvas: p.array("canvas")?,
+        gamma: p.get("gamma")?,
         noise: match p.field("noise")?.name() {
             "Given" => latent_mix::Noise::Given,
             "Seeded" => latent_mix::Noise::Seeded,

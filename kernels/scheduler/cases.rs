@@ -1,6 +1,6 @@
 //! Steps of a sampler as an operation, for test and bench.
 
-use super::{Buffers, DeviceSampler, Output, Row, Rule, guide, step};
+use super::{Buffers, DeviceSampler, Output, Row, Rule, SecondOrder, guide, step};
 use crate::{
     device::{Cuda, Device, Memory},
     error::Result,
@@ -43,8 +43,11 @@ impl Steps {
             let (here, next) = (SIGMAS[i], SIGMAS[(i + 1).min(SIGMAS.len() - 1)]);
             match self.kind.0 {
                 Rule::Euler => Row::euler(here, next),
-                Rule::Ddim => Row::ddim(abar(here), abar(next)),
-                Rule::DpmPp => Row::dpm(i.checked_sub(1).map(|b| SIGMAS[b]), here, next),
+                Rule::Ddim => Row::ddim(abar(here), abar(next), (i % 2 == 1).then_some(1.5)),
+                Rule::DpmPp => {
+                    let kind = [SecondOrder::Midpoint, SecondOrder::Heun][i % 2];
+                    Row::dpm(i.checked_sub(1).map(|b| SIGMAS[b]), here, next, kind)
+                }
             }
         };
         (0..=self.steps).map(row).collect()

@@ -38,7 +38,10 @@ fn estimate(predicts: Output, row: &Row, x: f32, o: f32) -> f32 {
 
 fn ddim(predicts: Output, row: &Row, latent: &mut [f32], output: &[f32]) {
     for (x, o) in latent.iter_mut().zip(output) {
-        let clean = estimate(predicts, row, *x, *o);
+        let mut clean = estimate(predicts, row, *x, *o);
+        if row.second != 0.0 {
+            clean = clean.min(row.ratio).max(-row.ratio);
+        }
         let eps = match predicts {
             Output::Noise => *o,
             Output::Velocity => row.a * o + row.b * *x,

@@ -33,6 +33,15 @@ pub enum Output {
     Velocity,
 }
 
+/// The second-order term of DPM-Solver++.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecondOrder {
+    /// `1/2 (1 - e^-h) D1`.
+    Midpoint,
+    /// `((e^-h - 1) / h + 1) D1`.
+    Heun,
+}
+
 /// Coefficients of one step, made in f64 and rounded once.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
@@ -47,9 +56,9 @@ pub struct Row {
     /// Euler: factor of the latent in it. DDIM: `sqrt(1 - abar)` after the step. 2M: `-alpha_next
     /// (e^-h - 1)`.
     pub d: f32,
-    /// 2M: `h / (2 h_previous)`.
+    /// 2M: `h / (2 h_previous)`, or Heun's factor. DDIM: the clean latent is kept within this.
     pub ratio: f32,
-    /// 2M: 1 where the previous estimate counts, else 0.
+    /// 2M: 1 where the previous estimate counts, else 0. DDIM: 1 where the clean latent is clipped.
     pub second: f32,
     /// Factor from the latent to the model's input.
     pub input: f32,
@@ -71,9 +80,11 @@ impl Row {
         }
     }
 
-    /// DDIM's step from `abar` to `after`.
-    pub fn ddim(abar: f64, after: f64) -> Self {
+    /// DDIM's step from `abar` to `after`; with `clip` the estimate of the clean latent is kept within it.
+    pub fn ddim(abar: f64, after: f64, clip: Option<f32>) -> Self {
         Self {
+            ratio: clip.unwrap_or(0.0),
+            second: if clip.is_some() { 1.0 } else { 0.0 },
             a: abar.sqrt() as f32,
             b: (1.0 - abar).sqrt() as f32,
             c: after.sqrt() as f32,
@@ -83,8 +94,9 @@ impl Row {
         }
     }
 
-    /// DPM-Solver++'s step from `sigma` to `next`; with the sigma before, of second order.
-    pub fn dpm(before: Option<f64>, sigma: f64, next: f64) -> Self {
+    /// DPM-Solver++'s step from `sigma` to `next`; with the sigma before, of second order: the
+    /// midpoint's, or `heun`'s.
+    pub fn dpm(before: Option<f64>, sigma: f64, next: f64, kind: SecondOrder) -> Self {
         let coordinates = |sigma: f64| {
             let alpha = 1.0 / (sigma * sigma + 1.0).sqrt();
             (alpha, sigma * alpha)
@@ -92,12 +104,17 @@ impl Row {
         let lambda = |(a, s): (f64, f64)| a.ln() - s.ln();
         let (here, there) = (coordinates(sigma), coordinates(next));
         let h = lambda(there) - lambda(here);
-        let ratio = before.map(|b| 0.5 * h / (lambda(here) - lambda(coordinates(b))));
+        let shrink = (-h).exp() - 1.0;
+        let half = match kind {
+            SecondOrder::Midpoint => 0.5,
+            SecondOrder::Heun => (shrink / h + 1.0) / -shrink,
+        };
+        let ratio = before.map(|b| half * h / (lambda(here) - lambda(coordinates(b))));
         Self {
             a: here.0 as f32,
             b: here.1 as f32,
             c: (there.1 / here.1) as f32,
-            d: -(there.0 * ((-h).exp() - 1.0)) as f32,
+            d: -(there.0 * shrink) as f32,
             ratio: ratio.unwrap_or(0.0) as f32,
             second: if before.is_some() { 1.0 } else { 0.0 },
             input: 1.0,

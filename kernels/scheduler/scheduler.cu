@@ -20,8 +20,8 @@ enum class Rule : int { Euler, Ddim, DpmPp };  // as in mod.rs
 // Coefficients of one step; what a to d are depends on the rule: see `updated`.
 struct Row {
   float a, b, c, d;
-  float ratio;     // 2M: h / (2 h_previous)
-  float second;    // 2M: whether the previous estimate counts, 0 or 1
+  float ratio;     // 2M: h / (2 h_previous); DDIM: the clean latent is kept within this
+  float second;    // 2M: whether the previous estimate counts; DDIM: whether the clean latent is clipped; 0 or 1
   float input;     // factor from the latent to the model's input
   float timestep;  // what the model is told
 };
@@ -66,7 +66,8 @@ __device__ inline float updated(const Args<T>& a, const Row& r, float x, float o
       return exact::add(x, exact::mul(o, r.b));
     }
     case Rule::Ddim: {  // a, b = sqrt(abar), sqrt(1 - abar) before the step; c, d after it
-      const float z = estimate(r, a.velocity, x, o);
+      float z = estimate(r, a.velocity, x, o);
+      if (r.second != 0.0f) z = fmaxf(fminf(z, r.ratio), -r.ratio);
       const float eps = a.velocity ? exact::add(exact::mul(r.a, o), exact::mul(r.b, x)) : o;
       return exact::add(exact::mul(r.c, z), exact::mul(r.d, eps));
     }

@@ -18,12 +18,9 @@ pub struct Compute {
     /// Where and in which element type.
     #[command(flatten)]
     pub place: Place,
-    /// Seed of everything random.
+    /// Seed of everything random; results repeat bit for bit on a device (the CPU: with a number of threads).
     #[arg(long, default_value_t = 42, value_name = "N")]
     pub seed: u64,
-    /// Bitwise repeatable results (the CPU always is, for a given number of threads).
-    #[arg(long)]
-    pub deterministic: bool,
 }
 
 /// Where to compute, and how numbers are stored there.
@@ -167,6 +164,22 @@ fn automatic() -> Device {
             warn(&format!("the GPU is not used: {e}"));
             Device::Cpu
         }
+    }
+}
+
+/// Refuses a number that is not finite, or below `least`.
+///
+/// # Errors
+/// [`Error::Config`] with the flag.
+pub fn at_least(key: &str, value: f64, least: f64) -> Result<()> {
+    match value.is_finite() && value >= least {
+        true => Ok(()),
+        false => Err(Error::Config {
+            key: key.into(),
+            found: value.to_string(),
+            expected: format!("a number, {least} or more"),
+            fix: "change it, or leave it out".into(),
+        }),
     }
 }
 

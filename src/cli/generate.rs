@@ -1,27 +1,27 @@
 //! `selvedge generate`: pictures from a prompt, with adapters and the mean-shifted initialization.
 
-use super::common::{Compute, lora_word, note, warn};
+use super::{
+    advice::{check_vae, doubt},
+    common::{Compute, at_least, dtype, lora_word, note, warn},
+    scene::Scene,
+};
 use crate::{
-    data::{
-        Layout, Subject,
-        config::{Method, MethodConfig},
-        layout::{arranged, columns},
-        load_all,
-        mix::Rule,
-    },
+    data::config::Method,
     error::{Error, Result},
     lora::{Lora, Loras},
-    models::base::Base,
+    models::{
+        base::{Base, SAMPLING_STEPS},
+        noise::{Prediction, Spacing},
+    },
     sample::{
-        Loads, MaskResize, PictureEncoder, Pipeline, Request, Sampler, Size, Spacing, Start,
-        first_inputs,
+        Loads, MaskResize, PictureEncoder, Pipeline, Request, Sampler, Settings, Size, Start,
+        StartNoise, first_inputs,
         fit::{self, Purpose},
-        start_noise,
+        unit_noise,
     },
     tensor::{
-        Tensor,
+        DType, Tensor,
         image::{Picture, write_png},
-        philox::{Stream, streams::COMPOSITION},
         safetensors::{Raw, SafeFile},
         write_safetensors,
     },
@@ -51,17 +51,21 @@ pub struct Generate {
     /// What to show.
     #[arg(long, value_name = "TEXT")]
     pub prompt: String,
-    /// What to avoid; without it the base's own choice (zeros or the empty text).
+    /// What to avoid; without it "sticker, collage." with a MuDI adapter, else the base's own choice (zeros or the
+    /// empty text).
     #[arg(long, value_name = "TEXT")]
     pub negative: Option<String>,
-    /// A file with [[subject]] tables, as in a training configuration.
+    /// The base's own choice with a MuDI adapter too.
+    #[arg(long, conflicts_with = "negative")]
+    pub no_negative: bool,
+    /// A file with [[subject]] tables and the [method] keys that place them, as in a training configuration.
     #[arg(long, value_name = "FILE.toml")]
     pub subjects: Option<PathBuf>,
     /// Start from the subjects: seg-mix (random places), a layout file, or none.
     #[arg(long, default_value = "none", value_name = "seg-mix|none|LAYOUT.json")]
     pub init: String,
     /// Strength of the initialization.
-    #[arg(long, default_value_t = 1.0, value_name = "G")]
+    #[arg(long, default_value_t = 1.0, value_name = "G", allow_negative_numbers = true)]
     pub gamma: f32,
     /// How the mask of the initialization is resized: bilinear or nearest.
     #[arg(long, default_value = "bilinear", value_name = "RULE")]
@@ -69,15 +73,19 @@ pub struct Generate {
     /// euler, ddim or dpm++.
     #[arg(long, default_value = "euler", value_name = "NAME")]
     pub sampler: String,
-    /// Spacing of the timesteps: leading or trailing.
-    #[arg(long, default_value = "leading", value_name = "NAME")]
-    pub spacing: String,
-    /// Steps of the sampler.
-    #[arg(long, default_value_t = 30, value_name = "N")]
-    pub steps: usize,
-    /// Classifier-free guidance; 1 turns it off.
-    #[arg(long, default_value_t = 5.0, value_name = "G")]
-    pub guidance: f32,
+    /// Spacing of the timesteps: leading, trailing or linspace; scheduler_config.json's by default.
+    #[arg(long, value_name = "NAME")]
+    pub spacing: Option<String>,
+    /// What the U-Net predicts: epsilon or v; what the checkpoint says by default.
+    #[arg(long, value_name = "NAME")]
+    pub prediction: Option<String>,
+    /// Steps of the sampler; 50 by default.
+    #[arg(long, value_name = "N")]
+    pub steps: Option<usize>,
+    /// Classifier-free guidance; 1 turns it off. By default 5 for SDXL and nano (which is SDXL's architecture), 7.5
+    /// for SD 1.5 and SD 2.1.
+    #[arg(long, value_name = "G", allow_negative_numbers = true)]
+    pub guidance: Option<f32>,
     /// Pictures to make; picture i has the seed SEED + i.
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub count: usize,
@@ -93,6 +101,10 @@ pub struct Generate {
     /// Start from the tensor `latents [N, 4, h, w]` (unit noise) of this file instead of drawing it.
     #[arg(long, value_name = "FILE")]
     pub latents: Option<PathBuf>,
+    /// Element type of the autoencoder: f32, bf16 or f16; by default f32, or bf16 with --dtype bf16 where its
+    /// configuration has no force_upcast.
+    #[arg(long, value_name = "TYPE")]
+    pub vae_dtype: Option<String>,
     /// Write the final latents to this file.
     #[arg(long, value_name = "FILE")]
     pub save_latents: Option<PathBuf>,
@@ -105,7 +117,7 @@ pub struct Generate {
 }
 
 /// Pictures and their final latents `[h, w, C]`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Made {
     /// The pictures.
     pub pictures: Vec<Picture>,
@@ -113,6 +125,19 @@ pub struct Made {
     pub latents: Vec<Vec<f32>>,
     /// How often each program was loaded: once, whatever count and batch.
     pub loads: Loads,
+    /// What was asked for, with every default filled in.
+    pub request: Request,
+    /// What the U-Net predicts.
+    pub prediction: Prediction,
+}
+
+/// The words of the command line, read.
+struct Words {
+    sampler: Sampler,
+    spacing: Option<Spacing>,
+    prediction: Option<Prediction>,
+    resize: MaskResize,
+    vae: Option<DType>,
 }
 
 impl Generate {
@@ -125,7 +150,7 @@ impl Generate {
         std::fs::create_dir_all(&self.out).map_err(Error::file("create", &self.out))?;
         for (i, p) in made.pictures.iter().enumerate() {
             let path = self.out.join(format!("{i:05}.png"));
-            write_png(&path, p, &[("selvedge".into(), self.metadata(i).to_string())])?;
+            write_png(&path, p, &[("selvedge".into(), self.metadata(&made, i).to_string())])?;
         }
         if let Some(path) = &self.save_latents {
             save_latents(path, &made)?;
@@ -135,16 +160,68 @@ impl Generate {
     }
 
     /// Everything needed to make picture `i` again.
-    fn metadata(&self, i: usize) -> serde_json::Value {
+    fn metadata(&self, made: &Made, i: usize) -> serde_json::Value {
+        let r = &made.request;
         json!({
             "version": env!("CARGO_PKG_VERSION"), "base": self.base, "lora": self.lora,
-            "prompt": self.prompt, "negative": self.negative, "init": self.init,
+            "prompt": r.prompt, "negative": r.negative, "init": self.init,
             "subjects": self.subjects, "gamma": self.gamma, "mask_resize": self.mask_resize,
-            "sampler": self.sampler, "spacing": self.spacing, "steps": self.steps,
-            "guidance": self.guidance, "height": self.height, "width": self.width,
+            "sampler": self.sampler, "spacing": r.spacing.map(Spacing::word),
+            "prediction": made.prediction.word(), "steps": r.steps, "guidance": r.guidance,
+            "height": r.height, "width": r.width,
             "latents": self.latents, "picture": i, "batch": self.batch,
             "seed": self.compute.seed.wrapping_add(i as u64),
         })
+    }
+
+    /// Reads the words and refuses numbers that cannot be used.
+    fn words(&self) -> Result<Words> {
+        at_least("--gamma", self.gamma.into(), 0.0)?;
+        at_least("--guidance", self.guidance.unwrap_or(1.0).into(), 0.0)?;
+        at_least("--count", self.count as f64, 1.0)?;
+        at_least("--batch", self.batch as f64, 1.0)?;
+        at_least("--steps", self.steps.unwrap_or(1) as f64, 1.0)?;
+        Ok(Words {
+            sampler: self.sampler.parse()?,
+            spacing: self.spacing.as_deref().map(str::parse).transpose()?,
+            prediction: self.prediction.as_deref().map(str::parse).transpose()?,
+            resize: mask_resize(&self.mask_resize)?,
+            vae: self.vae_dtype.as_deref().map(dtype).transpose()?,
+        })
+    }
+
+    /// The request with every default filled in, for pictures of `height` by `width`.
+    fn request(&self, base: &Base, loras: &Loras, words: &Words) -> Result<Request> {
+        let settings = Settings::read(&base.scheduler, words.sampler)?;
+        for key in &settings.unread {
+            warn(&format!("scheduler_config.json: {key} is nothing that {} knows", self.sampler));
+        }
+        let guidance = self.guidance.unwrap_or_else(|| base.guidance());
+        Ok(Request {
+            prompt: self.prompt.clone(),
+            negative: self.negative_prompt(loras, guidance),
+            height: self.height.unwrap_or(base.side()),
+            width: self.width.unwrap_or(base.side()),
+            sampler: words.sampler,
+            spacing: Some(words.spacing.unwrap_or(settings.spacing)),
+            steps: self.steps.unwrap_or(SAMPLING_STEPS),
+            guidance,
+        })
+    }
+
+    /// The negative prompt: the one given, or that of the method an adapter was trained with.
+    fn negative_prompt(&self, loras: &Loras, guidance: f32) -> Option<String> {
+        if self.negative.is_some() || self.no_negative {
+            return self.negative.clone();
+        }
+        let mudi = loras.iter().any(|(l, s)| s != 0.0 && l.method() == Some(Method::Mudi.word()));
+        let text = Method::Mudi.negative_prompt().filter(|_| mudi)?;
+        if guidance > 1.0 {
+            note(&format!(
+                "negative prompt `{text}`, as for every MuDI adapter; --negative changes it"
+            ));
+        }
+        Some(text.into())
     }
 
     /// Makes the pictures.
@@ -152,121 +229,69 @@ impl Generate {
     /// # Errors
     /// As [`Generate::run`].
     pub fn make(&self) -> Result<Made> {
+        let words = self.words()?;
+        let scene = Scene::open(&self.init, self.subjects.as_deref(), &self.prompt)?;
         let (device, dtype) = self.compute.place.open()?;
-        let (sampler, spacing): (Sampler, Spacing) = (self.sampler.parse()?, self.spacing.parse()?);
-        let resize = mask_resize(&self.mask_resize)?;
-        let subjects = self.load_subjects()?;
-        let base = Base::open(&self.base)?.stored_as(dtype);
+        check_vae(&device, words.vae)?;
+        let base = Base::open(&self.base)?.stored_as(dtype).predicting(words.prediction);
+        let base = base.vae_stored_as(words.vae)?;
+        doubt(&base);
         let loras = open_loras(&base, &self.lora)?;
-        let (given, side) = (self.given_noise(&base)?, base.side());
-        let height = self.height.unwrap_or(given.as_ref().map_or(side, |g| g.height));
-        let width = self.width.unwrap_or(given.as_ref().map_or(side, |g| g.width));
+        let mut request = self.request(&base, &loras, &words)?;
+        let given = self.given_noise(&base)?;
+        if let Some(g) = &given {
+            request.height = self.height.unwrap_or(g.height);
+            request.width = self.width.unwrap_or(g.width);
+        }
         let adapters = loras.adapters();
         let mut pipeline = Pipeline::new(&base, device.clone(), &adapters, &loras);
-        let [h, w] = pipeline.latent(height, width)?;
+        let [h, w] = pipeline.latent(request.height, request.width)?;
         let count = given.as_ref().map_or(self.count, |g| g.noise.len());
-        let request = Request {
-            prompt: self.prompt.clone(),
-            negative: self.negative.clone(),
-            height,
-            width,
-            sampler,
-            spacing,
-            steps: self.steps,
-            guidance: self.guidance,
-        };
         let pictures = self.batch.clamp(1, count.max(1));
         let size = Size { pictures, guided: request.guidance > 1.0, latent: [h, w] };
         fit::check((&base, &device), &adapters, &size, Purpose::Generate)?;
-        let bar = progress(count.div_ceil(pictures) * self.steps);
-        let mut made = Made::default();
+        let bar = progress(count.div_ceil(pictures) * request.steps);
         // One phase after the other, so that one program's memory is gone before the next is loaded.
         pipeline.encode_prompts(&[&request])?;
-        let compose = self.composition(&subjects, [width, height])?;
         let mut encoder = PictureEncoder::new(&base, &device);
         let all: Vec<usize> = (0..count).collect();
         let mut starts = vec![];
         for part in all.chunks(pictures) {
-            let seed = |i: usize| self.compute.seed.wrapping_add(i as u64);
-            let noise: Vec<Vec<f32>> = part
-                .iter()
-                .map(|i| match &given {
-                    Some(g) => g.noise[*i].clone(),
-                    None => start_noise(seed(*i), h * w * base.unet.in_channels),
-                })
-                .collect();
-            starts.push(match &compose {
-                None => Start::Noise(noise),
-                Some(compose) => {
+            let seeds: Vec<u64> =
+                part.iter().map(|i| self.compute.seed.wrapping_add(*i as u64)).collect();
+            let given: Option<Vec<Vec<f32>>> =
+                given.as_ref().map(|g| part.iter().map(|i| g.noise[*i].clone()).collect());
+            starts.push(match (&scene, given) {
+                (None, Some(noise)) => Start::Noise(noise),
+                (None, None) => {
+                    Start::Noise(unit_noise(&device, &seeds, [h, w, base.unet.in_channels])?)
+                }
+                (Some(scene), given) => {
+                    let size = [request.width, request.height];
                     let parts: Vec<(Picture, Picture)> =
-                        part.iter().map(|i| compose(seed(*i))).collect::<Result<_>>()?;
-                    let inputs = first_inputs(&mut encoder, &parts, &noise, self.gamma, resize)?;
+                        seeds.iter().map(|s| scene.compose(*s, size)).collect::<Result<_>>()?;
+                    let seeded = StartNoise::Seeds(&seeds);
+                    let noise = given.as_deref().map_or(seeded, StartNoise::Given);
+                    let (gamma, resize) = (self.gamma, words.resize);
+                    let inputs = first_inputs(&mut encoder, &parts, noise, gamma, resize)?;
                     Start::FirstInput(inputs)
                 }
             });
         }
-        made.loads.encoder = encoder.loads;
+        let encoder_loads = encoder.loads;
         drop(encoder);
+        let (mut made, mut latents) = (vec![], vec![]);
         for start in starts {
-            made.latents.extend(pipeline.denoise(&request, start, &mut || bar.inc(1))?);
+            latents.extend(pipeline.denoise(&request, start, &mut || bar.inc(1))?);
         }
         pipeline.drop_denoiser();
-        for latent in &made.latents {
-            made.pictures.push(pipeline.decode(latent, height, width)?);
+        for latent in &latents {
+            made.push(pipeline.decode(latent, request.height, request.width)?);
         }
-        made.loads = Loads { encoder: made.loads.encoder, ..pipeline.loads() };
         bar.finish_and_clear();
-        Ok(made)
-    }
-
-    fn load_subjects(&self) -> Result<Vec<Subject>> {
-        let Some(path) = &self.subjects else {
-            if self.init == "none" {
-                return Ok(vec![]);
-            }
-            return Err(Error::Config {
-                key: "--init".into(),
-                found: self.init.clone(),
-                expected: "--subjects FILE.toml beside it".into(),
-                fix: "name the subjects, or use --init none".into(),
-            });
-        };
-        let mut warnings = vec![];
-        let configs = crate::data::config::load_subjects(path)?;
-        let subjects = load_all(&configs, &mut warnings)?;
-        warnings.iter().for_each(|w| warn(w));
-        Ok(subjects)
-    }
-
-    /// How the composition of a picture is made from its seed; `None` without initialization.
-    #[allow(clippy::type_complexity)]
-    fn composition<'s>(
-        &'s self,
-        subjects: &'s [Subject],
-        size: [usize; 2],
-    ) -> Result<Option<Box<dyn Fn(u64) -> Result<(Picture, Picture)> + 's>>> {
-        match self.init.as_str() {
-            "none" => Ok(None),
-            "seg-mix" => {
-                let named: Vec<&Subject> =
-                    subjects.iter().filter(|s| s.named_in(&self.prompt)).collect();
-                let chosen = if named.is_empty() { subjects.iter().collect() } else { named };
-                let method = MethodConfig { name: Method::Mudi, ..MethodConfig::default() };
-                let rule = Rule::new(&method, size[0].min(size[1]));
-                Ok(Some(Box::new(move |seed| {
-                    let start = columns(&chosen, size, &rule, &mut Stream::new(seed, COMPOSITION))?;
-                    Ok((start.picture, start.mask))
-                })))
-            }
-            file => {
-                let layout = Layout::read(Path::new(file))?;
-                Ok(Some(Box::new(move |seed| {
-                    let start =
-                        arranged(subjects, &layout, size, &mut Stream::new(seed, COMPOSITION))?;
-                    Ok((start.picture, start.mask))
-                })))
-            }
-        }
+        let loads = Loads { encoder: encoder_loads, ..pipeline.loads() };
+        let prediction = base.noise()?.prediction;
+        Ok(Made { pictures: made, latents, loads, request, prediction })
     }
 
     fn given_noise(&self, base: &Base) -> Result<Option<Given>> {

@@ -1,7 +1,7 @@
 //! `selvedge mix`: what training would see, as files.
 
 use crate::{
-    cli::common::{note, warn},
+    cli::common::{at_least, note, warn},
     data::{Dataset, Draw, TrainConfig, prior},
     error::{Error, Result},
     tensor::{
@@ -32,6 +32,12 @@ pub struct Mix {
     /// Change a key of the configuration: method.mix_probability=1.0 (repeatable).
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Seed of everything random, in place of the configuration's.
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// The published settings under the file: mudi-v1 or mudi-dco.
+    #[arg(long, value_name = "NAME")]
+    pub preset: Option<String>,
 }
 
 const GRID: usize = 64;
@@ -42,7 +48,11 @@ impl Mix {
     /// # Errors
     /// Those of the configuration and the subjects; [`Error::File`].
     pub fn run(&self) -> Result<u8> {
-        let mut config = TrainConfig::load(&self.config, &self.set)?;
+        at_least("--count", self.count as f64, 1.0)?;
+        let set: Vec<String> =
+            self.set.iter().cloned().chain(self.seed.map(|n| format!("train.seed={n}"))).collect();
+        let preset = self.preset.as_deref();
+        let mut config = TrainConfig::load_over(preset, &self.config, &set)?;
         let dir = config.method.prior_dir.clone();
         if config.method.prior_preservation && !prior::missing(&config, &dir).is_empty() {
             let place = match dir.as_os_str().is_empty() {

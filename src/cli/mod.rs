@@ -1,5 +1,6 @@
 //! The commands: one file each, with its flags, help and run.
 
+pub mod advice;
 pub mod bench;
 pub mod chips;
 pub mod common;
@@ -13,6 +14,7 @@ pub mod plan;
 pub mod plot;
 pub mod quickstart;
 pub mod report;
+pub mod scene;
 pub mod train;
 
 use crate::{

@@ -1,7 +1,7 @@
 //! `selvedge quickstart`: the whole job on the embedded base, with a report.
 
 use super::{
-    common::{Compute, note},
+    common::{Compute, at_least, note},
     generate::Generate,
     plot::{Curve, lines, smoothed},
     report::Report,
@@ -10,7 +10,7 @@ use super::{
 use crate::{
     data::{
         Dataset, TrainConfig,
-        config::{LrSchedule, Method, load_subjects},
+        config::{Loss, LrSchedule, Method, load_subjects},
         load_all,
     },
     error::{Error, Result},
@@ -75,6 +75,8 @@ impl Quickstart {
     /// Those of training and sampling.
     pub fn run(&self) -> Result<u8> {
         let start = Instant::now();
+        at_least("--count", self.count as f64, 1.0)?;
+        at_least("--steps", self.steps as f64, 1.0)?;
         let (place, stop) = (self.compute.place.open()?, train::stop_flag());
         let subjects = self.write_subjects()?;
         let mut report = Report::new(
@@ -141,7 +143,9 @@ impl Quickstart {
     fn config(&self, subjects: &Path, method: Method) -> Result<TrainConfig> {
         let mut c = TrainConfig { subjects: load_subjects(subjects)?, ..TrainConfig::default() };
         c.method.name = method;
+        c.preset = String::new();
         c.method.mix_probability = 0.5;
+        c.method.loss = Loss::Mse; // half the time of a step, and pictures to compare with plain DreamBooth
         let t = &mut c.train;
         t.resolution = 128;
         t.steps = self.steps;
@@ -173,19 +177,22 @@ impl Quickstart {
             lora: vec![self.out.join(name).join("adapter.safetensors").display().to_string()],
             prompt: self.prompt(subjects)?,
             negative: None,
+            no_negative: true, // words that nano has not learned
             subjects: Some(subjects.to_path_buf()),
             init: init.into(),
             gamma: GAMMA,
             mask_resize: "bilinear".into(),
             sampler: "euler".into(),
-            spacing: "leading".into(),
-            steps: SAMPLING_STEPS,
-            guidance: GUIDANCE,
+            spacing: None,
+            prediction: None,
+            steps: Some(SAMPLING_STEPS),
+            guidance: Some(GUIDANCE),
             count: self.count,
             batch: self.count.min(8),
             height: None,
             width: None,
             latents: None,
+            vae_dtype: None,
             save_latents: None,
             out: self.out.clone(),
             compute: self.compute.clone(),

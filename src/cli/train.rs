@@ -1,10 +1,14 @@
 //! `selvedge train`: a configuration becomes a run folder with adapters.
 
-use super::common::{Place, note, out, warn};
+use super::{
+    advice::{advise, prediction},
+    common::{Place, note, out, warn},
+    scene::Scene,
+};
 use crate::{
     data::{
-        Dataset, TrainConfig,
-        config::{Mode, Sampler as SamplerName, print_config},
+        Dataset, Subject, TrainConfig,
+        config::{DEFAULT_PRESET, Method, Mode, SampleInit, Sampler as SamplerName, print_config},
         prior,
     },
     device::Device,
@@ -13,9 +17,10 @@ use crate::{
     models::base::Base,
     plan::WeightSource,
     sample::{
-        Pipeline, Request, Sampler, Size, Spacing, Start, Texts,
+        MaskResize, PictureEncoder, Pipeline, Request, Sampler, Size, Start, StartNoise, Texts,
+        first_inputs,
         fit::{self, Forecast, Purpose},
-        start_noise,
+        unit_noise,
     },
     tensor::{
         DType,
@@ -38,7 +43,7 @@ use std::{
 /// Example: selvedge train bears.toml --out runs/bears --set train.steps=800
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Args {
-    /// The training configuration.
+    /// The training configuration; what it leaves out is the preset mudi-dco.
     #[arg(required_unless_present = "print_config")]
     pub config: Option<PathBuf>,
     /// The run folder.
@@ -50,7 +55,18 @@ pub struct Args {
     /// Override a key of the configuration (repeatable).
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Print every key with its default and meaning, and stop.
+    /// The published settings under the file: mudi-dco (the default: what the authors' code trains today, without a
+    /// prior set) or mudi-v1 (the first paper's loss and prior set).
+    #[arg(long, value_name = "NAME")]
+    pub preset: Option<String>,
+    /// Seed of everything random, in place of the configuration's; results repeat bit for bit on a device (the CPU:
+    /// with a number of threads).
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// What the base predicts, in place of the configuration's: epsilon or v.
+    #[arg(long, value_name = "NAME")]
+    pub prediction: Option<String>,
+    /// Print every key with its value in the preset and its meaning, and stop.
     #[arg(long)]
     pub print_config: bool,
     /// Where and in which element type.
@@ -64,15 +80,13 @@ pub struct Args {
 /// Those of the configuration, the data and the run; [`Error::Interrupted`] after Ctrl-C.
 pub fn run(args: Args) -> Result<u8> {
     if args.print_config {
-        out(&print_config());
+        out(&print_config(args.preset.as_deref().unwrap_or(DEFAULT_PRESET))?);
         return Ok(0);
     }
     let (Some(file), Some(folder)) = (&args.config, &args.out) else { return Ok(2) };
-    let config = TrainConfig::load(file, &args.set)?;
+    let config = TrainConfig::load_over(args.preset.as_deref(), file, &args.overrides())?;
     let place = args.place.open()?;
-    let sets: String = args.set.iter().map(|s| format!(" --set {s}")).collect();
-    let hint =
-        format!("selvedge train {} --out {}{sets} --resume", file.display(), folder.display());
+    let hint = args.resume_hint(file, folder);
     let report = train(&config, place, folder, args.resume, &hint, stop_flag())?;
     note(&summary(&report));
     Ok(0)
@@ -90,6 +104,25 @@ fn summary(report: &Report) -> String {
         report.trainable_parameters,
         written.join(", ")
     )
+}
+
+impl Args {
+    /// What the command line says in place of the file; a flag wins over --set.
+    fn overrides(&self) -> Vec<String> {
+        let flags = [
+            self.seed.map(|n| format!("train.seed={n}")),
+            self.prediction.as_ref().map(|p| format!("prediction={p}")),
+        ];
+        self.set.iter().cloned().chain(flags.into_iter().flatten()).collect()
+    }
+
+    /// The command that goes on with the run.
+    fn resume_hint(&self, file: &Path, folder: &Path) -> String {
+        let sets: String = self.overrides().iter().map(|s| format!(" --set {s}")).collect();
+        let preset = self.preset.as_ref().map(|p| format!(" --preset {p}")).unwrap_or_default();
+        let (file, folder) = (file.display(), folder.display());
+        format!("selvedge train {file} --out {folder}{preset}{sets} --resume")
+    }
 }
 
 /// A flag that Ctrl-C sets; a second Ctrl-C ends the process at once.
@@ -120,7 +153,7 @@ pub fn train(
     hint: &str,
     stop: Arc<AtomicBool>,
 ) -> Result<Report> {
-    let base = Base::open(&config.base)?.stored_as(dtype);
+    let base = Base::open(&config.base)?.stored_as(dtype).predicting(prediction(config));
     let blueprint = Blueprint::new(config, base.architecture())?;
     continued(config, &base, &blueprint.trained)?; // refused before anything is made
     advise(config, &base);
@@ -145,7 +178,8 @@ pub fn train(
     let source = Pictures::new(&data, config, base.vae.factor());
     let mut sample = |step: u64, trained: &[Trainable]| {
         let folder = folder.join(format!("samples/step-{step:06}"));
-        sample_pictures(config, (&base, &device), trained, &mut texts, &folder)
+        let run = Moment { config, base: &base, device: &device, subjects: data.subjects() };
+        sample_pictures(&run, trained, &mut texts, &folder)
     };
     let mut write = |folder: &Path, trained: &[Trainable]| save(folder, config, &base, trained);
     let hooks = Hooks {
@@ -168,24 +202,6 @@ fn withdraw(e: Error, folder: &Path) -> Error {
     e
 }
 
-/// Says what is probably not meant.
-fn advise(config: &TrainConfig, base: &Base) {
-    let side = base.side();
-    if config.train.resolution != side {
-        let resolution = config.train.resolution;
-        note(&format!("train.resolution is {resolution}; this base was made for {side}"));
-    }
-    let Some(tokenizer) = base.text.first().map(|t| &t.tokenizer) else { return };
-    for s in &config.subjects {
-        if !s.token.is_empty() && !tokenizer.is_single_token(&s.token) {
-            let (id, token) = (&s.id, &s.token);
-            warn(&format!(
-                "subject {id}: `{token}` is not a single token; a rare one works better"
-            ));
-        }
-    }
-}
-
 /// Prompts of the sample pictures: those of the configuration, or one with every subject.
 fn prompts(config: &TrainConfig) -> Vec<String> {
     if !config.train.sample_prompts.is_empty() {
@@ -195,8 +211,13 @@ fn prompts(config: &TrainConfig) -> Vec<String> {
     vec![format!("a photo of {}", all.join(" and "))]
 }
 
-fn request(config: &TrainConfig, prompt: String, negative: Option<String>) -> Request {
+/// A sample picture.
+fn sample_request(config: &TrainConfig, prompt: String) -> Request {
     let t = &config.train;
+    let negative = match t.sample_negative.as_str() {
+        "auto" => config.method.name.negative_prompt().map(String::from),
+        text => Some(text.into()),
+    };
     Request {
         prompt,
         negative,
@@ -207,7 +228,7 @@ fn request(config: &TrainConfig, prompt: String, negative: Option<String>) -> Re
             SamplerName::Ddim => Sampler::Ddim,
             SamplerName::Dpm => Sampler::DpmPp,
         },
-        spacing: Spacing::Leading,
+        spacing: None,
         steps: t.sample_steps,
         guidance: t.sample_guidance as f32,
     }
@@ -215,7 +236,36 @@ fn request(config: &TrainConfig, prompt: String, negative: Option<String>) -> Re
 
 /// The pictures of a sampling moment.
 fn sample_requests(config: &TrainConfig) -> Vec<Request> {
-    prompts(config).into_iter().map(|prompt| request(config, prompt, None)).collect()
+    prompts(config).into_iter().map(|prompt| sample_request(config, prompt)).collect()
+}
+
+/// A prior picture: Euler, whatever the samples are made with (methods.md §1.3).
+fn prior_request(config: &TrainConfig, class: &str) -> Request {
+    Request {
+        prompt: prior::prompt(class),
+        negative: Some(prior::NEGATIVE.into()),
+        height: config.train.resolution,
+        width: config.train.resolution,
+        sampler: Sampler::Euler,
+        spacing: None,
+        steps: config.method.prior_steps,
+        guidance: config.method.prior_guidance as f32,
+    }
+}
+
+/// Where the sample picture of `prompt` starts: `None` for plain noise.
+fn scene(config: &TrainConfig, subjects: &[Subject], prompt: &str) -> Result<Option<Scene>> {
+    let masks = subjects.iter().all(|s| s.need_a_mask().is_ok());
+    let named = subjects.iter().any(|s| s.named_in(prompt));
+    let wanted = match config.train.sample_init {
+        SampleInit::None => false,
+        SampleInit::SegMix => true,
+        SampleInit::Auto => config.method.name == Method::Mudi && masks && named,
+    };
+    match wanted {
+        false => Ok(None),
+        true => Scene::columns(subjects.to_vec(), config.method.clone(), prompt).map(Some),
+    }
 }
 
 /// What one picture of a sampling moment is planned for.
@@ -235,16 +285,24 @@ fn sample_bytes(config: &TrainConfig, base: &Base, device: &Device) -> Result<u6
     }
 }
 
-/// The pictures of one sampling moment. U-Net and decoder are planned at each, one after the other, and their
-/// memory goes back to the training; the frozen weights of the CPU's programs are the step's own. Prompts are
-/// encoded once in the run, unless the text encoders are trained.
+/// What the pictures of a sampling moment are made of.
+struct Moment<'a> {
+    config: &'a TrainConfig,
+    base: &'a Base,
+    device: &'a Device,
+    subjects: &'a [Subject],
+}
+
+/// The pictures of one sampling moment. Encoder, U-Net and decoder are planned at each, one after the other, and
+/// their memory goes back to the training; the frozen weights of the CPU's programs are the step's own. Prompts
+/// are encoded once in the run, unless the text encoders are trained.
 fn sample_pictures(
-    config: &TrainConfig,
-    (base, device): (&Base, &Device),
+    moment: &Moment<'_>,
     trained: &[Trainable],
     texts: &mut Texts,
     folder: &Path,
 ) -> Result<()> {
+    let Moment { config, base, device, .. } = *moment;
     let loras = match config.train.mode {
         Mode::Full => Loras::default(),
         Mode::Lora => {
@@ -262,40 +320,60 @@ fn sample_pictures(
     std::fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
     let requests = sample_requests(config);
     pipeline.encode_prompts(&requests.iter().collect::<Vec<_>>())?;
-    let mut latents = vec![];
+    let (mut starts, mut latents) = (vec![], vec![]);
+    let mut encoder = PictureEncoder::new(base, device);
     for (i, request) in requests.iter().enumerate() {
         let seed = config.train.seed.wrapping_add(i as u64);
-        latents.extend(one_latent(&mut pipeline, request, base, seed)?);
+        starts.push(match &scene(config, moment.subjects, &request.prompt)? {
+            None => (plain_start(&pipeline, request, (base, device), seed)?, false),
+            Some(scene) => {
+                let parts = [scene.compose(seed, [request.width, request.height])?];
+                let (noise, gamma) = (StartNoise::Seeds(&[seed]), config.train.sample_gamma as f32);
+                let resize = MaskResize::default();
+                let inputs = first_inputs(&mut encoder, &parts, noise, gamma, resize)?;
+                (Start::FirstInput(inputs), true)
+            }
+        });
+    }
+    drop(encoder);
+    for (request, (start, shifted)) in requests.iter().zip(starts) {
+        let latent = pipeline.denoise(request, start, &mut || {})?.pop().unwrap_or_default();
+        latents.push((latent, described(config, request, shifted)));
     }
     pipeline.drop_denoiser();
-    for (i, (request, latent)) in requests.iter().zip(&latents).enumerate() {
-        let text = [("prompt".to_string(), request.prompt.clone())];
+    for (i, (request, (latent, text))) in requests.iter().zip(&latents).enumerate() {
         let picture = pipeline.decode(latent, request.height, request.width)?;
-        write_png(&folder.join(format!("{i:02}.png")), &picture, &text)?;
+        write_png(&folder.join(format!("{i:02}.png")), &picture, text)?;
     }
     *texts = pipeline.into_texts();
     Ok(())
 }
 
-fn one_latent(
-    pipeline: &mut Pipeline<'_>,
-    request: &Request,
-    base: &Base,
-    seed: u64,
-) -> Result<Option<Vec<f32>>> {
-    let [h, w] = pipeline.latent(request.height, request.width)?;
-    let noise = start_noise(seed, h * w * base.unet.in_channels);
-    Ok(pipeline.denoise(request, Start::Noise(vec![noise]), &mut || {})?.pop())
+/// Text pairs of a sample picture.
+fn described(config: &TrainConfig, r: &Request, shifted: bool) -> Vec<(String, String)> {
+    let mut pairs = vec![("prompt".to_string(), r.prompt.clone())];
+    pairs.extend(r.negative.iter().map(|n| ("negative".to_string(), n.clone())));
+    if shifted {
+        pairs.push(("init".into(), format!("seg-mix, gamma {}", config.train.sample_gamma)));
+    }
+    pairs
 }
 
-fn one_picture(
-    pipeline: &mut Pipeline<'_>,
+/// Unit noise for one picture.
+fn plain_start(
+    pipeline: &Pipeline<'_>,
     request: &Request,
-    base: &Base,
+    (base, device): (&Base, &Device),
     seed: u64,
-) -> Result<Picture> {
-    let latent = one_latent(pipeline, request, base, seed)?.unwrap_or_default();
-    pipeline.decode(&latent, request.height, request.width)
+) -> Result<Start> {
+    let [h, w] = pipeline.latent(request.height, request.width)?;
+    unit_noise(device, &[seed], [h, w, base.unet.in_channels]).map(Start::Noise)
+}
+
+fn one_picture(pipeline: &mut Pipeline<'_>, request: &Request, start: Start) -> Result<Picture> {
+    let latents = pipeline.denoise(request, start, &mut || {})?;
+    let latent = latents.first().map(Vec::as_slice).unwrap_or_default();
+    pipeline.decode(latent, request.height, request.width)
 }
 
 /// Makes the missing pictures of the prior set with the frozen base; several tries each until the subject stands
@@ -319,9 +397,8 @@ fn make_prior(
     fit::check((base, device), &none, &sample_size(config, base), Purpose::Prior)?;
     let mut pipeline =
         Pipeline::new(base, device.clone(), &none, &nothing).with_texts(std::mem::take(texts));
-    let prior_request =
-        |class: &str| request(config, prior::prompt(class), Some(prior::NEGATIVE.to_string()));
-    let requests: Vec<Request> = wanted.iter().map(|one| prior_request(&one.class)).collect();
+    let requests: Vec<Request> =
+        wanted.iter().map(|one| prior_request(config, &one.class)).collect();
     let samples = if config.train.sample_every > 0 { sample_requests(config) } else { vec![] };
     pipeline.encode_prompts(&requests.iter().chain(&samples).collect::<Vec<_>>())?;
     for (one, request) in wanted.iter().zip(&requests) {
@@ -334,7 +411,8 @@ fn make_prior(
                 });
             }
             let seed = config.train.seed ^ ((one.index as u64) << 8 | attempt) << 20;
-            let picture = one_picture(&mut pipeline, request, base, seed)?;
+            let start = plain_start(&pipeline, request, (base, device), seed)?;
+            let picture = one_picture(&mut pipeline, request, start)?;
             made = prior::store(one, &picture)?;
             if made {
                 break;

@@ -111,6 +111,7 @@ impl Dataset {
         warnings: &mut Vec<String>,
     ) -> Result<Self> {
         let subjects = load_all(&config.subjects, warnings)?;
+        warnings.extend(uncaptioned(&subjects));
         let classes = match config.method.prior_preservation {
             true => prior::load(config, prior_dir, warnings)?,
             false => vec![],
@@ -305,6 +306,19 @@ impl Dataset {
             source: Some(Source { crop: [x, y], ..source }),
         }
     }
+}
+
+/// One line about all photos without a caption.
+fn uncaptioned(subjects: &[Subject]) -> Option<String> {
+    let without = |s: &&Subject| s.photos.iter().any(|p| p.captions.is_empty());
+    let first = subjects.iter().find(without)?;
+    let all: Vec<&Photo> = subjects.iter().flat_map(|s| &s.photos).collect();
+    let count = all.iter().filter(|p| p.captions.is_empty()).count();
+    Some(format!(
+        "{count} of {} photos have no caption (NN.txt beside NN.png); `{}` and the like stand for it",
+        all.len(),
+        first.plain_caption()
+    ))
 }
 
 fn pick<'a>((subject, photo): (&'a Subject, &'a Photo)) -> Option<Pick<'a>> {

@@ -92,6 +92,23 @@ impl Layout {
     }
 }
 
+impl Layout {
+    /// Every box must belong to one of `subjects`.
+    ///
+    /// # Errors
+    /// [`Error::Data`] that names the first that does not; a subject without any mask.
+    pub fn check(&self, subjects: &[Subject]) -> Result<()> {
+        self.subjects.iter().try_for_each(|b| owner(subjects, &b.id)?.need_a_mask())
+    }
+}
+
+/// The subject a box names, by id, class or words.
+fn owner<'s>(subjects: &'s [Subject], id: &str) -> Result<&'s Subject> {
+    let known = subjects.iter().find(|s| s.id == id);
+    let known = known.or_else(|| subjects.iter().find(|s| s.class == id || s.words == id));
+    known.ok_or_else(|| layout_error(subjects, id))
+}
+
 /// `name (x1, x2, y1, y2)`, separated by commas or lines.
 fn tuples(text: &str) -> Option<Layout> {
     let mut subjects = vec![];
@@ -156,7 +173,7 @@ fn shuffled(n: usize, random: &mut Stream) -> Vec<usize> {
 /// mixes in each column.
 ///
 /// The first column's margin is measured from the left, the last one's from the right, others by a
-/// coin; depth is a random order. With two subjects and a square picture this is the rule of
+/// coin; depth is a random order; where the rule forbids overlap each stays in its column. With two subjects and a square picture this is the rule of
 /// [`super::mix::seg_mix`].
 ///
 /// # Errors
@@ -182,7 +199,10 @@ pub fn columns(
         let segment =
             segment.scaled(segment.fit((column - edge).max(1.0), h as f64 - edge) * factor);
         let (width, height) = (segment.rgb.width, segment.rgb.height);
-        let margin = random.between(1, side);
+        let span = ((place + 1) as f64 * column) as usize - (place as f64 * column) as usize;
+        // Without overlap a subject stays in its own column.
+        let most = if rule.overlap { side } else { side.min(span.saturating_sub(width)) };
+        let margin = random.between(most.min(1), most);
         let from_left = random.coin();
         let from_left = if n == 1 { from_left } else { place == 0 || (from_left && place + 1 < n) };
         let start = (place as f64 * column) as usize;
@@ -211,9 +231,7 @@ pub fn arranged(
     let (sx, sy) = (size[0] as f64 / layout.canvas[0], size[1] as f64 / layout.canvas[1]);
     let mut parts = vec![];
     for (z, b) in order.into_iter().enumerate() {
-        let known = subjects.iter().find(|s| s.id == b.id);
-        let known = known.or_else(|| subjects.iter().find(|s| s.class == b.id || s.words == b.id));
-        let s = known.ok_or_else(|| layout_error(subjects, &b.id))?;
+        let s = owner(subjects, &b.id)?;
         let (photo, segment) = random_segment(s, random)?;
         let [x1, y1, x2, y2] = b.rectangle;
         let (x1, x2) = ((x1 * sx).max(0.0), (x2 * sx).min(size[0] as f64));

@@ -86,6 +86,17 @@ impl Subject {
         })
     }
 
+    /// Fails when no photo has a mask: nothing can be cut out.
+    ///
+    /// # Errors
+    /// [`Error::Data`].
+    pub fn need_a_mask(&self) -> Result<()> {
+        match self.photos.iter().any(|p| p.segment.is_some()) {
+            true => Ok(()),
+            false => self.need_masks(),
+        }
+    }
+
     /// The caption of a photo without a caption file.
     pub fn plain_caption(&self) -> String {
         format!("A photo of a {}", self.words)

@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 
 /// The header entry in which peft keeps rank and alpha.
 pub const PEFT_KEY: &str = "lora_adapter_metadata";
+/// The text pair of an adapter file that names the method it was trained with (`mudi`, `dreambooth`, ...).
+pub const METHOD_KEY: &str = "selvedge.method";
 
 /// One adapted module: `W' = W + strength * (alpha / rank) * up @ down`.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,6 +107,11 @@ impl Lora {
     pub fn from_layers(layers: impl IntoIterator<Item = Layer>) -> Self {
         let layers = layers.into_iter().map(|l| (l.module.clone(), l)).collect();
         Self { layers, metadata: BTreeMap::new() }
+    }
+
+    /// The method it was trained with, where the file says so.
+    pub fn method(&self) -> Option<&str> {
+        self.metadata.get(METHOD_KEY).map(String::as_str)
     }
 
     /// The text pairs that belong to no convention and travel along on conversion.

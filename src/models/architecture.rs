@@ -2,8 +2,9 @@
 
 use super::{
     builtin, builtin_names,
-    checkpoint::{Checkpoint, Component, model_json},
+    checkpoint::{Checkpoint, Component, Target, model_json},
     clip::{TextConfig, TextInputs, text_encoder},
+    noise::published_scheduler,
     unet::UnetConfig,
     vae::{VaeConfig, decoder, encoder},
 };
@@ -31,10 +32,14 @@ pub struct Architecture {
     pub text: Vec<(Component, TextConfig)>,
     /// Tokens of a prompt.
     pub tokens: usize,
-    /// `scheduler_config.json`; an empty object when there is none.
+    /// `scheduler_config.json`; that of the published models when there is none.
     pub scheduler: Json,
+    /// False where nothing says what the U-Net predicts and the family has both.
+    pub prediction_known: bool,
     /// How weights and activations are stored.
     pub dtype: DType,
+    /// How the autoencoder's are, where it was chosen.
+    pub vae_dtype: Option<DType>,
 }
 
 /// The recorded text side.
@@ -75,6 +80,22 @@ pub fn component_json(model: &str, component: Component) -> Result<Json> {
     }
 }
 
+/// `scheduler_config.json` of a model, or the published one, and whether the prediction is known.
+///
+/// # Errors
+/// Those of the files.
+pub fn scheduler(model: &str, unet: &UnetConfig) -> Result<(Json, bool)> {
+    if let Some(json) = model_json(model, "scheduler/scheduler_config.json")? {
+        return Ok((json, true));
+    }
+    let context = unet.context_dim().filter(|_| unet.text_time.is_none());
+    let target = Target::of(model.as_ref(), context)?;
+    let mut json = published_scheduler();
+    json["prediction_type"] = target.prediction.published().into();
+    json["rescale_betas_zero_snr"] = target.zero_snr.into();
+    Ok((json, target.known))
+}
+
 impl Architecture {
     /// Reads the configurations of `model`: a built-in name, a diffusers folder (weights are not needed), a
     /// single file, or `nano`.
@@ -94,9 +115,9 @@ impl Architecture {
         let settings = model_json(model, "tokenizer/tokenizer_config.json")?.unwrap_or_default();
         let said = settings["model_max_length"].as_u64().and_then(|n| usize::try_from(n).ok());
         let tokens = said.filter(|n| (2..longest).contains(n)).unwrap_or(longest);
-        let scheduler = model_json(model, "scheduler/scheduler_config.json")?;
-        let scheduler = scheduler.unwrap_or_else(|| Json::Object(serde_json::Map::new()));
-        Ok(Self { name: model.into(), unet, vae, text, tokens, scheduler, dtype })
+        let (scheduler, prediction_known) = scheduler(model, &unet)?;
+        let (name, vae_dtype) = (model.into(), None);
+        Ok(Self { name, unet, vae, text, tokens, scheduler, prediction_known, dtype, vae_dtype })
     }
 
     /// Side of the pictures the model was made for, pixels.
@@ -104,9 +125,10 @@ impl Architecture {
         self.unet.sample_size.unwrap_or(64) * self.vae.factor()
     }
 
-    /// How the autoencoder's programs store: f32 in place of f16, in which SDXL's autoencoder overflows.
+    /// How the autoencoder's programs store, if nothing was chosen: bf16 with a bf16 base whose autoencoder is not
+    /// marked `force_upcast`, else f32.
     pub fn vae_dtype(&self) -> DType {
-        if self.dtype == DType::F16 { DType::F32 } else { self.dtype }
+        self.vae_dtype.unwrap_or(self.vae.storage(self.dtype))
     }
 
     /// Records every text encoder on the inputs of [`text_input_names`].

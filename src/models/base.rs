@@ -2,10 +2,10 @@
 //! conditioning.
 
 use super::{
-    architecture::Architecture,
+    architecture::{Architecture, scheduler},
     checkpoint::{Component, Model, model_json},
     clip::{TextConfig, eos_rows},
-    noise::NoiseSchedule,
+    noise::{NoiseSchedule, Prediction},
     tokenizer::Tokenizer,
     unet::UnetConfig,
     vae::VaeConfig,
@@ -43,14 +43,18 @@ pub struct Base {
     pub vae: VaeConfig,
     /// One or two text encoders.
     pub text: Vec<TextSide>,
-    /// `scheduler_config.json`; an empty object when the checkpoint has none.
+    /// `scheduler_config.json`; that of the published models when the checkpoint has none.
     pub scheduler: Json,
+    /// False where the checkpoint does not say what the U-Net predicts and the family has both.
+    pub prediction_known: bool,
     /// Whether a picture without a negative prompt is guided away from zeros instead of the empty text.
     pub zero_negative: bool,
     /// Every component's weights.
     pub weights: Model,
     /// How its programs store weights and activations.
     pub dtype: DType,
+    /// How those of the autoencoder do, where it was chosen; see [`Base::vae_dtype`].
+    pub vae_dtype: Option<DType>,
 }
 
 /// Prompts as conditioning, row by row.
@@ -61,6 +65,9 @@ pub struct Encoded {
     /// Pooled vectors `[N, D]`; empty for a model without micro-conditioning.
     pub pooled: Vec<f32>,
 }
+
+/// Sampling steps of the published pipelines of every family here.
+pub const SAMPLING_STEPS: usize = 50;
 
 impl Base {
     /// Opens a diffusers folder, a single file, or `nano`.
@@ -84,15 +91,25 @@ impl Base {
             Ok(TextSide { component: *component, config, tokenizer })
         };
         let text = components[2..].iter().map(side).collect::<Result<_>>()?;
-        let scheduler = model_json(name, "scheduler/scheduler_config.json")?;
-        let scheduler = scheduler.unwrap_or_else(|| Json::Object(serde_json::Map::new()));
+        let (scheduler, prediction_known) = scheduler(name, &unet)?;
         // Published SDXL guides away from zeros; SD 1.5 and SD 2.1 from the empty text.
         let index = model_json(name, "model_index.json")?.unwrap_or_default();
         let zeros = index["force_zeros_for_empty_prompt"].as_bool();
         let zero_negative = zeros.unwrap_or(unet.text_time.is_some());
         let name = name.into();
         let dtype = DType::F32;
-        let base = Self { name, unet, vae, text, scheduler, zero_negative, weights, dtype };
+        let base = Self {
+            name,
+            unet,
+            vae,
+            text,
+            scheduler,
+            prediction_known,
+            zero_negative,
+            weights,
+            dtype,
+            vae_dtype: None,
+        };
         base.check_widths()?;
         Ok(base)
     }
@@ -100,6 +117,33 @@ impl Base {
     /// The same base with programs that store weights and activations as `dtype`.
     pub fn stored_as(self, dtype: DType) -> Self {
         Self { dtype, ..self }
+    }
+
+    /// The same base with an autoencoder whose programs store as `dtype`, where one is given.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for f16 with an autoencoder that leaves its range.
+    pub fn vae_stored_as(self, dtype: Option<DType>) -> Result<Self> {
+        dtype.map_or(Ok(()), |d| self.vae.check_storage(d))?;
+        Ok(Self { vae_dtype: dtype.or(self.vae_dtype), ..self })
+    }
+
+    /// As [`Architecture::vae_dtype`].
+    pub fn vae_dtype(&self) -> DType {
+        self.vae_dtype.unwrap_or(self.vae.storage(self.dtype))
+    }
+
+    /// The same base with a U-Net that predicts this, where it is given.
+    pub fn predicting(self, prediction: Option<Prediction>) -> Self {
+        let Some(p) = prediction else { return self };
+        let mut scheduler = self.scheduler;
+        scheduler["prediction_type"] = p.published().into();
+        Self { scheduler, prediction_known: true, ..self }
+    }
+
+    /// The guidance scale of the published pipelines: 5 for SDXL's architecture, 7.5 for SD 1.5 and SD 2.1.
+    pub fn guidance(&self) -> f32 {
+        if self.unet.text_time.is_some() { 5.0 } else { 7.5 }
     }
 
     fn check_widths(&self) -> Result<()> {
@@ -120,7 +164,7 @@ impl Base {
     /// # Errors
     /// [`Error::Config`] for one that is not known.
     pub fn noise(&self) -> Result<NoiseSchedule> {
-        NoiseSchedule::from_json(&self.scheduler.to_string())
+        NoiseSchedule::from_json(&self.scheduler)
     }
 
     /// Side of the pictures the model was made for, pixels.
@@ -166,7 +210,9 @@ impl Base {
             text: self.text.iter().map(|t| (t.component, t.config.clone())).collect(),
             tokens: self.tokens(),
             scheduler: self.scheduler.clone(),
+            prediction_known: self.prediction_known,
             dtype: self.dtype,
+            vae_dtype: self.vae_dtype,
         }
     }
 

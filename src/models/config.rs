@@ -85,6 +85,17 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// A real number in double precision.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when it is none.
+    pub fn double(&mut self, key: &'static str, default: f64) -> Result<f64> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(v) => v.as_f64().ok_or_else(|| self.wrong(key, "a number")),
+        }
+    }
+
     /// True or false.
     ///
     /// # Errors
@@ -195,15 +206,20 @@ impl<'a> Keys<'a> {
         self.seen.extend(keys);
     }
 
+    /// The keys that nobody asked for, with their values; no `null` and nothing that begins with `_`.
+    pub fn unread(&self) -> impl Iterator<Item = (&'a str, &'a Json)> {
+        let all = self.map.iter().filter(|(k, v)| {
+            !k.starts_with('_') && !v.is_null() && !self.seen.contains(k.as_str())
+        });
+        all.map(|(k, v)| (k.as_str(), v))
+    }
+
     /// Ends the reading.
     ///
     /// # Errors
     /// [`Error::Config`] for a key that nobody asked for; keys that begin with `_` and `null`s are fine.
     pub fn finish(self) -> Result<()> {
-        let odd = |(k, v): &(&String, &Json)| {
-            !k.starts_with('_') && !v.is_null() && !self.seen.contains(k.as_str())
-        };
-        match self.map.iter().find(odd) {
+        match self.unread().next() {
             None => Ok(()),
             Some((key, value)) => Err(Error::Config {
                 key: format!("{}: {key}", self.what),

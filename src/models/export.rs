@@ -6,7 +6,6 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    models::noise::Prediction,
     tensor::{
         atomic::atomic_write,
         safetensors::{Dtype, Raw},
@@ -225,23 +224,8 @@ fn write_rest(base: &Base, folder: &Path) -> Result<()> {
     }
     let inner = folder.join("scheduler");
     fs::create_dir_all(&inner).map_err(Error::file("create", &inner))?;
-    write_json(&inner.join("scheduler_config.json"), &scheduler(base)?)?;
+    write_json(&inner.join("scheduler_config.json"), &base.scheduler)?;
     write_json(&folder.join("model_index.json"), &model_index(base))
-}
-
-/// The published schedule of Stable Diffusion with this base's prediction.
-fn scheduler(base: &Base) -> Result<Json> {
-    let prediction = match base.noise()?.prediction {
-        Prediction::Epsilon => "epsilon",
-        Prediction::Velocity => "v_prediction",
-    };
-    Ok(json!({
-        "_class_name": "EulerDiscreteScheduler", "_diffusers_version": "0.30.0",
-        "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
-        "num_train_timesteps": 1000, "prediction_type": prediction, "steps_offset": 1,
-        "timestep_spacing": "leading", "interpolation_type": "linear",
-        "clip_sample": false, "set_alpha_to_one": false, "trained_betas": null,
-    }))
 }
 
 /// `model_index.json` of the base's family.

@@ -5,7 +5,7 @@ pub mod base;
 mod builtin;
 pub mod checkpoint;
 pub mod clip;
-mod config;
+pub mod config;
 pub mod export;
 pub mod noise;
 pub mod tokenizer;

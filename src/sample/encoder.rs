@@ -48,9 +48,7 @@ impl<'a> PictureEncoder<'a> {
             }
         };
         let (scale, c) = (self.base.vae.scaling_factor, self.base.vae.latent_channels);
-        let rgb = picture.rgb();
-        let values: Vec<f32> = rgb.data.iter().map(|b| f32::from(*b) / 127.5 - 1.0).collect();
-        program.set("sample", &values)?;
+        program.set("sample", &picture.rgb().signed())?;
         program.forward()?;
         let moments = program.get("moments")?;
         let mean = moments.chunks_exact(2 * c).flat_map(|m| &m[..c]);

@@ -3,14 +3,18 @@
 mod denoiser;
 mod encoder;
 pub mod fit;
+mod init;
 mod pipeline;
 mod schedule;
+mod settings;
 mod start;
 mod texts;
 
 pub use encoder::PictureEncoder;
 pub use fit::Size;
+pub use init::{MaskResize, StartNoise, first_inputs};
 pub use pipeline::{Loads, Pipeline, Request};
-pub use schedule::{Sampler, Schedule, Spacing};
-pub use start::{MaskResize, Start, first_inputs, start_noise};
+pub use schedule::Schedule;
+pub use settings::{Curve, LastSigma, Sampler, Settings, Solver};
+pub use start::{Start, unit_noise};
 pub use texts::Texts;

@@ -1,6 +1,6 @@
 //! From a text to pictures: text program, start, denoising loop, decoding.
 
-use super::{Sampler, Schedule, Size, Spacing, Start, Texts, denoiser::Denoiser};
+use super::{Sampler, Schedule, Settings, Size, Start, Texts, denoiser::Denoiser};
 use crate::{
     device::Device,
     error::{Error, Result},
@@ -8,6 +8,7 @@ use crate::{
     models::{
         base::{Base, Encoded},
         checkpoint::Component,
+        noise::Spacing,
     },
     plan::{Layout, Program, StoredBytes, WeightSource},
     tensor::{DType, Floats, image::Picture},
@@ -26,8 +27,8 @@ pub struct Request {
     pub width: usize,
     /// Update rule.
     pub sampler: Sampler,
-    /// Placement of the timesteps.
-    pub spacing: Spacing,
+    /// Placement of the timesteps; `None` is the base's own.
+    pub spacing: Option<Spacing>,
     /// Model calls.
     pub steps: usize,
     /// Guidance scale; 1 or less samples without guidance.
@@ -101,12 +102,9 @@ impl<'a> Pipeline<'a> {
         progress: &mut dyn FnMut(),
     ) -> Result<Vec<Vec<f32>>> {
         let latent = self.latent(request.height, request.width)?;
-        let noise = self.base.noise()?;
-        let mut schedule = Schedule::new(&noise, request.sampler, request.spacing, request.steps)?;
-        let (pictures, factor) = match start {
-            Start::Noise(v) => (v, schedule.noise_factor()),
-            Start::FirstInput(v) => (v, schedule.state_factor()),
-        };
+        let settings = Settings::read(&self.base.scheduler, request.sampler)?;
+        let mut schedule = Schedule::new(&settings.spaced(request.spacing), request.steps)?;
+        let pictures = start.pictures();
         let len = latent[0] * latent[1] * self.base.unet.in_channels;
         if let Some(p) = pictures.iter().find(|p| p.len() != len) {
             return Err(Error::Shape {
@@ -117,7 +115,7 @@ impl<'a> Pipeline<'a> {
             });
         }
         let (count, guided) = (pictures.len(), request.guidance > 1.0);
-        let mut state: Vec<f32> = pictures.concat().iter().map(|x| x * factor).collect();
+        let state = start.state(&schedule);
         let (positive, negative) = self.conditioning(request)?;
         let (base, device) = (self.base, self.device.clone());
         let d = self.denoiser(Size { pictures: count, guided, latent })?;
@@ -126,12 +124,11 @@ impl<'a> Pipeline<'a> {
             let state = d.loop_on_device(cuda, &schedule, request.guidance, &state, progress)?;
             return Ok(state.chunks_exact(len.max(1)).map(<[f32]>::to_vec).collect());
         }
-        for (i, t) in schedule.timesteps().to_vec().into_iter().enumerate() {
-            let input: Vec<f32> = state.iter().map(|x| x * schedule.input_factor(i)).collect();
-            let output = d.predict(&input, t as f32, request.guidance)?;
-            schedule.step(i, &mut state, &output);
+        let state = schedule.run(state, &mut |input, timestep| {
+            let output = d.predict(input, timestep, request.guidance);
             progress();
-        }
+            output
+        })?;
         Ok(state.chunks_exact(len.max(1)).map(<[f32]>::to_vec).collect())
     }
 

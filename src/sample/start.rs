@@ -1,16 +1,12 @@
-//! Where pictures start: unit noise, or noise shifted by the encoded subjects.
+//! What a picture starts from, and its noise.
 
-use super::PictureEncoder;
+use super::Schedule;
 use crate::{
     device::Device,
-    error::{Error, Result},
-    kernels::latent_mix::{LatentMix, Noise, Segment},
-    plan::{Layout, Program, Recorder, WeightSource},
-    tensor::{
-        Floats, Spec,
-        image::{Picture, resize_plane},
-        philox,
-    },
+    error::Result,
+    kernels::noise::{self, Normal, STATE_WORDS},
+    plan::{Layout, Plan, Program, Recorder, WeightSource},
+    tensor::{Floats, Spec, philox::streams::START_NOISE},
 };
 
 /// Where pictures start from, one latent `[h, w, C]` each.
@@ -22,89 +18,53 @@ pub enum Start {
     FirstInput(Vec<Vec<f32>>),
 }
 
-/// The unit noise of the picture with `seed`, `[h, w, C]`.
-pub fn start_noise(seed: u64, len: usize) -> Vec<f32> {
-    let mut noise = vec![0.0; len];
-    philox::fill_normal(seed, philox::streams::START_NOISE, &mut noise);
-    noise
+impl Start {
+    /// One latent a picture.
+    pub fn pictures(&self) -> &[Vec<f32>] {
+        match self {
+            Start::Noise(v) | Start::FirstInput(v) => v,
+        }
+    }
+
+    /// All pictures as the sampler's first state: noise times its first level, or what becomes the given
+    /// first input when the sampler scales it.
+    pub fn state(&self, schedule: &Schedule) -> Vec<f32> {
+        let factor = match self {
+            Start::Noise(_) => schedule.noise_factor(),
+            Start::FirstInput(_) => schedule.state_factor(),
+        };
+        self.pictures().iter().flatten().map(|x| x * factor).collect()
+    }
 }
 
-/// How a mask is brought to the latent's size.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum MaskResize {
-    /// Soft edges, as in training.
-    #[default]
-    Bilinear,
-    /// Hard edges.
-    Nearest,
-}
-
-/// `gamma (E(picture) . M) + eps` for each composition: what the U-Net sees first.
-///
-/// `E` is the scaled mean of the VAE posterior, `M` the union mask at latent size in `[0, 1]`, `eps` the
-/// given unit noise; where the mask is 0 exactly the noise remains.
+/// The unit noise of the pictures with these seeds, `[h, w, C]` each, drawn on the device; every device gives the
+/// same bits.
 ///
 /// # Errors
-/// Those of the encoder; [`Error::Shape`] for noise or masks of another size.
-///
-/// # Source
-/// MuDI, equation 3 (methods.md §1.7).
-pub fn first_inputs(
-    encoder: &mut PictureEncoder<'_>,
-    compositions: &[(Picture, Picture)],
-    noise: &[Vec<f32>],
-    gamma: f32,
-    resize: MaskResize,
-) -> Result<Vec<Vec<f32>>> {
-    let (base, device) = (encoder.base, encoder.device);
-    let encoded: Vec<Vec<f32>> =
-        compositions.iter().map(|(picture, _)| encoder.encode(picture)).collect::<Result<_>>()?;
-    let (factor, c) = (base.vae.factor(), base.vae.latent_channels);
-    let mut starts = vec![];
-    for ((z, eps), (_, mask)) in encoded.iter().zip(noise).zip(compositions) {
-        let [h, w] = [mask.height / factor, mask.width / factor];
-        if z.len() != h * w * c || eps.len() != z.len() {
-            return Err(Error::Shape {
-                at: "initialization".into(),
-                what: "noise",
-                got: vec![eps.len()],
-                want: format!("[{h}, {w}, {c}], the latent of a composition"),
-            });
-        }
-        let mut program = mix(device, [h, w, c], gamma)?;
-        program.set("z", z)?;
-        program.set("mask", &small_mask(mask, factor, resize))?;
-        program.set("noise", eps)?;
-        program.forward()?;
-        starts.push(program.get("out")?);
+/// Those of the device.
+pub fn unit_noise(device: &Device, seeds: &[u64], dims: [usize; 3]) -> Result<Vec<Vec<f32>>> {
+    if seeds.is_empty() {
+        return Ok(vec![]);
     }
-    Ok(starts)
-}
-
-/// `gamma (z . mask) + noise` of one latent.
-fn mix(device: &Device, [h, w, c]: [usize; 3], gamma: f32) -> Result<Program> {
     let mut rec = Recorder::new();
-    let latent = Spec::f32(&[1, h, w, c]);
-    let z = rec.input("z", latent.clone());
-    let mask = rec.input("mask", Spec::f32(&[1, h, w]));
-    let noise = rec.input("noise", latent);
-    let segments = vec![Segment::at_origin(gamma)];
-    let op = LatentMix { segments, canvas: [h, w], noise: Noise::Given };
-    let out = rec.apply(op, &[z, mask, noise])?;
-    rec.plan_inference(out)?.load(device.clone(), &NoWeights)
+    let state = rec.input("state", Spec::i32(&[seeds.len(), STATE_WORDS]));
+    let out = rec.apply(Normal { dims: dims.to_vec() }, &[state])?;
+    let mut program = load(rec.plan_inference(out)?, device)?;
+    program.set_i32("state", &states(seeds))?;
+    program.forward()?;
+    Ok(split(program.get("out")?, dims))
 }
 
-/// The mask at latent size, in `[0, 1]`.
-fn small_mask(mask: &Picture, factor: usize, resize: MaskResize) -> Vec<f32> {
-    let [h, w] = [mask.height / factor, mask.width / factor];
-    let plane: Vec<f32> = mask.data.iter().map(|v| if *v > 127 { 1.0 } else { 0.0 }).collect();
-    match resize {
-        MaskResize::Bilinear => resize_plane(&plane, [mask.height, mask.width], [h, w]),
-        MaskResize::Nearest => {
-            let at = |i: usize| plane[(i / w * factor) * mask.width + i % w * factor];
-            (0..h * w).map(at).collect()
-        }
-    }
+pub(super) fn states(seeds: &[u64]) -> Vec<i32> {
+    seeds.iter().flat_map(|s| noise::state(*s, START_NOISE)).collect()
+}
+
+pub(super) fn split(all: Vec<f32>, dims: [usize; 3]) -> Vec<Vec<f32>> {
+    all.chunks_exact(dims.iter().product::<usize>().max(1)).map(<[f32]>::to_vec).collect()
+}
+
+pub(super) fn load(plan: Plan, device: &Device) -> Result<Program> {
+    plan.load(device.clone(), &NoWeights)
 }
 
 /// Programs without parameters.

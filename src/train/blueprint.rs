@@ -73,7 +73,7 @@ impl<'a> Blueprint<'a> {
             latent: [t.resolution / factor; 2],
             channels: architecture.vae.latent_channels,
             scale: architecture.vae.scaling_factor,
-            noise: NoiseSchedule::from_json(&architecture.scheduler.to_string())?,
+            noise: NoiseSchedule::from_json(&architecture.scheduler)?,
             objective: objective(config)?,
             checkpoint: t.checkpoint_gradients,
             poison: false,

@@ -97,6 +97,7 @@ impl RunFolder {
 /// [`Error::Config`] when the configuration has no TOML form.
 pub fn config_hash(config: &TrainConfig) -> Result<String> {
     let (mut config, plain) = (config.clone(), TrainConfig::default().train);
+    config.preset = String::new(); // every key it stands for is there
     let t = &mut config.train;
     t.save_every = plain.save_every;
     t.keep_checkpoints = plain.keep_checkpoints;
@@ -106,6 +107,9 @@ pub fn config_hash(config: &TrainConfig) -> Result<String> {
     t.sample_sampler = plain.sample_sampler;
     t.sample_steps = plain.sample_steps;
     t.sample_guidance = plain.sample_guidance;
+    t.sample_negative = plain.sample_negative;
+    t.sample_init = plain.sample_init;
+    t.sample_gamma = plain.sample_gamma;
     if t.schedule == LrSchedule::Constant {
         t.steps = plain.steps;
     }

@@ -4,7 +4,7 @@ use super::{Trainable, is_adapter};
 use crate::{
     data::TrainConfig,
     error::{Error, Result},
-    lora::{Convention, Layer, Lora, Modules},
+    lora::{Convention, Layer, Lora, METHOD_KEY, Modules},
     models::{
         base::Base,
         export::{Changed, export},
@@ -12,7 +12,10 @@ use crate::{
     plan::{Layout, WeightSource},
     tensor::{Floats, Tensor, safetensors::Dtype},
 };
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 /// The adapter among trained tensors; `alpha` as the configuration has it.
 ///
@@ -48,6 +51,15 @@ pub fn modules(base: &Base) -> Modules {
     Modules::of(all.iter().map(|(n, d)| (n.as_str(), d.as_slice())))
 }
 
+/// Text pairs of the written files: which method made them.
+fn metadata(config: &TrainConfig) -> BTreeMap<String, String> {
+    let mut pairs = BTreeMap::from([(METHOD_KEY.into(), config.method.name.word().into())]);
+    if !config.preset.is_empty() {
+        pairs.insert("selvedge.preset".into(), config.preset.clone());
+    }
+    pairs
+}
+
 /// Trained weights in the place of the base's own: for sampling before they are written.
 #[derive(Debug)]
 pub struct TrainedWeights<'a>(&'a [Trainable]);
@@ -81,8 +93,9 @@ pub fn save(
 ) -> Result<Vec<PathBuf>> {
     let mut written = vec![];
     if trained.iter().any(|t| is_adapter(&t.name)) {
-        let (lora, modules) =
+        let (mut lora, modules) =
             (adapter(trained, config.train.effective_alpha() as f32)?, modules(base));
+        lora.metadata = metadata(config);
         for (i, format) in config.train.formats.iter().enumerate() {
             let convention = match format.as_str() {
                 "kohya" => Convention::Kohya,

@@ -2,11 +2,16 @@
 
 use super::{Tensors, fill, param, save, save_json};
 use selvedge::{
-    models::checkpoint::{Checkpoint, Component, Model, model_json},
+    models::{
+        base::Base,
+        checkpoint::{Checkpoint, Component, Model, Target, model_json},
+        noise::Prediction,
+    },
     plan::{Layout, ParamInfo, WeightSource},
     tensor::{
         DType,
         safetensors::{Dtype, Raw},
+        write_safetensors,
     },
 };
 use serde_json::json;
@@ -271,4 +276,84 @@ fn stored_weights_are_the_files_bits_in_runtime_order() {
     assert_eq!(stored("absent", &[6, 8], Layout::Dense, DType::F16), None);
     let short = checkpoint.stored("unet.linear.weight", &[6, 7], Layout::Dense, DType::Bf16);
     assert!(short.is_err(), "another shape");
+}
+
+#[test]
+fn a_single_file_says_what_its_unet_predicts_where_it_can() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.safetensors");
+    let head = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight";
+    let target = |extra: &[&str], context: usize, pairs: &[(&str, &str)]| {
+        let mut tensors: Tensors = extra.iter().map(|n| (n.to_string(), fill(0, &[1]))).collect();
+        tensors.insert(head.into(), fill(1, &[4, context]));
+        let pairs = pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        write_safetensors(&path, tensors.iter().map(|(n, r)| (n.as_str(), r)), &pairs).unwrap();
+        let t = Target::of(&path, Some(context)).unwrap();
+        (t.prediction, t.zero_snr, t.known)
+    };
+    let (noise, velocity) = (Prediction::Epsilon, Prediction::Velocity);
+    assert_eq!(target(&[], 768, &[]), (noise, false, true), "SD 1");
+    assert_eq!(target(&["label_emb.0.0.weight"], 2048, &[]), (noise, false, true), "SDXL");
+    assert_eq!(target(&["v_pred"], 768, &[]), (velocity, false, true));
+    assert_eq!(target(&["v_pred", "ztsnr"], 768, &[]), (velocity, true, true));
+    assert_eq!(target(&[], 1024, &[]), (noise, false, false), "SD 2 does not say");
+    for pair in [
+        ("modelspec.prediction_type", "v"),
+        ("modelspec.architecture", "stable-diffusion-v2-768-v"),
+    ] {
+        assert_eq!(target(&[], 1024, &[pair]), (velocity, false, true), "{pair:?}");
+    }
+    for pair in [
+        ("modelspec.prediction_type", "epsilon"),
+        ("modelspec.architecture", "stable-diffusion-v2-512"),
+    ] {
+        assert_eq!(target(&[], 1024, &[pair]), (noise, false, true), "{pair:?}");
+    }
+}
+
+#[test]
+fn a_scheduler_file_with_pythons_infinity_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let inner = "scheduler/scheduler_config.json";
+    std::fs::create_dir(dir.path().join("scheduler")).unwrap();
+    let text = r#"{"lambda_min_clipped": -Infinity, "steps_offset": 1}"#;
+    std::fs::write(dir.path().join(inner), text).unwrap();
+    let json = model_json(dir.path(), inner).unwrap().unwrap();
+    assert_eq!(
+        (json["lambda_min_clipped"].is_null(), json["steps_offset"].as_u64()),
+        (true, Some(1))
+    );
+}
+
+#[test]
+fn the_autoencoder_is_stored_where_its_activations_fit() {
+    let base = |upcast: bool, dtype| {
+        let mut base = Base::open("nano").unwrap().stored_as(dtype);
+        base.vae.force_upcast = upcast;
+        base
+    };
+    for (upcast, dtype, want) in [
+        (true, DType::F32, DType::F32),
+        (true, DType::Bf16, DType::F32),
+        (true, DType::F16, DType::F32),
+        (false, DType::Bf16, DType::Bf16),
+        (false, DType::F16, DType::F32),
+    ] {
+        assert_eq!(base(upcast, dtype).vae_dtype(), want, "{upcast} {dtype}");
+    }
+    let e = base(true, DType::F16).vae_stored_as(Some(DType::F16)).unwrap_err().to_string();
+    assert!(e.contains("sdxl-vae-fp16-fix") && e.contains("force_upcast"), "{e}");
+    let fixed = base(false, DType::F16).vae_stored_as(Some(DType::F16)).unwrap();
+    assert_eq!(fixed.vae_dtype(), DType::F16);
+}
+
+#[test]
+fn guidance_and_target_follow_the_base_and_can_be_changed() {
+    let mut base = Base::open("nano").unwrap();
+    assert_eq!(base.guidance(), 5.0);
+    base.unet.text_time = None;
+    assert_eq!(base.guidance(), 7.5);
+    assert_eq!(base.noise().unwrap().prediction, Prediction::Epsilon);
+    let base = base.predicting(Some(Prediction::Velocity));
+    assert_eq!(base.noise().unwrap().prediction, Prediction::Velocity);
 }

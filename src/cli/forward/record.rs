@@ -174,6 +174,7 @@ pub(super) fn record(
         Part::Unet => record_unet(&mut inputs, adapters, checkpoint)?,
         Part::VaeEncoder | Part::VaeDecoder => {
             let config = VaeConfig::from_json(checkpoint.config())?;
+            config.check_storage(inputs.rec.dtype())?;
             let sample = inputs.floats("sample", 4)?;
             let mut net = Net::new(&mut inputs.rec, adapters);
             let encodes = part == Part::VaeEncoder;

@@ -119,9 +119,13 @@ pub fn run(args: Args) -> Result<u8> {
                 if part == "text-encoder-2" && unet.text_time.is_none() {
                     continue;
                 }
-                let common = if part == "vae-decoder" { &g.common } else { &guided };
+                // The autoencoder decodes without guidance, in the element type that `generate` takes for it.
+                let common = match part {
+                    "vae-decoder" => in_type(&g.common, vae_dtype(&g.common)?),
+                    _ => guided.clone(),
+                };
                 print(
-                    &forward(part, common)?,
+                    &forward(part, &common)?,
                     &Title::of(part, &common.model, &common.view),
                     &device,
                     &[],
@@ -229,6 +233,15 @@ fn alone(unet: &UnetConfig, size: &StepSize, view: &View) -> Result<()> {
     Ok(())
 }
 
+fn in_type(common: &Common, dtype: String) -> Common {
+    Common { view: View { dtype, ..common.view.clone() }, ..common.clone() }
+}
+
+fn vae_dtype(common: &Common) -> Result<String> {
+    let config = VaeConfig::from_json(&component_json(&common.model, Component::Vae)?)?;
+    Ok(config.storage(dtype(&common.view.dtype)?).to_string())
+}
+
 fn unet_config(common: &Common) -> Result<UnetConfig> {
     UnetConfig::from_json(&component_json(&common.model, Component::Unet)?)
 }
@@ -249,6 +262,7 @@ fn forward(component: &str, common: &Common) -> Result<Plan> {
         }
         "vae-encoder" | "vae-decoder" => {
             let config = VaeConfig::from_json(&json(Component::Vae)?)?;
+            config.check_storage(dtype(&common.view.dtype)?)?;
             let [h, w] = side(64);
             let f = config.factor();
             let decode = component == "vae-decoder";

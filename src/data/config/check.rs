@@ -72,14 +72,24 @@ impl TrainConfig {
         within("method.margin", m.margin as f64, 1.0, 512.0)?;
         within("method.prior_weight", m.prior_weight, 0.0, 1e6)?;
         within("method.min_snr_gamma", m.min_snr_gamma, 0.0, 1e6)?;
+        within("method.prior_guidance", m.prior_guidance, 0.0, 1e3)?;
+        if m.prior_steps == 0 {
+            return Err(bad("method.prior_steps", 0, "at least 1", "the published value is 50"));
+        }
         if m.loss == Loss::Dco && m.prior_preservation {
-            let fix = "set method.prior_preservation = false, or method.loss = \"mse\"";
+            let fix =
+                "take --preset mudi-v1 or set method.loss = \"mse\"; or leave the prior set out";
             return Err(bad("method.loss", "dco with prior_preservation", "one of the two", fix));
         }
         if m.loss == Loss::Dco && m.min_snr_gamma > 0.0 {
             let fix = "set method.min_snr_gamma = 0, or method.loss = \"mse\"";
             let found = format!("{} with loss dco", m.min_snr_gamma);
             return Err(bad("method.min_snr_gamma", found, "0: DCO has no per-sample weight", fix));
+        }
+        if m.loss == Loss::Dco && self.train.mode == Mode::Full {
+            let fix =
+                "set method.loss = \"mse\": dco compares with the base, which mode full changes";
+            return Err(bad("method.loss", "dco in mode full", "mse in mode full", fix));
         }
         if m.loss == Loss::Dco {
             within("method.dco_beta", m.dco_beta, 1e-9, 1e9)?;
@@ -115,6 +125,8 @@ impl TrainConfig {
         within("train.betas[0]", t.betas[0], 0.0, 0.999_999)?;
         within("train.betas[1]", t.betas[1], 0.0, 0.999_999_9)?;
         within("train.eps", t.eps, 0.0, 1.0)?;
+        within("train.sample_guidance", t.sample_guidance, 0.0, 1e3)?;
+        within("train.sample_gamma", t.sample_gamma, 0.0, 1e3)?;
         within("train.clip_norm", t.clip_norm, 0.0, 1e9)?;
         within("train.alpha", t.alpha, 0.0, 1e6)?;
         within("train.ema_decay", t.ema_decay, 0.0, 1.0)?;

@@ -1,11 +1,14 @@
 //! The list of keys with their meaning: what `--print-config` prints and what an unknown key is
 //! compared with.
 
-use super::TrainConfig;
+use super::{TrainConfig, preset};
+use crate::error::Result;
 
 /// Every key in dotted form with a one-line comment, in printing order.
 pub(super) const KEYS: &[(&str, &str)] = &[
     ("base", "a diffusers folder, a single-file checkpoint, or \"nano\""),
+    ("preset", "mudi-dco | mudi-v1: what keys left out are taken from; empty = none"),
+    ("prediction", "auto | epsilon | v: what the base predicts; auto = what the checkpoint says"),
     ("method.name", "mudi | dreambooth | cut-mix"),
     ("method.mix_probability", "probability that a training picture is a mix"),
     ("method.start_step", "no mixes before this step"),
@@ -19,6 +22,8 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ("method.prior_preservation", "train on class pictures of the base model too"),
     ("method.prior_weight", "weight of the prior loss"),
     ("method.prior_images", "prior pictures per class"),
+    ("method.prior_steps", "sampling steps of a prior picture (Euler)"),
+    ("method.prior_guidance", "guidance of a prior picture"),
     ("method.prior_dir", "folder of the prior set; empty = inside the run folder"),
     ("method.min_snr_gamma", "clamp of the signal-to-noise loss weight; 0 = off"),
     ("train.resolution", "side of the training pictures, pixels (nano: 128)"),
@@ -57,6 +62,9 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ("train.sample_sampler", "euler | ddim | dpm++"),
     ("train.sample_steps", "sampling steps of the sample pictures"),
     ("train.sample_guidance", "guidance of the sample pictures"),
+    ("train.sample_negative", "their negative prompt; auto = the method's, else the base's own"),
+    ("train.sample_init", "auto | none | seg-mix: auto = seg-mix for mudi with masks"),
+    ("train.sample_gamma", "strength of their initialization"),
     ("train.formats", "conventions the adapter is written in: peft, kohya, comfy"),
 ];
 
@@ -70,10 +78,14 @@ pub(super) const SUBJECT_KEYS: &[(&str, &str, &str)] = &[
     ("prior_class", "\"\"", "class of the prior pictures; default: class"),
 ];
 
-/// Every key with its default value and meaning, as a TOML file that can be read back.
-pub fn print_config() -> String {
-    let table = toml::Table::try_from(TrainConfig::default()).unwrap_or_default();
-    let mut out = String::new();
+/// Every key with its value in the preset `name` and its meaning, as a TOML file that can be read back.
+///
+/// # Errors
+/// [`crate::error::Error::Config`] for an unknown preset.
+pub fn print_config(name: &str) -> Result<String> {
+    let table = toml::Table::try_from(TrainConfig::preset(name)?).unwrap_or_default();
+    let mut out = format!("# presets (--preset, or the key below; this is {name}):\n");
+    out += &preset::described();
     let mut section = "";
     for (key, comment) in KEYS {
         let (head, name) = key.split_once('.').unwrap_or(("", key));
@@ -92,7 +104,7 @@ pub fn print_config() -> String {
     for (name, example, comment) in SUBJECT_KEYS {
         out += &format!("# {:<50} # {comment}\n", format!("{name} = {example}"));
     }
-    out
+    Ok(out)
 }
 
 /// The known name nearest to `name` by edit distance, when it is near at all.

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    TrainConfig,
+    DEFAULT_PRESET, MethodConfig, SubjectConfig, TrainConfig,
     keys::{KEYS, SUBJECT_KEYS, nearest},
+    preset::{layered, preset},
 };
 use crate::error::{Error, Result};
 
@@ -14,15 +15,25 @@ impl TrainConfig {
     /// Reads `path`, applies `overrides` (`train.steps=10`, `subject.a.scale=0.5`), checks
     /// everything.
     ///
-    /// Relative paths are taken from the configuration's folder, or from the working directory when
-    /// only there something exists; they come back absolute.
+    /// Lowest first, the layers are: the defaults, the preset (see [`TrainConfig::load_over`]), the
+    /// file, the overrides. Relative paths are taken from the configuration's folder, or from the
+    /// working directory when only there something exists; they come back absolute.
     ///
     /// # Errors
     /// The file cannot be read or is not TOML; an unknown key; a value that cannot be used.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
+        Self::load_over(None, path, overrides)
+    }
+
+    /// As [`TrainConfig::load`] over the preset of that name; without one the `preset` key decides,
+    /// and without that [`super::DEFAULT_PRESET`] for method `mudi` and none for the baselines.
+    ///
+    /// # Errors
+    /// As [`TrainConfig::load`]; an unknown preset.
+    pub fn load_over(preset: Option<&str>, path: &Path, overrides: &[String]) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::file("read", path))?;
         let root = path.parent().map(Path::to_path_buf).unwrap_or_default();
-        Self::parse(&text, &path.display().to_string(), &root, overrides)
+        Self::parse_over(preset, (&text, &path.display().to_string()), &root, overrides)
     }
 
     /// As [`TrainConfig::load`] for `text`, called `name` in messages, with paths relative to
@@ -31,16 +42,25 @@ impl TrainConfig {
     /// # Errors
     /// As [`TrainConfig::load`].
     pub fn parse(text: &str, name: &str, root: &Path, overrides: &[String]) -> Result<Self> {
+        Self::parse_over(None, (text, name), root, overrides)
+    }
+
+    fn parse_over(
+        preset: Option<&str>,
+        (text, name): (&str, &str),
+        root: &Path,
+        overrides: &[String],
+    ) -> Result<Self> {
         check_names(text, name)?;
         let mut table: toml::Table = toml::from_str(text).map_err(|e| bad_toml(text, name, &e))?;
+        if overrides.is_empty() {
+            // The text by itself: messages about its types have lines.
+            toml::from_str::<Self>(text).map_err(|e| bad_toml(text, name, &e))?;
+        }
         for one in overrides {
             set(&mut table, one)?;
         }
-        // Without overrides the text itself is read, so that messages have lines.
-        let mut config: Self = match overrides {
-            [] => toml::from_str(text).map_err(|e| bad_toml(text, name, &e))?,
-            _ => table.try_into().map_err(|e: toml::de::Error| bad_toml("", name, &e))?,
-        };
+        let mut config = typed(over_preset(table, preset)?, name)?;
         for s in &mut config.subjects {
             s.images = resolve(&s.images, root);
         }
@@ -51,6 +71,16 @@ impl TrainConfig {
         }
         config.check()?;
         Ok(config)
+    }
+
+    /// The preset `name` with nothing changed.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for an unknown name.
+    pub fn preset(name: &str) -> Result<Self> {
+        let mut table = preset(name)?;
+        table.insert("preset".into(), name.into());
+        typed(table, "preset")
     }
 
     /// The whole configuration as TOML; reading it back gives an equal value.
@@ -65,6 +95,28 @@ impl TrainConfig {
             fix: "use paths in UTF-8".into(),
         })
     }
+}
+
+/// The configuration of a table, called `name` in messages.
+fn typed(table: toml::Table, name: &str) -> Result<TrainConfig> {
+    table.try_into().map_err(|e: toml::de::Error| bad_toml("", name, &e))
+}
+
+/// `table` over its preset, whose name is put in.
+fn over_preset(mut table: toml::Table, asked: Option<&str>) -> Result<toml::Table> {
+    let word = |v: Option<&toml::Value>| v.and_then(toml::Value::as_str).map(String::from);
+    let method = table.get("method").and_then(|m| word(m.get("name")));
+    let baseline = method.is_some_and(|m| m != "mudi");
+    let own = asked.map(String::from).or_else(|| word(table.get("preset")));
+    let name = own.unwrap_or_else(|| if baseline { "" } else { DEFAULT_PRESET }.to_string());
+    let mut under = preset(&name)?;
+    if baseline && name.is_empty() {
+        // The published baselines have the plain loss.
+        let plain = toml::Table::from_iter([("loss".to_string(), "mse".into())]);
+        under.insert("method".into(), plain.into());
+    }
+    table.insert("preset".into(), name.into());
+    Ok(layered(under, table))
 }
 
 fn resolve(path: &Path, root: &Path) -> PathBuf {
@@ -225,8 +277,16 @@ fn set_subject(table: &mut toml::Table, who: &str, field: &str, value: toml::Val
 ///
 /// # Errors
 /// As [`TrainConfig::load`]; [`Error::Data`] when there is no subject.
-pub fn load_subjects(path: &Path) -> Result<Vec<super::SubjectConfig>> {
+pub fn load_subjects(path: &Path) -> Result<Vec<SubjectConfig>> {
+    load_subjects_and_method(path).map(|(subjects, _)| subjects)
+}
+
+/// As [`load_subjects`], with the `[method]` keys of the file: how its subjects are placed.
+///
+/// # Errors
+/// As [`load_subjects`].
+pub fn load_subjects_and_method(path: &Path) -> Result<(Vec<SubjectConfig>, MethodConfig)> {
     // One subject is enough here, whatever the method of the file needs.
     let config = TrainConfig::load(path, &["method.name=dreambooth".to_string()])?;
-    Ok(config.subjects)
+    Ok((config.subjects, config.method))
 }

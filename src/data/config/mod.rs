@@ -1,18 +1,21 @@
 //! The training configuration: one TOML file, every key with a default, every unknown key an error.
 //!
 //! [`TrainConfig::load`] reads a file and `--set` overrides; [`print_config`] lists every key with
-//! its default and meaning. The defaults are the published SDXL settings (methods.md §1.6).
+//! its default and meaning. The defaults are the published SDXL settings (methods.md §1.6), and those
+//! of the method are the preset [`DEFAULT_PRESET`].
 
 mod check;
 mod keys;
 mod load;
+mod preset;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 pub use keys::print_config;
-pub use load::load_subjects;
+pub use load::{load_subjects, load_subjects_and_method};
+pub use preset::{DEFAULT_PRESET, preset_names};
 
 /// Everything a training run needs to know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,6 +23,10 @@ pub use load::load_subjects;
 pub struct TrainConfig {
     /// A diffusers folder, a single-file checkpoint, or `nano`.
     pub base: String,
+    /// The preset whose values lie under those of the file; empty for none.
+    pub preset: String,
+    /// What the base predicts.
+    pub prediction: Target,
     /// What is learned, and how mixes are made.
     pub method: MethodConfig,
     /// How it is learned.
@@ -33,11 +40,25 @@ impl Default for TrainConfig {
     fn default() -> Self {
         Self {
             base: "nano".into(),
+            preset: DEFAULT_PRESET.into(),
+            prediction: Target::Auto,
             method: MethodConfig::default(),
             train: TrainSection::default(),
             subjects: vec![],
         }
     }
+}
+
+/// What the U-Net of the base predicts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// What the checkpoint says.
+    Auto,
+    /// The noise.
+    Epsilon,
+    /// The velocity.
+    V,
 }
 
 /// One subject: its name in mixes, its words, its photos.
@@ -102,6 +123,10 @@ pub struct MethodConfig {
     pub prior_weight: f64,
     /// Prior pictures per class.
     pub prior_images: usize,
+    /// Sampling steps of a prior picture (Euler).
+    pub prior_steps: usize,
+    /// Guidance of a prior picture.
+    pub prior_guidance: f64,
     /// Folder of the prior set; `RUN/prior` when empty.
     pub prior_dir: PathBuf,
     /// Clamp of the signal-to-noise loss weight; 0 = off.
@@ -119,11 +144,13 @@ impl Default for MethodConfig {
             scale_max: 1.0,
             margin: 256,
             soft_alpha: 1.0,
-            loss: Loss::Mse,
+            loss: Loss::Dco,
             dco_beta: 1000.0,
             prior_preservation: false,
             prior_weight: 1.0,
             prior_images: 50,
+            prior_steps: 50,
+            prior_guidance: 5.0,
             prior_dir: PathBuf::new(),
             min_snr_gamma: 0.0,
         }
@@ -141,6 +168,25 @@ pub enum Method {
     /// Two half pictures side by side.
     CutMix,
 }
+
+impl Method {
+    /// Its word in a configuration, and in the metadata of an adapter.
+    pub fn word(self) -> &'static str {
+        match self {
+            Method::Mudi => "mudi",
+            Method::Dreambooth => "dreambooth",
+            Method::CutMix => "cut-mix",
+        }
+    }
+
+    /// What its pictures are guided away from, where the method says so (methods.md §1.7): traces of the mixes.
+    pub fn negative_prompt(self) -> Option<&'static str> {
+        (self == Method::Mudi).then_some(MUDI_NEGATIVE)
+    }
+}
+
+/// MuDI's negative prompt.
+const MUDI_NEGATIVE: &str = "sticker, collage.";
 
 /// Which loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -186,6 +232,18 @@ pub enum Sampler {
     /// DPM-Solver++ 2M.
     #[serde(rename = "dpm++")]
     Dpm,
+}
+
+/// How sample pictures start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SampleInit {
+    /// As the method wants it: `seg-mix` for `mudi` where every subject has a mask, else `none`.
+    Auto,
+    /// From plain noise.
+    None,
+    /// From noise shifted by the segmented subjects (methods.md §1.7).
+    SegMix,
 }
 
 /// Optimizer, adapters, schedule, outputs.
@@ -259,6 +317,12 @@ pub struct TrainSection {
     pub sample_steps: usize,
     /// Guidance of the sample pictures.
     pub sample_guidance: f64,
+    /// What the sample pictures are guided away from; `auto` is the method's own.
+    pub sample_negative: String,
+    /// How the sample pictures start.
+    pub sample_init: SampleInit,
+    /// Strength of their initialization.
+    pub sample_gamma: f64,
     /// Conventions the adapter is written in: peft, kohya, comfy.
     pub formats: Vec<String>,
 }
@@ -303,6 +367,9 @@ impl Default for TrainSection {
             sample_sampler: Sampler::Dpm,
             sample_steps: 25,
             sample_guidance: 5.0,
+            sample_negative: "auto".into(),
+            sample_init: SampleInit::Auto,
+            sample_gamma: 1.0,
             formats: strings(&["peft"]),
         }
     }

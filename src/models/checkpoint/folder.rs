@@ -24,12 +24,24 @@ pub fn read_json(path: &Path) -> Result<Value> {
 
 /// Parses JSON bytes that stand for `path`.
 pub fn parse_json(path: &Path, text: &[u8]) -> Result<Value> {
-    serde_json::from_slice(text).map_err(|e| Error::Format {
+    let finite = finite(text);
+    serde_json::from_slice(finite.as_deref().unwrap_or(text)).map_err(|e| Error::Format {
         path: path.to_path_buf(),
         found: format!("text that is no JSON ({e})"),
         expected: "a JSON object".into(),
         fix: "copy the file again".into(),
     })
+}
+
+/// Python writes `-Infinity` and `NaN` where JSON has no word (`lambda_min_clipped` of DPM-Solver++): such a value
+/// becomes `null`, which stands for the default. `None` when there is none.
+fn finite(text: &[u8]) -> Option<Vec<u8>> {
+    let mut text = String::from_utf8(text.to_vec()).ok()?;
+    let before = text.len();
+    for word in ["-Infinity", "Infinity", "NaN"] {
+        text = text.replace(&format!(": {word}"), ": null");
+    }
+    (text.len() != before).then(|| text.into_bytes())
 }
 
 /// The folder of `component` under `model`: `model/unet`, or `model` itself.

@@ -9,6 +9,7 @@ mod names;
 mod runtime;
 mod single;
 mod store;
+mod target;
 
 use crate::{
     device::Pool,
@@ -27,6 +28,7 @@ use store::{Slot, Slots};
 
 pub use family::Family;
 pub use folder::model_files;
+pub use target::Target;
 
 /// The word that stands for the embedded base.
 pub const NANO: &str = "nano";

@@ -1,6 +1,10 @@
 //! diffusers' `AutoencoderKL` configuration.
 
-use crate::{error::Result, models::config::Keys};
+use crate::{
+    error::{Error, Result},
+    models::config::Keys,
+    tensor::DType,
+};
 use serde_json::{Value as Json, json};
 
 /// An autoencoder of the Stable Diffusion families.
@@ -26,6 +30,8 @@ pub struct VaeConfig {
     pub mid_attention: bool,
     /// Latents are multiplied by this before the denoiser sees them.
     pub scaling_factor: f32,
+    /// Its activations leave the range of f16 (SDXL's original weights), so it runs in f32.
+    pub force_upcast: bool,
 }
 
 impl VaeConfig {
@@ -43,7 +49,7 @@ impl VaeConfig {
         k.names("down_block_types", n, &["DownEncoderBlock2D"], &vec!["DownEncoderBlock2D"; n])?;
         k.names("up_block_types", n, &["UpDecoderBlock2D"], &vec!["UpDecoderBlock2D"; n])?;
         k.name("act_fn", &["silu", "swish"])?;
-        k.skip(&["sample_size", "force_upcast"]);
+        k.skip(&["sample_size"]);
         k.neutral(&[
             ("shift_factor", json!(0.0)),
             ("latents_mean", json!(null)),
@@ -60,12 +66,36 @@ impl VaeConfig {
             post_quant_conv: k.flag("use_post_quant_conv", true)?,
             mid_attention: k.flag("mid_block_add_attention", true)?,
             scaling_factor: k.real("scaling_factor", 0.18215)?,
+            force_upcast: k.flag("force_upcast", false)?,
         };
         if config.layers > 1024 {
             return Err(k.wrong("layers_per_block", "at most 1024"));
         }
         k.finish()?;
         Ok(config)
+    }
+
+    /// How its programs store beside a base that stores as `dtype`: bf16 where that is asked for and its
+    /// activations stay in range, else f32.
+    pub fn storage(&self, dtype: DType) -> DType {
+        if dtype == DType::Bf16 && !self.force_upcast { DType::Bf16 } else { DType::F32 }
+    }
+
+    /// Refuses f16 where the activations leave its range.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn check_storage(&self, dtype: DType) -> Result<()> {
+        if dtype != DType::F16 || !self.force_upcast {
+            return Ok(());
+        }
+        Err(Error::Config {
+            key: "element type of the autoencoder".into(),
+            found: "f16, and force_upcast in vae/config.json".into(),
+            expected: "f32 or bf16: the activations of these weights overflow in f16".into(),
+            fix: "take f32, or the weights of sdxl-vae-fp16-fix, whose force_upcast is false"
+                .into(),
+        })
     }
 
     /// How many picture pixels lie on one side of a latent pixel.
