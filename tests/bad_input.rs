@@ -213,7 +213,7 @@ fn pictures_that_do_not_fit_are_refused_with_the_nearest_batch() {
     let base = ["generate", "--base", "nano", "--prompt", "a bear", "--out", out.to_str().unwrap()];
     let many = ["--device", "cpu", "--count", "1000000", "--batch", "1000000"];
     refused(&[&base[..], &many].concat(), &["this would fit: --batch "]);
-    let large = ["--device", "cpu", "--height", "131072", "--width", "131072"];
+    let large = ["--device", "cpu", "--height", "16384", "--width", "16384"];
     refused(&[&base[..], &large].concat(), &["memory"]);
     assert!(!out.exists());
 }

@@ -35,7 +35,9 @@ fn refusal(args: &[&str]) -> String {
 
 /// A configuration on nano of rank 2.
 fn config(folder: &Path) -> String {
-    let mut text = "base = \"nano\"\n[train]\nresolution = 64\nrank = 2\n".to_string();
+    let mut text =
+        "base = \"nano\"\n[method]\nloss = \"mse\"\n[train]\nresolution = 64\nrank = 2\n"
+            .to_string();
     for id in ["a", "b"] {
         text += &format!("[[subject]]\nid = \"{id}\"\nclass = \"bear\"\nimages = \"/x\"\n");
     }

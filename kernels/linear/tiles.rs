@@ -29,6 +29,8 @@ const HOPPER_START_US: f64 = 3.0;
 const START_US: f64 = 1.0;
 /// A launch more, for adding partial sums.
 const LAUNCH_US: f64 = 2.0;
+/// What the last range of a Hopper kernel waits for the others: a partial sum and a counter through L2.
+const WAIT_US: f64 = 1.5;
 /// Partial sums stay in L2 more often than not; bytes a microsecond.
 const PARTS_BYTES_US: f64 = 4.0e6;
 /// The shortest range of a sum worth a block of its own.
@@ -73,7 +75,7 @@ impl Tiling {
     fn predicted_us(&self, p: &Problem, ranges: usize) -> f64 {
         // Partial sums are written and read once; Hopper's last range stays in registers.
         let hopper = self.family == Family::Sm90;
-        let (stored, launch_us) = if hopper { (ranges - 1, 0.0) } else { (ranges, LAUNCH_US) };
+        let (stored, launch_us) = if hopper { (ranges - 1, WAIT_US) } else { (ranges, LAUNCH_US) };
         let parts = 8.0 * (stored * p.m * p.n) as f64;
         let join_us = launch_us + parts / PARTS_BYTES_US;
         if self.family == Family::Narrow {

@@ -213,9 +213,13 @@ fn latent_mix(p: &Printed) -> Option<latent_mix::LatentMix> {
 mod tests {
     use super::*;
 
+    /// Calls on flat buffers after a program: none of its steps, so nothing captures them.
+    const NO_STEPS: [&str; 3] = ["adamw", "grad_norm", "scheduler"];
+
     #[test]
     fn every_operation_of_the_cases_is_read_back_from_its_printed_form() {
-        for case in crate::kernels::cases() {
+        let steps = crate::kernels::cases().into_iter();
+        for case in steps.filter(|c| !NO_STEPS.contains(&c.op.name())) {
             let text = format!("{:?}", case.op);
             let read = operation(&text).unwrap_or_else(|| panic!("{text}"));
             assert_eq!(format!("{read:?}"), text);

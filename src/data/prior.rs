@@ -151,7 +151,8 @@ mod tests {
     use super::*;
 
     fn config(folder: &Path) -> TrainConfig {
-        let mut text = String::from("[method]\nprior_images = 1\nprior_preservation = true\n");
+        let mut text =
+            String::from("[method]\nloss = \"mse\"\nprior_images = 1\nprior_preservation = true\n");
         for id in ["a", "b"] {
             text +=
                 &format!("[[subject]]\nid = \"{id}\"\nclass = \"Grey bear\"\nimages = \"/x\"\n");

@@ -88,6 +88,9 @@ pub fn scheduler(model: &str, unet: &UnetConfig) -> Result<(Json, bool)> {
     if let Some(json) = model_json(model, "scheduler/scheduler_config.json")? {
         return Ok((json, true));
     }
+    if builtin_names().contains(&model) && !Path::new(model).exists() {
+        return Ok((published_scheduler(), true));
+    }
     let context = unet.context_dim().filter(|_| unet.text_time.is_none());
     let target = Target::of(model.as_ref(), context)?;
     let mut json = published_scheduler();
