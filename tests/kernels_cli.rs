@@ -100,7 +100,7 @@ fn a_variant_of_an_unknown_operation_or_name_is_refused_with_the_known_ones() {
     let error = refusal(&[&check[..], &["attenton=sm90"]].concat());
     assert!(error.contains("found attenton") && error.contains("attention"), "{error}");
     let error = refusal(&[&check[..], &["layer_norm=sm90"]].concat());
-    assert!(error.contains("found sm90, expected "), "{error}");
+    assert!(error.contains("found layer_norm=sm90, expected a variant of"), "{error}");
 }
 
 /// `selvedge forward vae-decoder --model nano --capture WORD`.
@@ -170,14 +170,16 @@ fn a_variant_that_does_not_exist_is_refused_before_anything_runs() {
 #[test]
 fn a_variant_that_applied_to_nothing_is_told_at_the_end() {
     let told = |op: &str| {
-        let word = "attention.forward=simt";
+        let word = "moe_route.forward=top_k";
         let args = ["check", "--device", "emulated", "--op", op, "--variant", word];
         let output = selvedge(&args);
         assert!(output.status.success());
         String::from_utf8(output.stderr).unwrap()
     };
-    assert!(told("noise").contains("--variant attention.forward=simt applied to nothing that ran"));
-    assert!(!told("attention [").contains("applied to nothing"), "it ran");
+    assert!(
+        told("noise").contains("--variant moe_route.forward=top_k applied to nothing that ran")
+    );
+    assert!(!told("moe_route 2 of 4").contains("applied to nothing"), "it ran");
 }
 
 #[test]
