@@ -90,6 +90,26 @@ pub fn rehearse_all(cases: &[Case], target: Target, left_out: &[String]) -> Resu
     Ok(Asked { missing, kernels: cuda.rehearsed() })
 }
 
+/// Names of the kernels that a chip of `target` would launch for `cases` when every variant is forced once, wherever
+/// it applies: those that only models' sizes or a `--variant` choose.
+///
+/// # Errors
+/// As [`rehearse_all`].
+pub fn rehearse_variants(cases: &[Case], target: Target) -> Result<BTreeSet<&'static str>> {
+    let cuda = Cuda::rehearsal(target)?;
+    for slot in super::slots() {
+        for variant in &slot.variants {
+            cuda.force_variant(slot.name, variant);
+            for case in cases.iter().filter(|c| c.op.name() == slot.operation()) {
+                for dtype in DType::FLOATS.into_iter().filter(|d| exists(case, *d)) {
+                    rehearse(case, dtype, &cuda)?; // what is missing is rehearse_all's to say
+                }
+            }
+        }
+    }
+    Ok(cuda.rehearsed())
+}
+
 /// Every kernel of this build for `target`, but those that test the emulator. PTX has no symbol table: its kernels
 /// are those of the same source compiled for sm_80.
 ///

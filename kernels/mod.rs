@@ -33,13 +33,6 @@ pub mod resize;
 pub mod scheduler;
 pub mod variant;
 
-use crate::{device::Device, error::Error};
-
-/// The error of an operation that has no variant for a device.
-pub fn no_kernel(op: &'static str, device: &Device) -> Error {
-    Error::NoKernel { op, key: device.name(), tried: "no variant is written yet".into() }
-}
-
 /// Every choice between variants that a folder publishes, by operation.
 pub fn slots() -> Vec<variant::Slot> {
     let mut all = vec![];

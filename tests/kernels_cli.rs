@@ -266,7 +266,7 @@ fn a_kernel_that_hangs_is_one_line_with_its_name_and_the_rest_is_checked() {
 fn a_kernel_that_writes_to_a_bad_address_is_one_line_with_its_name_and_the_rest_is_checked() {
     let (code, lines) = isolated_check("*(volatile float*)(a.len % 64 / 4 * 4 + 64) = 1;", "60");
     assert_eq!(code, Some(1));
-    one_kernel_is_named_and_the_rest_goes_on(&lines, "signal");
+    one_kernel_is_named_and_the_rest_goes_on(&lines, "memory fault");
     // A driver that notices is quoted, and the kernel is named by it too.
     let outside = "a.out[a.len + 3] = 1.0f;";
     let (code, lines) = isolated_check(outside, "60");

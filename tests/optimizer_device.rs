@@ -4,7 +4,7 @@
 
 use half::{bf16, f16};
 use selvedge::{
-    device::{Cuda, Device, Memory, Schedule},
+    device::{Cuda, Memory, Schedule},
     kernels::{
         adamw::{AdamW, Buffers, Constants, DeviceAdamW, DeviceStep, Part, StepState},
         ema, grad_norm,
@@ -67,7 +67,7 @@ impl Host {
             let r = || range.clone();
             let weights = (&mut self.master[r()], &grad[r()]);
             let moments = (&mut self.first[r()], &mut self.second[r()]);
-            adamw.step(&Device::Cpu, state, weights, moments).unwrap();
+            adamw.step(state, weights, moments).unwrap();
         }
         if averaged {
             ema::update(&mut self.average, &self.master, ema::warm_decay(DECAY, step as u64));

@@ -59,7 +59,7 @@ impl Step {
                 let weights = (&mut master.f32()[r()], &grad[r()]);
                 let moments = (&mut first.f32()[r()], &mut second.f32()[r()]);
                 let state = StepState { step: 0, learning_rate };
-                adamw.step(&Device::Cpu, state, weights, moments)?;
+                adamw.step(state, weights, moments)?;
             }
             if let Some(average) = rest.first_mut() {
                 ema::update(average.f32(), master.f32(), ema::warm_decay(DECAY, 0));

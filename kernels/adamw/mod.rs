@@ -6,10 +6,7 @@ mod device;
 
 pub use device::{Buffers, Constants, DeviceAdamW, DeviceStep, Part};
 
-use crate::{
-    device::Device,
-    error::{Error, Result},
-};
+use crate::error::{Error, Result};
 
 /// What changes from step to step; kernels read it from memory, it is never an argument of a
 /// launch.
@@ -57,13 +54,12 @@ impl Default for AdamW {
 }
 
 impl AdamW {
-    /// One step in place; the gradient is only read.
+    /// One step on the host, in place; the gradient is only read. [`DeviceAdamW`] does it on a GPU.
     ///
     /// # Errors
     /// [`Error::Shape`] when the lengths differ.
     pub fn step(
         &self,
-        device: &Device,
         state: StepState,
         (master, grad): (&mut [f32], &[f32]),
         (first, second): (&mut [f32], &mut [f32]),
@@ -74,10 +70,7 @@ impl AdamW {
             let got = lengths.to_vec();
             return Err(Error::Shape { at: "adamw".into(), what: "buffers", got, want });
         }
-        match device {
-            Device::Cpu => cpu::step(self, state, master, grad, first, second),
-            other => return Err(super::no_kernel("adamw", other)),
-        }
+        cpu::step(self, state, master, grad, first, second);
         Ok(())
     }
 }

@@ -1,9 +1,5 @@
 //! Exponential moving average of the trainables.
 
-mod cuda;
-
-pub use cuda::update_device;
-
 use rayon::prelude::*;
 
 /// `average = decay average + (1 - decay) value`, element by element.

@@ -213,7 +213,7 @@ impl HostStep<'_> {
             let grad = flat.grad.get(range.clone()).ok_or_else(too_long)?;
             let first = first.get_mut(range.clone()).ok_or_else(too_long)?;
             let second = second.get_mut(range.clone()).ok_or_else(too_long)?;
-            group.adamw.step(&Device::Cpu, state, (master, grad), (first, second))?;
+            group.adamw.step(state, (master, grad), (first, second))?;
         }
         if let Some(decay) = self.rules.ema {
             ema::update(average, flat.master, ema::warm_decay(decay, self.step));
