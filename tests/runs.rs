@@ -166,7 +166,8 @@ fn run(args: &[&str]) -> Output {
 fn full_training_ends_in_a_model_that_generate_takes_as_its_base() {
     let folder = tempfile::tempdir().unwrap();
     let parts = "train.parts=[\"unet.mid_block\",\"text_encoder.text_model.encoder\"]";
-    let sets = ["train.mode=full", parts, "train.steps=2", "train.sample_every=1"];
+    let sets =
+        ["method.loss=mse", "train.mode=full", parts, "train.steps=2", "train.sample_every=1"];
     let (out, output) = train(folder.path(), "full", &sets);
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{told}");
@@ -260,9 +261,9 @@ fn a_start_that_does_not_fit_is_refused_and_one_that_fits_resumes_to_the_same_bi
     let first = done(f, "first", &["train.steps=2"]);
     let from = format!("train.from={:?}", first.join("adapter.safetensors"));
     for (sets, words) in [
-        (["train.rank=3"], "set train.rank = 2"),
-        (["train.targets=[\"to_q\"]"], "does not train"),
-        (["train.train_text_encoder=true"], "nothing for"),
+        (vec!["train.rank=3"], "set train.rank = 2"),
+        (vec!["train.targets=[\"to_q\"]"], "does not train"),
+        (vec!["method.loss=mse", "train.train_text_encoder=true"], "nothing for"),
     ] {
         let (out, output) = train(f, "refused", &[&sets[..], &[from.as_str()]].concat());
         let error = String::from_utf8_lossy(&output.stderr);
