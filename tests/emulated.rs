@@ -107,6 +107,9 @@ fn every_listed_kernel_exists_for_every_chip_and_every_compiled_one_is_asked_for
     let mut cases = kernels::cases();
     assert_eq!(coverage::unlisted(&cases), [""; 0]);
     cases.extend(kernels::cast::cases::narrowing_cases());
+    // what only models' sizes choose
+    let modest = |c: &Case| c.ins.iter().map(Spec::bytes).sum::<usize>() < 64 << 20;
+    let models: Vec<Case> = kernels::bench_cases().into_iter().filter(modest).collect();
     let mut asked = BTreeSet::new();
     for target in TARGETS {
         if coverage::compiled(target).unwrap().is_empty() {
@@ -116,6 +119,7 @@ fn every_listed_kernel_exists_for_every_chip_and_every_compiled_one_is_asked_for
         assert!(found.missing.is_empty(), "{}", found.missing.join("\n"));
         asked.extend(found.kernels);
         asked.extend(coverage::rehearse_variants(&cases, target).unwrap());
+        asked.extend(coverage::rehearse_all(&models, target, &[]).unwrap().kernels);
     }
     let compiled = coverage::compiled(Target::Host).unwrap();
     let unused: Vec<_> = compiled.iter().filter(|k| !asked.contains(k.as_str())).collect();

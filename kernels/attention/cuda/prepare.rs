@@ -48,6 +48,7 @@ const PREPARE_ANY: [&str; 3] =
 /// Of head dimensions that are multiples of 8.
 const PREPARE_8: [&str; 3] =
     ["attention_prepare_vec8_f32", "attention_prepare_vec8_bf16", "attention_prepare_vec8_f16"];
+/// Of the tensor cores' variants, which have no f32: nothing asks for the first.
 const SUM: [&str; 3] = ["attention_sum_f32", "attention_sum_bf16", "attention_sum_f16"];
 
 /// Computes the statistics that the gradients of `q` and `k` need.
