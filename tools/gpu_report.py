@@ -130,7 +130,7 @@ def steps(found, peers, table):
         for i in (0, 1):
             step, image = measured["train", 1][i], (ours, series(picture))[i]
             known = step and (image or not pictures)
-        whole = MUDI_STEPS * step[0] + (pictures * image[0] if pictures else 0) if known else None
+            whole = MUDI_STEPS * step[0] + (pictures * image[0] if pictures else 0) if known else None
             minutes.append((whole, None, None) if whole else None)
         note = f"{MUDI_STEPS} measured steps of batch 1" + (f" and {pictures} pictures of 30 steps" if pictures else "")
         table.add(f"MuDI {name} on SDXL, the run", minutes[0], minutes[1], "diffusers, peft, eager", note if minutes[0] or minutes[1] else "not measured")
