@@ -6,7 +6,7 @@ use crate::{
     error::Result,
     kernels::{
         elementwise::{OVERWRITE, Operands, extent},
-        moe::combine::table,
+        moe,
         variant::by_dtype,
     },
     op::{Backward, Forward},
@@ -38,8 +38,8 @@ struct Args {
 }
 
 /// Extents of a call; no operand yet.
-fn extents(specs: &[Spec], top_k: usize) -> Result<Args> {
-    let t = table(&specs[0], &specs[2]);
+fn sized(specs: &[Spec], top_k: usize) -> Result<Args> {
+    let t = moe::extents(&specs[0], &specs[2]);
     Ok(Args {
         tokens: int(OP, t.tokens)?,
         experts: int(OP, t.experts)?,
@@ -67,7 +67,7 @@ pub(in super::super) fn forward(top_k: usize, cuda: &Cuda, io: &Forward<'_>) -> 
         table: ops.read("table", io.ins[1], &specs[1]),
         logits: ops.read("logits", io.ins[2], &specs[2]),
         out: ops.at("y", io.out.address(), io.out_spec),
-        ..extents(specs, top_k)?
+        ..sized(specs, top_k)?
     };
     launch(cuda, by_dtype(io.out_spec.dtype, FORWARD), &args, &ops.touches)
 }
@@ -89,7 +89,7 @@ pub(in super::super) fn backward(top_k: usize, cuda: &Cuda, io: &Backward<'_>) -
         d_logits,
         out_mode: rows_mode,
         logits_mode,
-        ..extents(specs, top_k)?
+        ..sized(specs, top_k)?
     };
     launch(cuda, by_dtype(io.out_spec.dtype, BACKWARD), &args, &ops.touches)
 }
