@@ -198,9 +198,7 @@ fn right_kernels_report_nothing_to_the_thread_sanitizer() {
     clean(Thread, &one_of_each);
 }
 
-/// A mistake, the build and schedule that show it, and what the message must say.
-
-/// A kernel that must not pass, or must be reported by a sanitizer.
+/// Mistakes with the build and schedule that show them, and what the message must say: a kernel that must not pass, or must be reported by a sanitizer.
 fn found(planted: &[(&str, Build, &str, &[&str])]) {
     for (case, build, schedule, words) in planted {
         let (ok, text) = build.run(case, schedule);

@@ -185,6 +185,7 @@ impl Cuda {
             kernels: Mutex::default(),
             forced: Mutex::default(),
             watch: Watch::default(),
+            #[allow(clippy::default_constructed_unit_structs)] // it has fields with the feature cust
             second: Second::default(),
         })
     }

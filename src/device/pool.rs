@@ -110,12 +110,17 @@ mod tests {
         assert_eq!(make(3)[..], [3.0; 1003], "the next one is zeroed memory again");
     }
 
+    fn filled(out: &mut [f32], value: f32) -> Result<()> {
+        out.fill(value);
+        Ok(())
+    }
+
     #[test]
     fn a_piece_larger_than_a_block_has_its_own() {
         let pool = Pool::default();
-        let small = pool.make(8, |out| Ok(out.fill(1.0))).unwrap();
-        let large = pool.make(BLOCK_BYTES / 4 + 1, |out| Ok(out[BLOCK_BYTES / 4] = 2.0)).unwrap();
-        let next = pool.make(8, |out| Ok(out.fill(3.0))).unwrap();
+        let small = pool.make(8, |out| filled(out, 1.0)).unwrap();
+        let large = pool.make(BLOCK_BYTES / 4 + 1, |out| filled(out, 2.0)).unwrap();
+        let next = pool.make(8, |out| filled(out, 3.0)).unwrap();
         assert_eq!((small[7], large[BLOCK_BYTES / 4], next[0]), (1.0, 2.0, 3.0));
         assert_eq!(next.as_ptr() as usize - small.as_ptr() as usize, PIECE_ALIGN);
         assert!(pool.make(usize::MAX / 8, |_| Ok(())).is_err(), "no such memory");

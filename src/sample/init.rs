@@ -69,11 +69,15 @@ pub fn first_inputs(
     let encoded: Vec<Vec<f32>> =
         compositions.iter().map(|(picture, _)| encoder.encode(picture)).collect::<Result<_>>()?;
     // Bilinearly the operation itself resizes; nearest is a choice of pixels.
-    let (side, mask): ([usize; 2], fn(&Picture, usize) -> Vec<f32>) = match resize {
-        MaskResize::Bilinear => ([first.height, first.width], |m, _| plane(m)),
-        MaskResize::Nearest => ([dims[0], dims[1]], nearest),
+    let side = match resize {
+        MaskResize::Bilinear => [first.height, first.width],
+        MaskResize::Nearest => [dims[0], dims[1]],
     };
-    let masks: Vec<f32> = compositions.iter().flat_map(|(_, m)| mask(m, factor)).collect();
+    let mask = |(_, mask): &(Picture, Picture)| match resize {
+        MaskResize::Bilinear => plane(mask),
+        MaskResize::Nearest => nearest(mask, factor),
+    };
+    let masks: Vec<f32> = compositions.iter().flat_map(mask).collect();
     let mut program = mix(device, (compositions.len(), dims), side, (gamma, &noise))?;
     program.set("z", &encoded.concat())?;
     program.set("mask", &masks)?;

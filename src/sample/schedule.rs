@@ -10,6 +10,9 @@ use crate::{
     models::noise::{Prediction, Spacing},
 };
 
+/// A model's output for its input and a training timestep.
+pub type Model<'m> = dyn FnMut(&[f32], f32) -> Result<Vec<f32>> + 'm;
+
 /// The noise levels of one sampling run.
 #[derive(Clone, Debug)]
 pub struct Schedule {
@@ -143,11 +146,7 @@ impl Schedule {
     ///
     /// # Errors
     /// Those of the model.
-    pub fn run(
-        &mut self,
-        mut state: Vec<f32>,
-        model: &mut dyn FnMut(&[f32], f32) -> Result<Vec<f32>>,
-    ) -> Result<Vec<f32>> {
+    pub fn run(&mut self, mut state: Vec<f32>, model: &mut Model<'_>) -> Result<Vec<f32>> {
         for i in 0..self.timesteps.len() {
             let factor = self.input_factor(i);
             let input: Vec<f32> = state.iter().map(|x| x * factor).collect();

@@ -38,6 +38,9 @@ pub fn write_safetensors<'a>(
 /// One tensor of a file to be: name, type, dims.
 pub type Listed<'a> = (&'a str, Dtype, &'a [usize]);
 
+/// The content of the tensor with this name and these dims.
+pub type BytesOf<'b> = dyn FnMut(&str, &[usize]) -> Result<Vec<u8>> + 'b;
+
 /// As [`write_safetensors`], with one tensor in memory at a time: `bytes` is asked for each in the order of the
 /// file.
 ///
@@ -47,7 +50,7 @@ pub fn write_safetensors_from(
     path: impl AsRef<Path>,
     tensors: &[Listed<'_>],
     metadata: &BTreeMap<String, String>,
-    bytes: &mut dyn FnMut(&str, &[usize]) -> Result<Vec<u8>>,
+    bytes: &mut BytesOf<'_>,
 ) -> Result<()> {
     let path = path.as_ref();
     write_listed(path, tensors.to_vec(), metadata, &mut |w, (name, dtype, dims)| {
