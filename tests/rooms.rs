@@ -55,13 +55,7 @@ fn no_files_import_each_other_in_a_circle() {
 }
 
 /// Circles that wait to be broken.
-const KNOWN: &[&str] = &[
-    "kernels::conv2d::cuda::sm90 <-> kernels::conv2d::cuda::tilings",
-    "kernels::group_norm::cluster <-> kernels::group_norm::cuda",
-    "kernels::linear::narrow <-> kernels::linear::product <-> kernels::linear::sums <-> kernels::linear::tensor <-> kernels::linear::tiles <-> kernels::linear::tilings",
-    "kernels::moe::combine <-> kernels::moe::cpu <-> kernels::moe::route",
-    "sample::pipeline <-> sample::start",
-];
+const KNOWN: &[&str] = &[];
 
 #[test]
 fn the_reader_of_imports_finds_every_form() {

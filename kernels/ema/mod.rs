@@ -1,8 +1,4 @@
-//! Exponential moving average of the trainables.
-
-mod cuda;
-
-pub use cuda::update_device;
+//! Exponential moving average of the trainables: the host's; on a GPU AdamW's kernel updates it with the weights.
 
 use rayon::prelude::*;
 

@@ -1,6 +1,6 @@
 //! The experts' rows back as tokens: a weighted sum.
 
-use super::{Table, check_experts, check_table, count, cpu, cuda, floats, leading};
+use super::{check_experts, check_table, count, cpu, cuda, extents, floats};
 use crate::{
     device::Device,
     error::Result,
@@ -35,14 +35,6 @@ pub struct Combine {
     pub top_k: usize,
 }
 
-/// The table's extents from rows and logits.
-pub(super) fn table(rows: &Spec, logits: &Spec) -> Table {
-    let tokens = leading(logits);
-    let rows = rows.dims.first().copied().unwrap_or(0);
-    let slots = rows.checked_div(tokens).unwrap_or(0);
-    Table { tokens, experts: logits.last(), slots }
-}
-
 impl Op for Combine {
     fn name(&self) -> &'static str {
         "moe_combine"
@@ -52,7 +44,7 @@ impl Op for Combine {
         count(self.name(), ins, &["rows", "table", "logits"])?;
         floats(self.name(), ins, &["rows", "logits"])?;
         check_experts(self.name(), &ins[2])?;
-        let table = table(&ins[0], &ins[2]);
+        let table = extents(&ins[0], &ins[2]);
         let [r, c] = ins[0].dims[..] else {
             return Err(check::shape(self.name(), "rows", &ins[0], "[R, C]".into()));
         };

@@ -1,6 +1,6 @@
 //! Reference: one token, one expert after the other.
 
-use super::{Route, Table, combine};
+use super::{Table, extents};
 use crate::{
     device::cpu::{Mat, MatMut, Threads, add_row_sums, exp, matmul},
     op::{Backward, Forward, GradMode},
@@ -80,8 +80,8 @@ pub(super) fn table(logits: &[f32], shape: Table) -> Vec<i32> {
     all
 }
 
-pub(super) fn route(op: &Route, mut io: Forward<'_>) {
-    let table = table(io.ins[0].f32(), op.table(&io.specs[0]));
+pub(super) fn route(shape: Table, mut io: Forward<'_>) {
+    let table = table(io.ins[0].f32(), shape);
     io.out.raw().copy_from_slice(bytemuck::cast_slice(&table));
 }
 
@@ -175,7 +175,7 @@ fn weights(logits: &[f32], expert: &[i32], top_k: usize) -> Vec<f32> {
 
 pub(super) fn combine(top_k: usize, mut io: Forward<'_>) {
     let (rows, logits, c) = (io.ins[0].f32(), io.ins[2].f32(), io.out_spec.last());
-    let shape = combine::table(&io.specs[0], &io.specs[2]);
+    let shape = extents(&io.specs[0], &io.specs[2]);
     let table = view(io.ins[1].i32(), shape.rows());
     for (t, y) in io.out.f32().chunks_exact_mut(c.max(1)).enumerate() {
         let slots = t * shape.slots..(t + 1) * shape.slots;
@@ -191,7 +191,7 @@ pub(super) fn combine(top_k: usize, mut io: Forward<'_>) {
 
 pub(super) fn combine_backward(top_k: usize, mut io: Backward<'_>) {
     let (logits, dy, c) = (io.ins[2].f32(), io.d_out.f32(), io.out_spec.last());
-    let shape = combine::table(&io.specs[0], &io.specs[2]);
+    let shape = extents(&io.specs[0], &io.specs[2]);
     let table = view(io.ins[1].i32(), shape.rows());
     let [d_rows, _, d_logits] = io.d_ins.as_mut_slice() else {
         unreachable!("moe_combine: infer admits three inputs")

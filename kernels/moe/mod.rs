@@ -94,6 +94,14 @@ fn floats(at: &str, ins: &[Spec], names: &[&'static str]) -> Result<DType> {
     check::float_inputs(at, &others, names)
 }
 
+/// The table's extents from rows and logits.
+fn extents(rows: &Spec, logits: &Spec) -> Table {
+    let tokens = leading(logits);
+    let rows = rows.dims.first().copied().unwrap_or(0);
+    let slots = rows.checked_div(tokens).unwrap_or(0);
+    Table { tokens, experts: logits.last(), slots }
+}
+
 /// Product of all axes but the last.
 fn leading(spec: &Spec) -> usize {
     spec.dims.split_last().map_or(1, |(_, lead)| lead.iter().product())

@@ -70,7 +70,7 @@ impl Op for Route {
         match io.device {
             Device::Cpu => {
                 check::cpu_dtype(self.name(), io.specs[0].dtype)?;
-                cpu::route(self, io);
+                cpu::route(self.table(&io.specs[0]), io);
             }
             Device::Cuda(cuda) => return cuda::route::forward(self, cuda, &io),
         }

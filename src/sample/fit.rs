@@ -1,6 +1,6 @@
 //! Whether the pictures of a run fit into memory, and which settings near them would.
 
-use super::denoiser;
+use super::{Size, denoiser};
 use crate::{
     device::Device,
     error::{Error, Result},
@@ -9,24 +9,6 @@ use crate::{
     plan::Plan,
     tensor::DType,
 };
-
-/// What decides the memory of a denoising loop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size {
-    /// Pictures in one pass.
-    pub pictures: usize,
-    /// Whether each is denoised with and without its prompt.
-    pub guided: bool,
-    /// Latent height and width.
-    pub latent: [usize; 2],
-}
-
-impl Size {
-    /// Rows of the U-Net's batch.
-    pub fn rows(&self) -> usize {
-        if self.guided { 2 * self.pictures } else { self.pictures }
-    }
-}
 
 /// Which pictures are asked about: what stays in memory together, and how their settings are called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,15 +5,16 @@ mod encoder;
 pub mod fit;
 mod init;
 mod pipeline;
+mod request;
 mod schedule;
 mod settings;
 mod start;
 mod texts;
 
 pub use encoder::PictureEncoder;
-pub use fit::Size;
 pub use init::{MaskResize, StartNoise, first_inputs};
-pub use pipeline::{Loads, Pipeline, Request};
+pub use pipeline::{Loads, Pipeline};
+pub use request::{Request, Size};
 pub use schedule::Schedule;
 pub use settings::{Curve, LastSigma, Sampler, Settings, Solver};
 pub use start::{Start, unit_noise};

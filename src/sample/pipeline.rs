@@ -1,6 +1,6 @@
 //! From a text to pictures: text program, start, denoising loop, decoding.
 
-use super::{Sampler, Schedule, Settings, Size, Start, Texts, denoiser::Denoiser};
+use super::{Request, Schedule, Settings, Size, Start, Texts, denoiser::Denoiser};
 use crate::{
     device::Device,
     error::{Error, Result},
@@ -8,32 +8,10 @@ use crate::{
     models::{
         base::{Base, Encoded},
         checkpoint::Component,
-        noise::Spacing,
     },
     plan::{Layout, Program, StoredBytes, WeightSource},
     tensor::{DType, Floats, image::Picture},
 };
-
-/// What to sample.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// The prompt.
-    pub prompt: String,
-    /// What to guide away from; `None` is the base's own choice (zeros or the empty text).
-    pub negative: Option<String>,
-    /// Picture height, pixels; a multiple of the latent factor.
-    pub height: usize,
-    /// Picture width, pixels.
-    pub width: usize,
-    /// Update rule.
-    pub sampler: Sampler,
-    /// Placement of the timesteps; `None` is the base's own.
-    pub spacing: Option<Spacing>,
-    /// Model calls.
-    pub steps: usize,
-    /// Guidance scale; 1 or less samples without guidance.
-    pub guidance: f32,
-}
 
 /// A base with adapters, ready to sample pictures of one size.
 pub struct Pipeline<'a> {

@@ -17,6 +17,7 @@ mod save;
 mod start;
 mod state;
 mod step;
+mod trainable;
 mod trainer;
 
 pub use crate::models::noise::{NoiseSchedule, Prediction};
@@ -36,9 +37,10 @@ pub use program::{
     Patterns, Text, Trained, is_adapter, plan_step, predict, text_inputs, unet_params,
 };
 pub use random::RandomWeights;
-pub use run::{Hooks, Report, SampleHook, SaveHook, Trainable, run, trainables};
+pub use run::{Hooks, Report, SampleHook, SaveHook, run, trainables};
 pub use save::{TrainedWeights, adapter, modules, save};
 pub use start::Start;
 pub use state::{Checkpoints, State, sha256};
 pub use step::{Batch, Noisy, Objective, StepOptions, Stepper, record};
+pub use trainable::Trainable;
 pub use trainer::{Trainer, coefficients};

@@ -1,7 +1,8 @@
 //! The run: steps, logs, checkpoints, samples, and how it ends.
 
 use super::{
-    Checkpoints, Events, Log, Prepared, Row, RunFolder, Source, State, Trainer, feed::with_feed,
+    Checkpoints, Events, Log, Prepared, Row, RunFolder, Source, State, Trainable, Trainer,
+    feed::with_feed,
 };
 use crate::{
     data::TrainConfig,
@@ -18,17 +19,6 @@ use std::{
     sync::mpsc::Receiver,
     time::Instant,
 };
-
-/// One trained tensor in the layout of published checkpoints.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Trainable {
-    /// Full name, `unet.` first; adapters as peft names them.
-    pub name: String,
-    /// Checkpoint dims.
-    pub dims: Vec<usize>,
-    /// Values.
-    pub data: Vec<f32>,
-}
 
 /// Makes sample pictures of a step.
 pub type SampleHook<'h> = dyn FnMut(u64, &[Trainable]) -> Result<()> + 'h;

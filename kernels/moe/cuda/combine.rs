@@ -6,7 +6,7 @@ use crate::{
     error::Result,
     kernels::{
         elementwise::{OVERWRITE, Operands, extent},
-        moe::combine::table,
+        moe,
         variant::by_dtype,
     },
     op::{Backward, Forward},
@@ -39,7 +39,7 @@ struct Args {
 
 /// Extents of a call; no operand yet.
 fn extents(specs: &[Spec], top_k: usize) -> Result<Args> {
-    let t = table(&specs[0], &specs[2]);
+    let t = moe::extents(&specs[0], &specs[2]);
     Ok(Args {
         tokens: int(OP, t.tokens)?,
         experts: int(OP, t.experts)?,
