@@ -103,7 +103,8 @@ functions! {
 /// An open driver library.
 pub(super) struct Driver {
     table: Table,
-    _library: libloading::Library,
+    #[cfg_attr(not(feature = "cust"), expect(dead_code))] // it outlives the table
+    library: libloading::Library,
 }
 
 /// The least CUDA version of a driver: its objects' ABI and PTX 9.0, as `cuDriverGetVersion` counts.
@@ -170,7 +171,7 @@ impl Driver {
 
     fn start(library: libloading::Library, name: &str) -> Result<Self> {
         check_version(&library, name)?; // an old library lacks functions of the table
-        let driver = Self { table: Table::load(&library, name)?, _library: library };
+        let driver = Self { table: Table::load(&library, name)?, library };
         // SAFETY: plain call without pointers.
         driver.ok("cuInit", unsafe { (driver.table.init)(0) })?;
         Ok(driver)
