@@ -9,8 +9,8 @@ use selvedge::{
     kernels::adamw::AdamW,
     lora::Adapters,
     models::{base::Base, unet::UnetConfig},
-    plan::{Layout, Plan, Program, StoredBytes, WeightSource},
-    sample::{Pipeline, Request, Sampler, Start, unit_noise},
+    plan::{Plan, Program, StoredBytes, WeightLayout, WeightSource},
+    sample::{Pipeline, Request, Sampler, StartLatents, unit_noise},
     tensor::{DType, Floats, philox},
     train::{
         Batch, Group, Objective, Optimizer, RandomWeights, Rules, StepSize, Stepper,
@@ -58,7 +58,7 @@ fn load_rounded(plan: Plan, config: &UnetConfig, device: &Device, dtype: DType) 
 struct Rounded(RandomWeights, DType);
 
 impl WeightSource for Rounded {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
+    fn get(&self, name: &str, dims: &[usize], layout: WeightLayout) -> Result<Option<Floats>> {
         let round = |w: Floats| Floats::from(self.1.decode(&self.1.encode(&w)));
         Ok(self.0.get(name, dims, layout)?.map(round))
     }
@@ -248,7 +248,7 @@ fn sampled(device: &Device, sampler: Sampler) -> Vec<u8> {
     let mut pictures = vec![];
     for seed in [1, 2] {
         let dims = [LATENT[0], LATENT[1], base.unet.in_channels];
-        let start = Start::Noise(unit_noise(device, &[seed], dims).unwrap());
+        let start = StartLatents::Noise(unit_noise(device, &[seed], dims).unwrap());
         let mut steps = 0;
         let latents = pipeline.denoise(&request, start, &mut || steps += 1).unwrap();
         assert_eq!(steps, 3);
@@ -271,7 +271,7 @@ fn sampled_pictures_equal_the_cpus() {
 struct OnlyStored<'b>(&'b Base);
 
 impl WeightSource for OnlyStored<'_> {
-    fn get(&self, name: &str, _: &[usize], _: Layout) -> Result<Option<Floats>> {
+    fn get(&self, name: &str, _: &[usize], _: WeightLayout) -> Result<Option<Floats>> {
         panic!("{name} was asked for as f32");
     }
 
@@ -279,7 +279,7 @@ impl WeightSource for OnlyStored<'_> {
         &self,
         name: &str,
         dims: &[usize],
-        layout: Layout,
+        layout: WeightLayout,
         dtype: DType,
     ) -> Result<Option<StoredBytes>> {
         self.0.weights.stored(name, dims, layout, dtype)
@@ -295,17 +295,18 @@ fn half_weights_reach_the_device_without_an_f32_copy() {
         let mut program = base.text_program(&device, &none, 1, weights).unwrap();
         base.encode(&mut program, &prompts).unwrap()
     };
-    let widened = |name: &str, dims: &[usize], layout: Layout| base.weights.get(name, dims, layout);
+    let widened =
+        |name: &str, dims: &[usize], layout: WeightLayout| base.weights.get(name, dims, layout);
     assert_eq!(encoded(&OnlyStored(&base)), encoded(&OnlyFloats(widened)), "the same bits");
 }
 
 /// Weights that are never given as stored.
 struct OnlyFloats<F>(F);
 
-impl<F: Fn(&str, &[usize], Layout) -> Result<Option<Floats>> + Sync> WeightSource
+impl<F: Fn(&str, &[usize], WeightLayout) -> Result<Option<Floats>> + Sync> WeightSource
     for OnlyFloats<F>
 {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
+    fn get(&self, name: &str, dims: &[usize], layout: WeightLayout) -> Result<Option<Floats>> {
         (self.0)(name, dims, layout)
     }
 }

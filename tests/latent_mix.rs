@@ -9,7 +9,7 @@ use selvedge::{
         latent_mix::{LatentMix, Noise},
         noise,
     },
-    plan::{Layout, Pass, PlanOptions, Program, Recorder, WeightSource},
+    plan::{Pass, PlanOptions, Program, Recorder, WeightLayout, WeightSource},
     tensor::{Floats, Spec, philox},
 };
 
@@ -18,7 +18,7 @@ const LEN: usize = 16 * 16 * 4;
 struct NoWeights;
 
 impl WeightSource for NoWeights {
-    fn get(&self, _: &str, _: &[usize], _: Layout) -> Result<Option<Floats>, Error> {
+    fn get(&self, _: &str, _: &[usize], _: WeightLayout) -> Result<Option<Floats>, Error> {
         Ok(None)
     }
 }

@@ -6,9 +6,9 @@ use selvedge::{
     device::Device,
     error::Result,
     models::noise::{NoiseSchedule, Prediction},
-    plan::{Layout, Program, Recorder, WeightSource},
+    plan::{Program, Recorder, WeightLayout, WeightSource},
     tensor::{DType, Floats, philox::fill_normal},
-    train::{Objective, Prepared, Sample, StepOptions, coefficients, record},
+    train::{Objective, Prepared, StepOptions, TrainingSample, coefficients, record},
 };
 
 const SIDE: usize = 4;
@@ -29,7 +29,7 @@ fn normal(stream: u64, len: usize) -> Vec<f32> {
 struct Guess(Vec<f32>);
 
 impl WeightSource for Guess {
-    fn get(&self, _: &str, _: &[usize], _: Layout) -> Result<Option<Floats>> {
+    fn get(&self, _: &str, _: &[usize], _: WeightLayout) -> Result<Option<Floats>> {
         Ok(Some(self.0.clone().into()))
     }
 }
@@ -51,7 +51,7 @@ fn program(batch: usize) -> Program {
     rec.train_if(|_| true);
     let dims = [batch, SIDE, SIDE, CHANNELS];
     let plan =
-        record(rec, &options, |rec, _| Ok(rec.param("guess", &dims, Layout::Dense))).unwrap();
+        record(rec, &options, |rec, _| Ok(rec.param("guess", &dims, WeightLayout::Dense))).unwrap();
     plan.load(Device::Cpu, &Guess(normal(1, batch * EACH))).unwrap()
 }
 
@@ -73,7 +73,7 @@ fn run(weight: &[f32], coefficient: &[f32]) -> (f32, Vec<f32>) {
 }
 
 fn pass(priors: &[bool], timesteps: &[i32]) -> Prepared {
-    let sample = |prior: &bool| Sample { prior: *prior, ..Sample::default() };
+    let sample = |prior: &bool| TrainingSample { prior: *prior, ..TrainingSample::default() };
     let samples = priors.iter().map(sample).collect();
     Prepared { samples, timesteps: timesteps.to_vec(), ..Prepared::default() }
 }

@@ -11,7 +11,7 @@ use selvedge::{
     lora::Adapters,
     nn::{Bias, Mixture, Net, Way, linear, mixture},
     op::Op,
-    plan::{Layout, Pass, PlanOptions, Recorder, Value, WeightSource},
+    plan::{Pass, PlanOptions, Recorder, Value, WeightLayout, WeightSource},
     tensor::{DType, Floats, Spec, philox::fill_normal},
 };
 
@@ -34,7 +34,7 @@ fn normal(seed: u64, n: usize) -> Vec<f32> {
 }
 
 impl WeightSource for Weights {
-    fn get(&self, name: &str, dims: &[usize], _: Layout) -> Result<Option<Floats>> {
+    fn get(&self, name: &str, dims: &[usize], _: WeightLayout) -> Result<Option<Floats>> {
         let n = dims.iter().product();
         let bare = name.replace("experts.", "");
         let mut all =

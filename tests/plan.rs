@@ -7,7 +7,7 @@ use selvedge::{
     device::Device,
     error::Result,
     op::{Backward, Cost, Forward, Grad, Keeps, Op, Signature},
-    plan::{Layout, Pass, PlanOptions, Program, Recorder, Value, WeightSource},
+    plan::{Pass, PlanOptions, Program, Recorder, Value, WeightLayout, WeightSource},
     tensor::{Floats, Spec},
 };
 
@@ -99,7 +99,7 @@ impl Op for Sum {
 struct Weights(Vec<Vec<f32>>);
 
 impl WeightSource for Weights {
-    fn get(&self, name: &str, _: &[usize], _: Layout) -> Result<Option<Floats>> {
+    fn get(&self, name: &str, _: &[usize], _: WeightLayout) -> Result<Option<Floats>> {
         let i: usize = name[1..].parse().unwrap_or(usize::MAX);
         Ok(self.0.get(i).map(|w| w.clone().into()))
     }
@@ -167,7 +167,7 @@ fn program(g: &Graph, checkpoint: bool, poison: bool) -> Program {
     let trained = g.trained.clone();
     rec.train_if(move |name| name[1..].parse::<usize>().is_ok_and(|i| trained[i]));
     let mut v: Vec<Value> =
-        (0..g.weights).map(|i| rec.param(&format!("w{i}"), &[LEN], Layout::Dense)).collect();
+        (0..g.weights).map(|i| rec.param(&format!("w{i}"), &[LEN], WeightLayout::Dense)).collect();
     let mut from = 0;
     while from < g.nodes.len() {
         let cut = |n: &(bool, usize, usize, bool)| n.3;
@@ -236,7 +236,8 @@ fn recomputation_needs_less_memory() {
 #[test]
 fn missing_weights_are_listed_in_one_error() {
     let mut rec = Recorder::new();
-    let (a, b) = (rec.param("w7", &[4], Layout::Dense), rec.param("w8", &[4], Layout::Dense));
+    let (a, b) =
+        (rec.param("w7", &[4], WeightLayout::Dense), rec.param("w8", &[4], WeightLayout::Dense));
     let out = rec.apply(Pair { product: true }, &[a, b]).unwrap();
     let plan = rec.plan_inference(out).unwrap();
     let text = plan.load(Device::Cpu, &Weights(vec![])).unwrap_err().to_string();

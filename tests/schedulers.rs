@@ -7,7 +7,7 @@ use selvedge::{
         base::Base,
         noise::{NoiseSchedule, Prediction, Spacing, published_scheduler},
     },
-    sample::{Curve, Sampler, Schedule, Settings, Start},
+    sample::{Curve, Sampler, Schedule, Settings, StartLatents},
 };
 use serde_json::{Value, json};
 
@@ -63,7 +63,7 @@ fn the_first_input_of_every_sampler_and_spacing_is_the_shifted_noise() {
                 for steps in [2, 25] {
                     let settings = settings(&config, sampler).spaced(Some(spacing));
                     let mut schedule = Schedule::new(&settings, steps).unwrap();
-                    let state = Start::FirstInput(vec![given.clone()]).state(&schedule);
+                    let state = StartLatents::FirstInput(vec![given.clone()]).state(&schedule);
                     let mut first = None;
                     let mut model = |input: &[f32], _: f32| {
                         first.get_or_insert(input.to_vec());
@@ -84,7 +84,7 @@ fn the_first_input_of_every_sampler_and_spacing_is_the_shifted_noise() {
 fn plain_noise_enters_at_the_first_level() {
     for sampler in SAMPLERS {
         let schedule = Schedule::new(&settings(&published_scheduler(), sampler), 50).unwrap();
-        let state = Start::Noise(vec![vec![1.0]]).state(&schedule);
+        let state = StartLatents::Noise(vec![vec![1.0]]).state(&schedule);
         assert_eq!(state, [schedule.noise_factor()], "{sampler}");
     }
 }

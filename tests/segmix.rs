@@ -6,7 +6,7 @@ use std::{collections::HashMap, path::Path};
 use selvedge::{
     data::{
         Dataset, Photo, Sample, Subject, TrainConfig,
-        mix::Rule,
+        mix::MixRule,
         segment::{Pasted, Segment, tight_box},
     },
     tensor::image::Picture,
@@ -198,7 +198,7 @@ fn the_worked_example_fits_by_one_point_six() {
     }
     let s = Segment::cut(&picture, &mask).unwrap();
     assert_eq!((s.rgb.width, s.rgb.height), (300, 600));
-    let rule = Rule::new(&config(&[], 2).method, 1024);
+    let rule = MixRule::new(&config(&[], 2).method, 1024);
     let (w, h) = rule.room();
     assert_eq!((s.fit(w, h), rule.margin), (1.6, 256));
     let small = s.scaled(s.fit(w, h) * 0.75);

@@ -9,7 +9,7 @@ use selvedge::{
         config::MethodConfig,
         layout::{arranged, columns},
         matte,
-        mix::Rule,
+        mix::MixRule,
         segment::Segment,
     },
     tensor::{
@@ -48,7 +48,7 @@ fn subject(i: usize, scale: Option<f64>) -> Subject {
 #[test]
 fn columns_hold_each_subject_once_and_inside() {
     let subjects: Vec<Subject> = (0..3).map(|i| subject(i, None)).collect();
-    let rule = Rule::new(&MethodConfig::default(), 96);
+    let rule = MixRule::new(&MethodConfig::default(), 96);
     let mut orders = HashMap::new();
     for n in 0..600 {
         let mut random = Stream::new(5, n);
@@ -69,7 +69,7 @@ fn the_rule_of_the_method_holds_in_the_columns() {
     let subjects: Vec<Subject> = (0..3).map(|i| subject(i, None)).collect();
     let all: Vec<&Subject> = subjects.iter().collect();
     let draw = |method: MethodConfig, n| {
-        let rule = Rule::new(&method, 128);
+        let rule = MixRule::new(&method, 128);
         columns(&all, [192, 128], &rule, &mut Stream::new(5, n)).unwrap().pasted
     };
     let apart = |a: [usize; 4], b: [usize; 4]| a[2] <= b[0] || b[2] <= a[0];

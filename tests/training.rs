@@ -7,11 +7,11 @@ use selvedge::{
     kernels::adamw::AdamW,
     lora::Adapter,
     models::unet::UnetConfig,
-    plan::{Layout, Recorder, WeightSource},
+    plan::{Recorder, WeightLayout, WeightSource},
     tensor::{DType, Floats, Tensor, safetensors::SafeFile},
     train::{
-        Batch, Group, NoiseSchedule, Objective, Optimizer, Patterns, Prediction, Rules, Start,
-        StepOptions, Stepper, Trained, plan_step, text_inputs, unet_params,
+        Batch, Group, InitialWeights, NoiseSchedule, Objective, Optimizer, Patterns, Prediction,
+        Rules, StepOptions, Stepper, Trained, plan_step, text_inputs, unet_params,
     },
 };
 
@@ -28,7 +28,7 @@ fn open(name: &str) -> SafeFile {
 struct Weights(SafeFile);
 
 impl WeightSource for Weights {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
+    fn get(&self, name: &str, dims: &[usize], layout: WeightLayout) -> Result<Option<Floats>> {
         let tensor = self.0.f32(name.trim_start_matches("unet."))?;
         assert_eq!(tensor.dims, layout.checkpoint_dims(dims), "{name}");
         Ok(Some(layout.to_runtime(dims, tensor.data).into()))
@@ -83,7 +83,7 @@ fn stepper(run: &Run, checkpoint: bool) -> Stepper {
     };
     let text = |rec: &mut Recorder, _: &_| Ok(text_inputs(rec, &config, BATCH, 7));
     let plan = plan_step(&config, &trained, &options, text).unwrap();
-    let mut start = Start::new(Weights(open("diffusion_pytorch_model.safetensors")), 0);
+    let mut start = InitialWeights::new(Weights(open("diffusion_pytorch_model.safetensors")), 0);
     let expected = open("expected.safetensors");
     for name in expected.entries().keys().filter_map(|n| n.strip_prefix("start.")) {
         start.give(&format!("unet.{name}"), expected.f32(&format!("start.{name}")).unwrap().data);

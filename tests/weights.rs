@@ -5,7 +5,7 @@
 
 use selvedge::{
     models::checkpoint::{Checkpoint, Component},
-    plan::{Layout, WeightSource},
+    plan::{WeightLayout, WeightSource},
     tensor::{
         Floats,
         safetensors::{Dtype, Raw},
@@ -53,8 +53,10 @@ fn load(checkpoint: &Checkpoint) -> Vec<Floats> {
         let get = |name: &str, dims: &[usize], layout| {
             checkpoint.get(&format!("unet.{name}.{i}.weight"), dims, layout).unwrap().unwrap()
         };
-        let (linear, kernel) =
-            (get("linear", &LINEAR, Layout::Dense), get("kernel", &KERNEL, Layout::Conv));
+        let (linear, kernel) = (
+            get("linear", &LINEAR, WeightLayout::Dense),
+            get("kernel", &KERNEL, WeightLayout::Conv),
+        );
         let [_, h, w, c] = KERNEL;
         assert!(linear.iter().enumerate().all(|(at, v)| *v == value(i, at)));
         for (at, v) in kernel.iter().enumerate() {

@@ -23,7 +23,7 @@ struct Request {
 pub(super) type Results = Vec<(String, DType, Vec<u8>)>;
 
 /// Where a run takes place.
-pub(super) enum Place {
+pub(super) enum Runner {
     Host,
     Cuda(Arc<Cuda>),
 }
@@ -34,15 +34,15 @@ enum Store {
     Cuda(Arc<Cuda>, Memory, usize),
 }
 
-impl Place {
+impl Runner {
     fn store(&self, content: &[u8]) -> Result<Store> {
         match self {
-            Place::Host => {
+            Runner::Host => {
                 let mut words = vec![0u64; content.len().div_ceil(8)];
                 bytemuck::cast_slice_mut(&mut words)[..content.len()].copy_from_slice(content);
                 Ok(Store::Host(words, content.len()))
             }
-            Place::Cuda(cuda) => {
+            Runner::Cuda(cuda) => {
                 let memory = cuda.alloc(content.len() + 2 * GUARD_BYTES)?;
                 cuda.fill(memory.address(), memory.bytes(), GUARD)?;
                 cuda.upload(memory.address() + GUARD_BYTES as u64, content)?;
@@ -57,8 +57,8 @@ impl Place {
 
     fn device(&self) -> Device {
         match self {
-            Place::Host => Device::Cpu,
-            Place::Cuda(cuda) => Device::Cuda(cuda.clone()),
+            Runner::Host => Device::Cpu,
+            Runner::Cuda(cuda) => Device::Cuda(cuda.clone()),
         }
     }
 }
@@ -114,7 +114,7 @@ pub(super) struct Call<'a> {
 type Kept<'a> = (&'a [Store], &'a Store, &'a [Store]);
 
 impl Call<'_> {
-    pub fn run(&self, place: &Place) -> Result<Results> {
+    pub fn run(&self, place: &Runner) -> Result<Results> {
         let ins = self.inputs.iter().map(|b| place.store(b)).collect::<Result<Vec<_>>>()?;
         let mut out = place.poisoned(&self.signature.out)?;
         let mut saved = match &self.state {
@@ -152,7 +152,7 @@ impl Call<'_> {
 
     fn backward(
         &self,
-        place: &Place,
+        place: &Runner,
         request: &Request,
         (ins, out, saved): Kept<'_>,
         results: &mut Results,

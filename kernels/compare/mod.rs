@@ -20,7 +20,7 @@ use crate::{
     tensor::{DType, Spec, philox},
 };
 pub use ahead::for_each_reference;
-use call::{Call, Place, Results};
+use call::{Call, Results, Runner};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -75,7 +75,7 @@ impl<'a> Reference<'a> {
             return Ok(Self { case, plain: vec![], rounded: vec![] });
         }
         let run = |(values, rounding): &(Values, DType)| {
-            Call::new(case, *values, *rounding, DType::F32)?.run(&Place::Host)
+            Call::new(case, *values, *rounding, DType::F32)?.run(&Runner::Host)
         };
         let mut runs = wanted.par_iter().map(run).collect::<Result<Vec<_>>>()?.into_iter();
         let plain = runs.next().unwrap_or_default();
@@ -94,11 +94,11 @@ impl<'a> Reference<'a> {
             Err(e @ (Error::DType { .. } | Error::NoKernel { .. })) => return Ok(missing(&e)),
             call => call?,
         };
-        let first = match device.run(&Place::Cuda(cuda.clone())) {
+        let first = match device.run(&Runner::Cuda(cuda.clone())) {
             Err(e @ Error::NoKernel { .. }) => return Ok(missing(&e)),
             first => first?,
         };
-        let second = device.run(&Place::Cuda(cuda.clone()))?;
+        let second = device.run(&Runner::Cuda(cuda.clone()))?;
         for (a, b) in first.iter().zip(&second) {
             if a.2 != b.2 {
                 let problem = format!("{}: two runs on the device differ", a.0);
@@ -153,7 +153,7 @@ pub fn rehearse(case: &Case, dtype: DType, cuda: &Arc<Cuda>) -> Result<Option<St
         Err(e @ (Error::DType { .. } | Error::NoKernel { .. })) => return Ok(Some(e.to_string())),
         call => call?,
     };
-    match call.run(&Place::Cuda(cuda.clone())) {
+    match call.run(&Runner::Cuda(cuda.clone())) {
         Err(e @ Error::NoKernel { .. }) => Ok(Some(e.to_string())),
         run => run.map(|_| None),
     }

@@ -1,20 +1,20 @@
 //! The reference: two factors a sample, then a linear combination.
 
-use super::Mix;
+use super::Noising;
 use crate::op::{Backward, Forward};
 
 /// The factors on `z` and on `eps` at timestep `t`.
-fn factors(mix: Mix, table: &[f32], t: i32) -> (f32, f32) {
+fn factors(mix: Noising, table: &[f32], t: i32) -> (f32, f32) {
     let last = table.len().saturating_sub(1);
     let abar = table[usize::try_from(t).unwrap_or(0).min(last)];
     let (signal, noise) = (abar.sqrt(), (1.0 - abar).sqrt());
     match mix {
-        Mix::Noisy => (signal, noise),
-        Mix::Velocity => (-noise, signal),
+        Noising::Noisy => (signal, noise),
+        Noising::Velocity => (-noise, signal),
     }
 }
 
-pub(super) fn forward(mix: Mix, mut io: Forward<'_>) {
+pub(super) fn forward(mix: Noising, mut io: Forward<'_>) {
     let (z, eps) = (io.ins[0].f32(), io.ins[1].f32());
     let (t, table) = (io.ins[2].i32(), io.ins[3].f32());
     let each = z.len() / t.len().max(1);
@@ -30,7 +30,7 @@ pub(super) fn forward(mix: Mix, mut io: Forward<'_>) {
     }
 }
 
-pub(super) fn backward(mix: Mix, mut io: Backward<'_>) {
+pub(super) fn backward(mix: Noising, mut io: Backward<'_>) {
     let (t, table, d_out) = (io.ins[2].i32(), io.ins[3].f32(), io.d_out.f32());
     let each = d_out.len() / t.len().max(1);
     if each == 0 {

@@ -1,6 +1,6 @@
 //! Launches of `diffuse.cu`.
 
-use super::Mix;
+use super::Noising;
 use crate::{
     device::Cuda,
     error::Result,
@@ -30,7 +30,7 @@ fn launch(cuda: &Cuda, symbol: &'static str, z: &Spec, args: &Args, ops: &Operan
     elementwise::launch(cuda, ("diffuse", symbol), (each, samples), &args, &ops.touches)
 }
 
-pub(super) fn forward(mix: Mix, cuda: &Cuda, io: &Forward<'_>) -> Result<()> {
+pub(super) fn forward(mix: Noising, cuda: &Cuda, io: &Forward<'_>) -> Result<()> {
     let (specs, mut ops) = (io.specs, Operands::default());
     let args = Args {
         t: ops.read("t", io.ins[2], &specs[2]),
@@ -39,13 +39,13 @@ pub(super) fn forward(mix: Mix, cuda: &Cuda, io: &Forward<'_>) -> Result<()> {
         target: [ops.at("out", io.out.address(), io.out_spec), 0],
         each: 0,
         table_len: extent("diffuse", specs[3].len())?.cast_signed(),
-        velocity: i32::from(mix == Mix::Velocity),
+        velocity: i32::from(mix == Noising::Velocity),
         mode: [OVERWRITE, 0],
     };
     launch(cuda, "diffuse_forward", io.out_spec, &args, &ops)
 }
 
-pub(super) fn backward(mix: Mix, cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
+pub(super) fn backward(mix: Noising, cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
     let (specs, mut ops) = (io.specs, Operands::default());
     let (z, z_mode) = ops.gradient("dz", &io.d_ins[0], &specs[0]);
     let (eps, eps_mode) = ops.gradient("deps", &io.d_ins[1], &specs[1]);
@@ -59,7 +59,7 @@ pub(super) fn backward(mix: Mix, cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
         target: [z, eps],
         each: 0,
         table_len: extent("diffuse", specs[3].len())?.cast_signed(),
-        velocity: i32::from(mix == Mix::Velocity),
+        velocity: i32::from(mix == Noising::Velocity),
         mode: [z_mode, eps_mode],
     };
     launch(cuda, "diffuse_backward", io.out_spec, &args, &ops)

@@ -14,7 +14,7 @@ use crate::{
 
 /// Which combination of latents and noise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mix {
+pub enum Noising {
     /// `x_t = sqrt(abar) z + sqrt(1 - abar) eps`: what the U-Net sees.
     #[default]
     Noisy,
@@ -43,7 +43,7 @@ pub enum Mix {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Diffuse {
     /// Which combination.
-    pub mix: Mix,
+    pub mix: Noising,
 }
 
 impl Op for Diffuse {
@@ -102,8 +102,8 @@ impl Op for Diffuse {
 
     fn detail(&self) -> String {
         match self.mix {
-            Mix::Noisy => String::new(),
-            Mix::Velocity => "velocity".into(),
+            Noising::Noisy => String::new(),
+            Noising::Velocity => "velocity".into(),
         }
     }
 

@@ -190,10 +190,10 @@ fn dtype(p: &Printed) -> Option<DType> {
     }
 }
 
-fn mix(p: &Printed) -> Option<diffuse::Mix> {
+fn mix(p: &Printed) -> Option<diffuse::Noising> {
     match p.field("mix")?.name() {
-        "Noisy" => Some(diffuse::Mix::Noisy),
-        "Velocity" => Some(diffuse::Mix::Velocity),
+        "Noisy" => Some(diffuse::Noising::Noisy),
+        "Velocity" => Some(diffuse::Noising::Velocity),
         _ => None,
     }
 }

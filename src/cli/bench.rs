@@ -12,7 +12,7 @@ use crate::{
         checkpoint::{Component, Model},
         unet::UnetConfig,
     },
-    plan::{Layout, Roofline, StoredBytes, WeightSource, trace_json},
+    plan::{Roofline, StoredBytes, WeightLayout, WeightSource, trace_json},
     tensor::{DType, Floats},
     train::{
         RandomWeights, StepSize, peak_memory_bytes, plan_denoising, plan_training, time_denoising,
@@ -147,7 +147,7 @@ struct Shared {
 }
 
 impl WeightSource for &Shared {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
+    fn get(&self, name: &str, dims: &[usize], layout: WeightLayout) -> Result<Option<Floats>> {
         let Some(real) = &self.real else { return self.random.get(name, dims, layout) };
         let weights = real.get(name, dims, layout)?;
         if let Some(w) = &weights {
@@ -160,7 +160,7 @@ impl WeightSource for &Shared {
         &self,
         name: &str,
         dims: &[usize],
-        layout: Layout,
+        layout: WeightLayout,
         dtype: DType,
     ) -> Result<Option<StoredBytes>> {
         self.real.as_ref().map_or(Ok(None), |real| real.stored(name, dims, layout, dtype))

@@ -17,7 +17,7 @@ use std::{
 pub struct Compute {
     /// Where and in which element type.
     #[command(flatten)]
-    pub place: Place,
+    pub place: DeviceArgs,
     /// Seed of everything random; results repeat bit for bit on a device (the CPU: with a number of threads).
     #[arg(long, default_value_t = 42, value_name = "N")]
     pub seed: u64,
@@ -25,7 +25,7 @@ pub struct Compute {
 
 /// Where to compute, and how numbers are stored there.
 #[derive(Clone, Debug, Args)]
-pub struct Place {
+pub struct DeviceArgs {
     /// Where to compute: cpu, cuda[:N], emulated[:early|:late|:random:SEED], or auto: a GPU if there is one.
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub device: String,
@@ -109,7 +109,7 @@ impl Kernels {
     }
 }
 
-impl Place {
+impl DeviceArgs {
     /// Passes on what is to be captured.
     fn ask(&self) -> Result<()> {
         let Some(word) = &self.capture else { return Ok(()) };

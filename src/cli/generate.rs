@@ -14,8 +14,8 @@ use crate::{
         noise::{Prediction, Spacing},
     },
     sample::{
-        Loads, MaskResize, PictureEncoder, Pipeline, Request, Sampler, Settings, Size, Start,
-        StartNoise, first_inputs,
+        Loads, MaskResize, PictureEncoder, Pipeline, Request, Sampler, Settings, Size,
+        StartLatents, StartNoise, first_inputs,
         fit::{self, Purpose},
         unit_noise,
     },
@@ -262,9 +262,9 @@ impl Generate {
             let given: Option<Vec<Vec<f32>>> =
                 given.as_ref().map(|g| part.iter().map(|i| g.noise[*i].clone()).collect());
             starts.push(match (&scene, given) {
-                (None, Some(noise)) => Start::Noise(noise),
+                (None, Some(noise)) => StartLatents::Noise(noise),
                 (None, None) => {
-                    Start::Noise(unit_noise(&device, &seeds, [h, w, base.unet.in_channels])?)
+                    StartLatents::Noise(unit_noise(&device, &seeds, [h, w, base.unet.in_channels])?)
                 }
                 (Some(scene), given) => {
                     let size = [request.width, request.height];
@@ -274,7 +274,7 @@ impl Generate {
                     let noise = given.as_deref().map_or(seeded, StartNoise::Given);
                     let (gamma, resize) = (self.gamma, words.resize);
                     let inputs = first_inputs(&mut encoder, &parts, noise, gamma, resize)?;
-                    Start::FirstInput(inputs)
+                    StartLatents::FirstInput(inputs)
                 }
             });
         }

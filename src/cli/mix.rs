@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 ///
 /// Example: selvedge mix two_bears.toml --count 64 --out mixes
 #[derive(Debug, Args)]
-pub struct Mix {
+pub struct MixArgs {
     /// The training configuration.
     pub config: PathBuf,
     /// How many pictures.
@@ -42,7 +42,7 @@ pub struct Mix {
 
 const GRID: usize = 64;
 
-impl Mix {
+impl MixArgs {
     /// Writes the pictures.
     ///
     /// # Errors

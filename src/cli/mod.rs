@@ -41,7 +41,7 @@ pub struct Cli {
 pub enum Command {
     Quickstart(quickstart::Quickstart),
     Train(Box<train::Args>),
-    Mix(mix::Mix),
+    Mix(mix::MixArgs),
     Generate(Box<generate::Generate>),
     Forward(Box<forward::Args>),
     Plan(plan::Args),

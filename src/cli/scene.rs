@@ -7,7 +7,7 @@ use crate::{
         config::{MethodConfig, load_subjects_and_method},
         layout::{arranged, columns},
         load_all,
-        mix::Rule,
+        mix::MixRule,
     },
     error::{Error, Result},
     tensor::{
@@ -74,7 +74,7 @@ impl Scene {
         let start = match &self.layout {
             Some(layout) => arranged(&self.subjects, layout, size, &mut random)?,
             None => {
-                let rule = Rule::new(&self.method, size[0].min(size[1]));
+                let rule = MixRule::new(&self.method, size[0].min(size[1]));
                 columns(&self.subjects.iter().collect::<Vec<_>>(), size, &rule, &mut random)?
             }
         };

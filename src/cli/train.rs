@@ -2,7 +2,7 @@
 
 use super::{
     advice::{advise, prediction},
-    common::{Place, note, out, warn},
+    common::{DeviceArgs, note, out, warn},
     scene::Scene,
 };
 use crate::{
@@ -17,8 +17,8 @@ use crate::{
     models::base::Base,
     plan::WeightSource,
     sample::{
-        MaskResize, PictureEncoder, Pipeline, Request, Sampler, Size, Start, StartNoise, Texts,
-        first_inputs,
+        MaskResize, PictureEncoder, Pipeline, Request, Sampler, Size, StartLatents, StartNoise,
+        Texts, first_inputs,
         fit::{self, Forecast, Purpose},
         unit_noise,
     },
@@ -71,7 +71,7 @@ pub struct Args {
     pub print_config: bool,
     /// Where and in which element type.
     #[command(flatten)]
-    pub place: Place,
+    pub place: DeviceArgs,
 }
 
 /// Runs the command.
@@ -331,7 +331,7 @@ fn sample_pictures(
                 let (noise, gamma) = (StartNoise::Seeds(&[seed]), config.train.sample_gamma as f32);
                 let resize = MaskResize::default();
                 let inputs = first_inputs(&mut encoder, &parts, noise, gamma, resize)?;
-                (Start::FirstInput(inputs), true)
+                (StartLatents::FirstInput(inputs), true)
             }
         });
     }
@@ -365,12 +365,16 @@ fn plain_start(
     request: &Request,
     (base, device): (&Base, &Device),
     seed: u64,
-) -> Result<Start> {
+) -> Result<StartLatents> {
     let [h, w] = pipeline.latent(request.height, request.width)?;
-    unit_noise(device, &[seed], [h, w, base.unet.in_channels]).map(Start::Noise)
+    unit_noise(device, &[seed], [h, w, base.unet.in_channels]).map(StartLatents::Noise)
 }
 
-fn one_picture(pipeline: &mut Pipeline<'_>, request: &Request, start: Start) -> Result<Picture> {
+fn one_picture(
+    pipeline: &mut Pipeline<'_>,
+    request: &Request,
+    start: StartLatents,
+) -> Result<Picture> {
     let latents = pipeline.denoise(request, start, &mut || {})?;
     let latent = latents.first().map(Vec::as_slice).unwrap_or_default();
     pipeline.decode(latent, request.height, request.width)

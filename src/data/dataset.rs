@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     config::{Method, MethodConfig, TrainConfig},
-    mix::{Mix, Pick, Rule, cut_mix, seg_mix},
+    mix::{Mix, MixRule, Pick, cut_mix, seg_mix},
     prior,
     segment::Pasted,
     subject::{Photo, Subject, load_all},
@@ -36,7 +36,7 @@ pub struct Draw {
 
 /// Where an un-mixed picture comes from: the same source is the same pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Source {
+pub struct Origin {
     /// Subject number.
     pub subject: usize,
     /// Photo number.
@@ -57,7 +57,7 @@ pub struct Sample {
     /// What was drawn.
     pub draw: Draw,
     /// Where it comes from, unless mixed: the key for caching.
-    pub source: Option<Source>,
+    pub source: Option<Origin>,
 }
 
 impl Sample {
@@ -94,7 +94,7 @@ pub struct Dataset {
     classes: Vec<Subject>,
     items: Vec<(usize, usize)>,
     method: MethodConfig,
-    rule: Rule,
+    rule: MixRule,
     seed: u64,
     batch: usize,
     accumulate: usize,
@@ -142,7 +142,7 @@ impl Dataset {
             subjects,
             classes,
             items,
-            rule: Rule::new(&config.method, config.train.resolution),
+            rule: MixRule::new(&config.method, config.train.resolution),
             method: config.method.clone(),
             seed: config.train.seed,
             batch: config.train.batch,
@@ -223,7 +223,7 @@ impl Dataset {
         }
         self.plain(
             &self.subjects,
-            Source { subject: s, photo: p, crop: [0; 2], prior: false },
+            Origin { subject: s, photo: p, crop: [0; 2], prior: false },
             &mut random,
         )
     }
@@ -240,14 +240,14 @@ impl Dataset {
                 .collect();
             let other = if others.is_empty() { c } else { others[random.below(others.len())] };
             let q = random.below(self.classes[other].photos.len());
-            let rule = Rule { shared_y: true, ..self.rule };
+            let rule = MixRule { shared_y: true, ..self.rule };
             if let Some(mix) = self.mix(&self.classes, [(c, p), (other, q)], &rule, &mut random) {
                 return mix;
             }
         }
         self.plain(
             &self.classes,
-            Source { subject: c, photo: p, crop: [0; 2], prior: true },
+            Origin { subject: c, photo: p, crop: [0; 2], prior: true },
             &mut random,
         )
     }
@@ -262,7 +262,7 @@ impl Dataset {
         &self,
         group: &[Subject],
         picks: [(usize, usize); 2],
-        rule: &Rule,
+        rule: &MixRule,
         random: &mut Stream,
     ) -> Option<Sample> {
         let photos = picks.map(|(s, p)| (&group[s], &group[s].photos[p]));
@@ -276,7 +276,7 @@ impl Dataset {
     }
 
     /// One photo: shorter side to the resolution (bilinear), a random crop, one of its captions.
-    fn plain(&self, group: &[Subject], source: Source, random: &mut Stream) -> Sample {
+    fn plain(&self, group: &[Subject], source: Origin, random: &mut Stream) -> Sample {
         let subject = &group[source.subject];
         let photo = &subject.photos[source.photo];
         let r = self.rule.resolution;
@@ -303,7 +303,7 @@ impl Dataset {
             picture: resized.crop(x as i64, y as i64, r, r),
             mask,
             draw: Draw { mixed: false, prompt, subjects: vec![pasted] },
-            source: Some(Source { crop: [x, y], ..source }),
+            source: Some(Origin { crop: [x, y], ..source }),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::{
-    mix::Rule,
+    mix::MixRule,
     segment::{Pasted, Placed, Segment, compose},
     subject::{Photo, Subject},
 };
@@ -17,7 +17,7 @@ use crate::{
 
 /// A composition to start from: `z_T = gamma E(picture) m + noise`.
 #[derive(Clone, Debug)]
-pub struct Start {
+pub struct Composition {
     /// RGB, white outside the mask.
     pub picture: Picture,
     /// Union mask, 0 or 255.
@@ -145,7 +145,7 @@ fn random_segment<'a>(s: &'a Subject, random: &mut Stream) -> Result<(&'a Photo,
     })
 }
 
-fn finish(size: [usize; 2], parts: Vec<(&Subject, &Photo, f64, Placed)>) -> Start {
+fn finish(size: [usize; 2], parts: Vec<(&Subject, &Photo, f64, Placed)>) -> Composition {
     let placed: Vec<&Placed> = parts.iter().map(|p| &p.3).collect();
     let (picture, mask) = compose(size[0], size[1], &placed);
     let log = |(s, photo, scale, p): &(&Subject, &Photo, f64, Placed)| Pasted {
@@ -157,7 +157,7 @@ fn finish(size: [usize; 2], parts: Vec<(&Subject, &Photo, f64, Placed)>) -> Star
         z: Some(p.z),
     };
     let pasted = parts.iter().map(log).collect();
-    Start { picture, mask, pasted }
+    Composition { picture, mask, pasted }
 }
 
 /// `0..n` in random order.
@@ -181,9 +181,9 @@ fn shuffled(n: usize, random: &mut Stream) -> Vec<usize> {
 pub fn columns(
     subjects: &[&Subject],
     size: [usize; 2],
-    rule: &Rule,
+    rule: &MixRule,
     random: &mut Stream,
-) -> Result<Start> {
+) -> Result<Composition> {
     let [w, h] = size;
     let n = subjects.len();
     let column = w as f64 / n.max(1) as f64;
@@ -225,7 +225,7 @@ pub fn arranged(
     layout: &Layout,
     size: [usize; 2],
     random: &mut Stream,
-) -> Result<Start> {
+) -> Result<Composition> {
     let mut order: Vec<&LayoutBox> = layout.subjects.iter().collect();
     order.sort_by_key(|b| b.z);
     let (sx, sy) = (size[0] as f64 / layout.canvas[0], size[1] as f64 / layout.canvas[1]);

@@ -28,7 +28,7 @@ pub struct Pick<'a> {
 
 /// How pairs are placed.
 #[derive(Clone, Copy, Debug)]
-pub struct Rule {
+pub struct MixRule {
     /// Side of the square canvas, pixels.
     pub resolution: usize,
     /// Largest side margin, pixels; the smallest is 1.
@@ -41,7 +41,7 @@ pub struct Rule {
     pub shared_y: bool,
 }
 
-impl Rule {
+impl MixRule {
     /// The rule of a configuration at `resolution`.
     pub fn new(method: &MethodConfig, resolution: usize) -> Self {
         let margin = (method.margin as f64 * resolution as f64 / 1024.0).round() as usize;
@@ -82,7 +82,7 @@ pub struct Mix {
 ///
 /// Drawn in this order: two factors, the side coin, two heights, two margins, the depth coin. The
 /// depth coin is independent of the side coin; each subject's height is uniform over the canvas.
-pub fn seg_mix(own: Pick<'_>, other: Pick<'_>, rule: &Rule, random: &mut Stream) -> Mix {
+pub fn seg_mix(own: Pick<'_>, other: Pick<'_>, rule: &MixRule, random: &mut Stream) -> Mix {
     let r = rule.resolution;
     let room = rule.room();
     let factors = [rule.factor(own.scale, random), rule.factor(other.scale, random)];

@@ -13,7 +13,7 @@ pub mod segment;
 mod subject;
 
 pub use config::{SubjectConfig, TrainConfig};
-pub use dataset::{Batch, Dataset, Draw, Sample, Source};
-pub use layout::{Layout, Start};
+pub use dataset::{Batch, Dataset, Draw, Origin, Sample};
+pub use layout::{Composition, Layout};
 pub use matte::matte;
 pub use subject::{Photo, Subject, load_all};

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    plan::{Layout, StoredBytes, WeightSource},
+    plan::{StoredBytes, WeightLayout, WeightSource},
     tensor::{DType, Floats, Tensor, safetensors::Dtype},
 };
 use rayon::prelude::*;
@@ -104,7 +104,7 @@ pub struct Merged<'a, S> {
 }
 
 impl<S: WeightSource> WeightSource for Merged<'_, S> {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
+    fn get(&self, name: &str, dims: &[usize], layout: WeightLayout) -> Result<Option<Floats>> {
         let Some(weight) = self.base.get(name, dims, layout)? else {
             return Ok(None);
         };
@@ -125,7 +125,7 @@ impl<S: WeightSource> WeightSource for Merged<'_, S> {
         &self,
         name: &str,
         dims: &[usize],
-        layout: Layout,
+        layout: WeightLayout,
         dtype: DType,
     ) -> Result<Option<StoredBytes>> {
         let module = name.strip_suffix(".weight").unwrap_or("");

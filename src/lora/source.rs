@@ -3,7 +3,7 @@
 use super::{Adapter, Adapters, Modules, down_name, layer::Lora, up_name};
 use crate::{
     error::{Error, Result},
-    plan::{Layout, WeightSource},
+    plan::{WeightLayout, WeightSource},
     tensor::{Floats, safetensors::Raw},
 };
 use std::path::Path;
@@ -56,7 +56,7 @@ impl Loras {
 }
 
 impl WeightSource for Loras {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
+    fn get(&self, name: &str, dims: &[usize], layout: WeightLayout) -> Result<Option<Floats>> {
         let Some((raw, _)) = self.find(name) else { return Ok(None) };
         let want = layout.checkpoint_dims(dims);
         let count: usize = want.iter().product();
@@ -113,7 +113,7 @@ impl LoraFile {
 }
 
 impl WeightSource for LoraFile {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
+    fn get(&self, name: &str, dims: &[usize], layout: WeightLayout) -> Result<Option<Floats>> {
         self.all.get(name, dims, layout)
     }
 }

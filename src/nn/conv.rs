@@ -4,7 +4,7 @@ use super::{Net, conv1x1};
 use crate::{
     error::Result,
     kernels::{conv2d::Conv2d, linear::Linear},
-    plan::{Layout, Value},
+    plan::{Value, WeightLayout},
 };
 
 /// Shape of a square convolution.
@@ -55,12 +55,12 @@ pub fn conv(net: &mut Net<'_>, name: &str, x: Value, shape: Conv) -> Result<Valu
     }
     net.within(name, |net| {
         let width = net.channels(x);
-        let w = net.param("weight", &[out, k, k, width], Layout::Conv);
-        let b = net.param("bias", &[out], Layout::Dense);
+        let w = net.param("weight", &[out, k, k, width], WeightLayout::Conv);
+        let b = net.param("bias", &[out], WeightLayout::Dense);
         let mut y = net.rec.apply(Conv2d { stride, pad, bias: true, upsample }, &[x, w, b])?;
         for (i, a) in net.adapters.at(&net.path).iter().enumerate() {
             let dims = [a.rank, k, k, width];
-            let [down, up] = net.adapter(i, &dims, &[out, a.rank], Layout::Conv);
+            let [down, up] = net.adapter(i, &dims, &[out, a.rank], WeightLayout::Conv);
             let h = net.rec.apply(Conv2d { stride, pad, bias: false, upsample }, &[x, down])?;
             let h = net.rec.apply(Linear { bias: false }, &[h, up])?;
             let h = net.affine(h, a.scale, 0.0)?;

@@ -4,7 +4,7 @@ use super::Net;
 use crate::{
     error::Result,
     kernels::{activation::Kind, linear::Linear, lora_linear::LoraLinear},
-    plan::{Layout, Value},
+    plan::{Value, WeightLayout},
 };
 
 /// Whether a layer has a bias.
@@ -21,7 +21,7 @@ pub enum Bias {
 /// # Errors
 /// Those of the operations.
 pub fn linear(net: &mut Net<'_>, name: &str, x: Value, out: usize, bias: Bias) -> Result<Value> {
-    net.within(name, |net| product(net, x, out, bias, Layout::Dense))
+    net.within(name, |net| product(net, x, out, bias, WeightLayout::Dense))
 }
 
 /// A 1x1 convolution, `name.weight` `[out, in, 1, 1]` in the checkpoint: [`linear`] with a bias on channels-last data.
@@ -29,7 +29,7 @@ pub fn linear(net: &mut Net<'_>, name: &str, x: Value, out: usize, bias: Bias) -
 /// # Errors
 /// Those of the operations.
 pub fn conv1x1(net: &mut Net<'_>, name: &str, x: Value, out: usize) -> Result<Value> {
-    net.within(name, |net| product(net, x, out, Bias::Learned, Layout::Conv1x1))
+    net.within(name, |net| product(net, x, out, Bias::Learned, WeightLayout::Conv1x1))
 }
 
 /// `linear_2(silu(linear_1(x)))`, both of width `dim`: what turns a sinusoid into an embedding.
@@ -44,12 +44,18 @@ pub fn embedding_mlp(net: &mut Net<'_>, name: &str, x: Value, dim: usize) -> Res
     })
 }
 
-fn product(net: &mut Net<'_>, x: Value, out: usize, bias: Bias, layout: Layout) -> Result<Value> {
+fn product(
+    net: &mut Net<'_>,
+    x: Value,
+    out: usize,
+    bias: Bias,
+    layout: WeightLayout,
+) -> Result<Value> {
     let width = net.channels(x);
     let mut ins = vec![x, net.param("weight", &[out, width], layout)];
     let has_bias = bias == Bias::Learned;
     if has_bias {
-        ins.push(net.param("bias", &[out], Layout::Dense));
+        ins.push(net.param("bias", &[out], WeightLayout::Dense));
     }
     let all = net.adapters.at(&net.path);
     let Some(first) = all.first() else {

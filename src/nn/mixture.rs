@@ -7,7 +7,7 @@ use crate::{
         activation::Kind,
         moe::{Combine, Experts, Permute, Route},
     },
-    plan::{Layout, Value},
+    plan::{Value, WeightLayout},
 };
 
 /// How tokens reach their experts; the result is the same.
@@ -83,8 +83,8 @@ fn layer(
     dims: [usize; 3],
 ) -> Result<Value> {
     net.within(name, |net| {
-        let w = net.param("weight", &dims, Layout::Dense);
-        let b = net.param("bias", &dims[..2], Layout::Dense);
+        let w = net.param("weight", &dims, WeightLayout::Dense);
+        let b = net.param("bias", &dims[..2], WeightLayout::Dense);
         net.rec.apply(Experts, &[rows, table, w, b])
     })
 }

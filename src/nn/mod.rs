@@ -21,7 +21,7 @@ use crate::{
     error::{Error, Result},
     kernels::{activation, add, affine},
     lora::{Adapters, down_name, up_name},
-    plan::{Layout, Recorder, Value},
+    plan::{Recorder, Value, WeightLayout},
 };
 
 /// A recorder, the adapters, and the path of the module that is being recorded.
@@ -67,7 +67,7 @@ impl<'a> Net<'a> {
     }
 
     /// The parameter `name` of the current module, with runtime `dims`.
-    pub fn param(&mut self, name: &str, dims: &[usize], layout: Layout) -> Value {
+    pub fn param(&mut self, name: &str, dims: &[usize], layout: WeightLayout) -> Value {
         let full = self.join(name);
         self.rec.param(&full, dims, layout)
     }
@@ -147,10 +147,11 @@ impl<'a> Net<'a> {
         index: usize,
         down: &[usize],
         up: &[usize],
-        layout: Layout,
+        layout: WeightLayout,
     ) -> [Value; 2] {
         let (a, b) = (down_name(&self.path, index), up_name(&self.path, index));
-        let up_layout = if layout == Layout::Dense { Layout::Dense } else { Layout::Conv1x1 };
+        let up_layout =
+            if layout == WeightLayout::Dense { WeightLayout::Dense } else { WeightLayout::Conv1x1 };
         [self.rec.param(&a, down, layout), self.rec.param(&b, up, up_layout)]
     }
 

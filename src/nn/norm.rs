@@ -4,7 +4,7 @@ use super::Net;
 use crate::{
     error::Result,
     kernels::{group_norm::GroupNorm, layer_norm::LayerNorm},
-    plan::{Layout, Value},
+    plan::{Value, WeightLayout},
 };
 
 /// What follows a normalization in the same pass.
@@ -47,5 +47,5 @@ pub fn layer_norm(net: &mut Net<'_>, name: &str, x: Value, eps: f32) -> Result<V
 
 fn scale_and_shift(net: &mut Net<'_>, x: Value) -> [Value; 2] {
     let c = net.channels(x);
-    [net.param("weight", &[c], Layout::Dense), net.param("bias", &[c], Layout::Dense)]
+    [net.param("weight", &[c], WeightLayout::Dense), net.param("bias", &[c], WeightLayout::Dense)]
 }

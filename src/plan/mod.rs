@@ -22,7 +22,7 @@ pub use build::{Pass, PlanOptions};
 pub use explain::Summary;
 pub use flat::{Flat, FlatOnDevice};
 pub use program::Program;
-pub use record::{Layout, ParamInfo, Recorder, Value};
+pub use record::{ParamInfo, Recorder, Value, WeightLayout};
 pub use trace::{Roofline, Traced, trace_json};
 pub use weights::{StoredBytes, WeightSource};
 

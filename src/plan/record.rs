@@ -14,7 +14,7 @@ pub struct Value(pub(crate) usize);
 
 /// How a parameter lies in the published checkpoint, relative to the runtime layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Layout {
+pub enum WeightLayout {
     /// The same.
     Dense,
     /// Checkpoint `[O, I, kh, kw]`, runtime `[O, kh, kw, I]`.
@@ -25,13 +25,13 @@ pub enum Layout {
     Transposed,
 }
 
-impl Layout {
+impl WeightLayout {
     /// Dims in the checkpoint for runtime dims.
     pub fn checkpoint_dims(self, dims: &[usize]) -> Vec<usize> {
         match (self, dims) {
-            (Layout::Conv, [o, h, w, i]) => vec![*o, *i, *h, *w],
-            (Layout::Conv1x1, [o, i]) => vec![*o, *i, 1, 1],
-            (Layout::Transposed, [o, i]) => vec![*i, *o],
+            (WeightLayout::Conv, [o, h, w, i]) => vec![*o, *i, *h, *w],
+            (WeightLayout::Conv1x1, [o, i]) => vec![*o, *i, 1, 1],
+            (WeightLayout::Transposed, [o, i]) => vec![*i, *o],
             _ => dims.to_vec(),
         }
     }
@@ -49,8 +49,8 @@ impl Layout {
 
     fn permute(self, dims: &[usize], data: Vec<f32>, conv: &[usize]) -> Vec<f32> {
         let axes: &[usize] = match self {
-            Layout::Conv if dims.len() == 4 => conv,
-            Layout::Transposed if dims.len() == 2 => &[1, 0],
+            WeightLayout::Conv if dims.len() == 4 => conv,
+            WeightLayout::Transposed if dims.len() == 2 => &[1, 0],
             _ => return data,
         };
         crate::tensor::Tensor { dims: dims.to_vec(), data }.permuted(axes).data
@@ -61,7 +61,7 @@ impl Layout {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Class {
     /// A weight; `trainable` ones lie in the flat buffers.
-    Param { layout: Layout, trainable: bool },
+    Param { layout: WeightLayout, trainable: bool },
     /// Fed by the caller; `grad` asks for its gradient.
     Input { grad: bool },
     /// A constant known while recording.
@@ -99,7 +99,7 @@ pub struct ParamInfo {
     /// Runtime dims.
     pub dims: Vec<usize>,
     /// How it lies in the checkpoint.
-    pub layout: Layout,
+    pub layout: WeightLayout,
     /// Whether it is trained.
     pub trainable: bool,
 }
@@ -187,7 +187,7 @@ impl Recorder {
     }
 
     /// The parameter `name` with runtime `dims`; recorded once, however often it is asked for.
-    pub fn param(&mut self, name: &str, dims: &[usize], layout: Layout) -> Value {
+    pub fn param(&mut self, name: &str, dims: &[usize], layout: WeightLayout) -> Value {
         if let Some(v) = self.params.get(name) {
             return *v;
         }

@@ -2,7 +2,7 @@
 
 use super::{
     Plan,
-    record::{Class, Layout},
+    record::{Class, WeightLayout},
 };
 use crate::{
     device::{Arena, Device, Weight, WeightBlock},
@@ -21,7 +21,7 @@ pub trait WeightSource: Sync {
     ///
     /// # Errors
     /// When the source cannot be read, or holds the name with another shape.
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>>;
+    fn get(&self, name: &str, dims: &[usize], layout: WeightLayout) -> Result<Option<Floats>>;
 
     /// The parameter `name` in runtime layout as `dtype`, where the source stores that type; `None` where
     /// [`WeightSource::get`] must be asked. A GPU's memory is filled without an f32 copy on the host this way.
@@ -32,7 +32,7 @@ pub trait WeightSource: Sync {
         &self,
         _name: &str,
         _dims: &[usize],
-        _layout: Layout,
+        _layout: WeightLayout,
         _dtype: DType,
     ) -> Result<Option<StoredBytes>> {
         Ok(None)
@@ -53,7 +53,7 @@ struct Wanted<'p> {
     root: usize,
     name: &'p str,
     spec: &'p Spec,
-    layout: Layout,
+    layout: WeightLayout,
     trainable: bool,
 }
 

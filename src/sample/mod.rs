@@ -17,5 +17,5 @@ pub use pipeline::{Loads, Pipeline};
 pub use request::{Request, Size};
 pub use schedule::Schedule;
 pub use settings::{Curve, LastSigma, Sampler, Settings, Solver};
-pub use start::{Start, unit_noise};
+pub use start::{StartLatents, unit_noise};
 pub use texts::Texts;

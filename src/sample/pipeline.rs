@@ -1,6 +1,6 @@
 //! From a text to pictures: text program, start, denoising loop, decoding.
 
-use super::{Request, Schedule, Settings, Size, Start, Texts, denoiser::Denoiser};
+use super::{Request, Schedule, Settings, Size, StartLatents, Texts, denoiser::Denoiser};
 use crate::{
     device::Device,
     error::{Error, Result},
@@ -9,7 +9,7 @@ use crate::{
         base::{Base, Encoded},
         checkpoint::Component,
     },
-    plan::{Layout, Program, StoredBytes, WeightSource},
+    plan::{Program, StoredBytes, WeightLayout, WeightSource},
     tensor::{DType, Floats, image::Picture},
 };
 
@@ -76,7 +76,7 @@ impl<'a> Pipeline<'a> {
     pub fn denoise(
         &mut self,
         request: &Request,
-        start: Start,
+        start: StartLatents,
         progress: &mut dyn FnMut(),
     ) -> Result<Vec<Vec<f32>>> {
         let latent = self.latent(request.height, request.width)?;
@@ -209,7 +209,7 @@ struct Joined<'a> {
 }
 
 impl WeightSource for Joined<'_> {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
+    fn get(&self, name: &str, dims: &[usize], layout: WeightLayout) -> Result<Option<Floats>> {
         match self.first.get(name, dims, layout)? {
             Some(w) => Ok(Some(w)),
             None => self.second.get(name, dims, layout),
@@ -220,7 +220,7 @@ impl WeightSource for Joined<'_> {
         &self,
         name: &str,
         dims: &[usize],
-        layout: Layout,
+        layout: WeightLayout,
         dtype: DType,
     ) -> Result<Option<StoredBytes>> {
         match self.first.stored(name, dims, layout, dtype)? {

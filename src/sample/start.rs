@@ -5,24 +5,24 @@ use crate::{
     device::Device,
     error::Result,
     kernels::noise::{self, Normal, STATE_WORDS},
-    plan::{Layout, Plan, Program, Recorder, WeightSource},
+    plan::{Plan, Program, Recorder, WeightLayout, WeightSource},
     tensor::{Floats, Spec, philox::streams::START_NOISE},
 };
 
 /// Where pictures start from, one latent `[h, w, C]` each.
 #[derive(Clone, Debug)]
-pub enum Start {
+pub enum StartLatents {
     /// Unit noise, scaled as the sampler wants it.
     Noise(Vec<Vec<f32>>),
     /// What enters the U-Net first, as it is (mean-shifted initialization).
     FirstInput(Vec<Vec<f32>>),
 }
 
-impl Start {
+impl StartLatents {
     /// One latent a picture.
     pub fn pictures(&self) -> &[Vec<f32>] {
         match self {
-            Start::Noise(v) | Start::FirstInput(v) => v,
+            StartLatents::Noise(v) | StartLatents::FirstInput(v) => v,
         }
     }
 
@@ -30,8 +30,8 @@ impl Start {
     /// first input when the sampler scales it.
     pub fn state(&self, schedule: &Schedule) -> Vec<f32> {
         let factor = match self {
-            Start::Noise(_) => schedule.noise_factor(),
-            Start::FirstInput(_) => schedule.state_factor(),
+            StartLatents::Noise(_) => schedule.noise_factor(),
+            StartLatents::FirstInput(_) => schedule.state_factor(),
         };
         self.pictures().iter().flatten().map(|x| x * factor).collect()
     }
@@ -71,7 +71,7 @@ pub(super) fn load(plan: Plan, device: &Device) -> Result<Program> {
 struct NoWeights;
 
 impl WeightSource for NoWeights {
-    fn get(&self, _: &str, _: &[usize], _: Layout) -> Result<Option<Floats>> {
+    fn get(&self, _: &str, _: &[usize], _: WeightLayout) -> Result<Option<Floats>> {
         Ok(None)
     }
 }

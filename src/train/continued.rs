@@ -1,6 +1,6 @@
 //! A run that goes on from an adapter: its factors in the place of fresh ones.
 
-use super::{Start, Trained, is_adapter, modules};
+use super::{InitialWeights, Trained, is_adapter, modules};
 use crate::{
     data::TrainConfig,
     error::{Error, Result},
@@ -74,7 +74,7 @@ fn fold(layer: &mut Layer, adapters: &Adapters) -> Result<()> {
 /// # Errors
 /// [`Error::Weights`] for a module that `lora` lacks.
 pub fn give<S: WeightSource>(
-    start: &mut Start<S>,
+    start: &mut InitialWeights<S>,
     lora: &Lora,
     params: &[ParamInfo],
 ) -> Result<()> {

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// One training picture, ready to be encoded.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Sample {
+pub struct TrainingSample {
     /// Pixels `[H, W, 3]` in `[-1, 1]`.
     pub pixels: Vec<f32>,
     /// Loss weights at the latent's size `[h, w]`.
@@ -25,12 +25,12 @@ pub struct Sample {
 }
 
 /// Where training pictures come from; a pass is addressed by its number, so a resumed run sees the same ones.
-pub trait Source: Sync {
+pub trait SampleSource: Sync {
     /// The samples of pass `pass`, which belongs to optimizer step `step`: first the subjects', then the prior's.
     ///
     /// # Errors
     /// When a picture cannot be read.
-    fn pass(&self, pass: u64, step: u64) -> Result<Vec<Sample>>;
+    fn pass(&self, pass: u64, step: u64) -> Result<Vec<TrainingSample>>;
 
     /// Every prompt that can come, if that is known: they are encoded once, at the start.
     fn prompts(&self) -> Vec<String> {
@@ -42,7 +42,7 @@ pub trait Source: Sync {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Prepared {
     /// Pictures.
-    pub samples: Vec<Sample>,
+    pub samples: Vec<TrainingSample>,
     /// Noise of the posterior.
     pub posterior_noise: Vec<f32>,
     /// Noise of the forward process.
@@ -69,7 +69,7 @@ impl Draws {
     }
 
     /// Adds the random numbers of pass `pass` to its pictures.
-    pub fn prepare(&self, samples: Vec<Sample>, pass: u64) -> Prepared {
+    pub fn prepare(&self, samples: Vec<TrainingSample>, pass: u64) -> Prepared {
         let n = samples.len();
         let normals = |purpose: u64| {
             let mut data = vec![0.0; n * self.latent];
@@ -92,7 +92,7 @@ impl Draws {
 /// # Errors
 /// Those of `body`.
 pub fn with_feed<T>(
-    source: &dyn Source,
+    source: &dyn SampleSource,
     draws: Draws,
     accumulate: u64,
     passes: std::ops::Range<u64>,
@@ -122,14 +122,17 @@ mod tests {
     use crate::error::Error;
 
     struct Numbers(u64);
-    impl Source for Numbers {
-        fn pass(&self, pass: u64, step: u64) -> Result<Vec<Sample>> {
+    impl SampleSource for Numbers {
+        fn pass(&self, pass: u64, step: u64) -> Result<Vec<TrainingSample>> {
             if pass == self.0 {
                 let fix = String::new();
                 let (at, found, expected) = ("x".into(), "y".into(), "z".into());
                 return Err(Error::Data { at, found, expected, fix });
             }
-            Ok(vec![Sample { prompt: format!("{pass} {step}"), ..Sample::default() }; 2])
+            Ok(vec![
+                TrainingSample { prompt: format!("{pass} {step}"), ..TrainingSample::default() };
+                2
+            ])
         }
     }
 

@@ -1,7 +1,7 @@
 //! Planning and timing a U-Net's training and denoising step: what `plan` prints and `bench step` runs.
 
 use super::{
-    Batch, Group, NoiseSchedule, Objective, Optimizer, Patterns, Prediction, Rules, Start,
+    Batch, Group, InitialWeights, NoiseSchedule, Objective, Optimizer, Patterns, Prediction, Rules,
     StepOptions, Stepper, Trained, plan_step, predict, text_inputs, unet_params,
 };
 use crate::{
@@ -195,7 +195,7 @@ fn training(
     weights: impl WeightSource,
 ) -> Result<(Stepper, Batch)> {
     let plan = plan_training(config, size)?;
-    let mut program = plan.load(device.clone(), &Start::new(weights, 1))?;
+    let mut program = plan.load(device.clone(), &InitialWeights::new(weights, 1))?;
     let group = |_: &str| Group { learning_rate: 1e-4, adamw: AdamW::default() };
     let optimizer = Optimizer::new(&mut program, group, Rules::constant(1.0))?;
     let stepper = Stepper::new(program, optimizer, size.objective);

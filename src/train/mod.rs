@@ -24,7 +24,7 @@ pub use crate::models::noise::{NoiseSchedule, Prediction};
 pub use blueprint::{Blueprint, Plans, pass_size, text_is_trained};
 pub use continued::{continued, give};
 pub use events::Events;
-pub use feed::{Draws, Prepared, Sample, Source, with_feed};
+pub use feed::{Draws, Prepared, SampleSource, TrainingSample, with_feed};
 pub use folder::{RunFolder, config_hash};
 pub use log::{Log, Row};
 pub use measure::{
@@ -39,7 +39,7 @@ pub use program::{
 pub use random::RandomWeights;
 pub use run::{Hooks, Report, SampleHook, SaveHook, run, trainables};
 pub use save::{TrainedWeights, adapter, modules, save};
-pub use start::Start;
+pub use start::InitialWeights;
 pub use state::{Checkpoints, State, sha256};
 pub use step::{Batch, Noisy, Objective, StepOptions, Stepper, record};
 pub use trainable::Trainable;

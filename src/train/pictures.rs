@@ -1,6 +1,6 @@
 //! The data room's pictures as training samples.
 
-use super::{Sample, Source};
+use super::{SampleSource, TrainingSample};
 use crate::{
     data::{self, Dataset, TrainConfig},
     error::Result,
@@ -26,8 +26,8 @@ impl<'a> Pictures<'a> {
         }
     }
 
-    fn sample(&self, sample: data::Sample, prior: bool) -> Sample {
-        Sample {
+    fn sample(&self, sample: data::Sample, prior: bool) -> TrainingSample {
+        TrainingSample {
             pixels: sample.picture.signed(),
             weight: sample.weight(self.latent, self.latent, self.soft_alpha),
             mixed: sample.draw.mixed,
@@ -38,8 +38,8 @@ impl<'a> Pictures<'a> {
     }
 }
 
-impl Source for Pictures<'_> {
-    fn pass(&self, pass: u64, step: u64) -> Result<Vec<Sample>> {
+impl SampleSource for Pictures<'_> {
+    fn pass(&self, pass: u64, step: u64) -> Result<Vec<TrainingSample>> {
         let within = usize::try_from(pass % self.accumulate.max(1)).unwrap_or(0);
         let batch = self.data.batch(step, within);
         let own = batch.samples.into_iter().map(|s| self.sample(s, false));

@@ -2,7 +2,7 @@
 
 use crate::{
     error::Result,
-    plan::{Layout, WeightSource},
+    plan::{WeightLayout, WeightSource},
     tensor::{Floats, philox},
 };
 use std::{
@@ -49,7 +49,7 @@ impl RandomWeights {
 }
 
 impl WeightSource for RandomWeights {
-    fn get(&self, name: &str, dims: &[usize], _: Layout) -> Result<Option<Floats>> {
+    fn get(&self, name: &str, dims: &[usize], _: WeightLayout) -> Result<Option<Floats>> {
         let made = || self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(w) = made().get(name) {
             return Ok(Some(w.clone()));
@@ -60,7 +60,7 @@ impl WeightSource for RandomWeights {
 }
 
 impl WeightSource for &RandomWeights {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
+    fn get(&self, name: &str, dims: &[usize], layout: WeightLayout) -> Result<Option<Floats>> {
         (**self).get(name, dims, layout)
     }
 }

@@ -1,7 +1,7 @@
 //! The run: steps, logs, checkpoints, samples, and how it ends.
 
 use super::{
-    Checkpoints, Events, Log, Prepared, Row, RunFolder, Source, State, Trainable, Trainer,
+    Checkpoints, Events, Log, Prepared, Row, RunFolder, SampleSource, State, Trainable, Trainer,
     feed::with_feed,
 };
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     device::Device,
     error::{Error, Result},
     models::base::Base,
-    plan::Layout,
+    plan::WeightLayout,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
@@ -73,7 +73,7 @@ pub fn run(
     config: &TrainConfig,
     base: &Base,
     device: Device,
-    source: &dyn Source,
+    source: &dyn SampleSource,
     folder: &RunFolder,
     mut hooks: Hooks<'_>,
 ) -> Result<Report> {
@@ -179,7 +179,7 @@ pub fn trainables(trainer: &mut Trainer<'_>, averaged: bool) -> Result<Vec<Train
     let one = |(name, range): &(String, std::ops::Range<usize>)| {
         let info = params.iter().find(|p| p.name == *name);
         let (dims, layout) =
-            info.map_or((vec![range.len()], Layout::Dense), |p| (p.dims.clone(), p.layout));
+            info.map_or((vec![range.len()], WeightLayout::Dense), |p| (p.dims.clone(), p.layout));
         let data = layout.to_checkpoint(&dims, values[range.clone()].to_vec());
         Trainable { name: name.clone(), dims: layout.checkpoint_dims(&dims), data }
     };

@@ -9,7 +9,7 @@ use crate::{
         base::Base,
         export::{Changed, export},
     },
-    plan::{Layout, WeightSource},
+    plan::{WeightLayout, WeightSource},
     tensor::{Floats, Tensor, safetensors::Dtype},
 };
 use std::{
@@ -72,7 +72,7 @@ impl<'a> TrainedWeights<'a> {
 }
 
 impl WeightSource for TrainedWeights<'_> {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
+    fn get(&self, name: &str, dims: &[usize], layout: WeightLayout) -> Result<Option<Floats>> {
         let own = self.0.iter().find(|t| t.name == name);
         Ok(own.map(|t| layout.to_runtime(dims, t.data.clone()).into()))
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     error::Result,
-    plan::{Layout, StoredBytes, WeightSource},
+    plan::{StoredBytes, WeightLayout, WeightSource},
     tensor::{DType, Floats, philox},
 };
 use sha2::{Digest, Sha256};
@@ -12,13 +12,13 @@ use std::collections::HashMap;
 ///
 /// The draw of a matrix is addressed by its name, so it does not depend on which others exist.
 #[derive(Debug)]
-pub struct Start<S> {
+pub struct InitialWeights<S> {
     base: S,
     seed: u64,
     given: HashMap<String, Floats>,
 }
 
-impl<S: WeightSource> Start<S> {
+impl<S: WeightSource> InitialWeights<S> {
     /// Fresh adapters under `seed` over `base`.
     pub fn new(base: S, seed: u64) -> Self {
         Self { base, seed, given: HashMap::new() }
@@ -30,8 +30,8 @@ impl<S: WeightSource> Start<S> {
     }
 }
 
-impl<S: WeightSource> WeightSource for Start<S> {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
+impl<S: WeightSource> WeightSource for InitialWeights<S> {
+    fn get(&self, name: &str, dims: &[usize], layout: WeightLayout) -> Result<Option<Floats>> {
         if let Some(data) = self.given.get(name) {
             return Ok(Some(data.clone()));
         }
@@ -48,7 +48,7 @@ impl<S: WeightSource> WeightSource for Start<S> {
         &self,
         name: &str,
         dims: &[usize],
-        layout: Layout,
+        layout: WeightLayout,
         dtype: DType,
     ) -> Result<Option<StoredBytes>> {
         match self.given.contains_key(name) {
@@ -75,15 +75,15 @@ mod tests {
 
     struct Nothing;
     impl WeightSource for Nothing {
-        fn get(&self, _: &str, _: &[usize], _: Layout) -> Result<Option<Floats>> {
+        fn get(&self, _: &str, _: &[usize], _: WeightLayout) -> Result<Option<Floats>> {
             Ok(None)
         }
     }
 
     #[test]
     fn adapters_start_as_peft_starts_them() {
-        let start = Start::new(Nothing, 1);
-        let get = |name: &str, dims: &[usize]| start.get(name, dims, Layout::Dense).unwrap();
+        let start = InitialWeights::new(Nothing, 1);
+        let get = |name: &str, dims: &[usize]| start.get(name, dims, WeightLayout::Dense).unwrap();
         let a = get("unet.x.lora_A.weight", &[8, 4096]).unwrap();
         let variance = a.iter().map(|v| v * v).sum::<f32>() / a.len() as f32;
         assert!((variance.sqrt() - 0.125).abs() < 0.002, "{variance}");

@@ -4,7 +4,7 @@ use super::{NoiseSchedule, Optimizer, Prediction};
 use crate::{
     error::{Error, Result},
     kernels::{
-        diffuse::{Diffuse, Mix},
+        diffuse::{Diffuse, Noising},
         loss::{Dco, MaskedMse},
         posterior::Posterior,
     },
@@ -84,11 +84,11 @@ pub fn record(
     let posterior = Posterior { scale: options.scale };
     let z = r.scope("latents", |r| r.apply(posterior, &[moments, posterior_noise]))?;
     let mixed = [z, noise, timesteps, table];
-    let x = r.scope("noisy", |r| r.apply(Diffuse { mix: Mix::Noisy }, &mixed))?;
+    let x = r.scope("noisy", |r| r.apply(Diffuse { mix: Noising::Noisy }, &mixed))?;
     let target = match options.noise.prediction {
         Prediction::Epsilon => noise,
         Prediction::Velocity => {
-            r.scope("target", |r| r.apply(Diffuse { mix: Mix::Velocity }, &mixed))?
+            r.scope("target", |r| r.apply(Diffuse { mix: Noising::Velocity }, &mixed))?
         }
     };
     let noisy = Noisy { latents: x, timestep, adapted: true };

@@ -1,8 +1,8 @@
 //! A base model being trained: its programs, what it keeps of encoders, one pass.
 
 use super::{
-    Batch, Blueprint, Draws, Group, NoiseSchedule, Optimizer, Plans, Prepared, Rules, Sample,
-    Start, Stepper, continued, fit, give, text_is_trained,
+    Batch, Blueprint, Draws, Group, InitialWeights, NoiseSchedule, Optimizer, Plans, Prepared,
+    Rules, Stepper, TrainingSample, continued, fit, give, text_is_trained,
 };
 use crate::{
     data::{TrainConfig, config::MethodConfig},
@@ -51,7 +51,7 @@ impl<'a> Trainer<'a> {
         let others = plans.others_bytes();
         let need = fit::Need { plan: &plans.step, others, samples, train: t };
         fit::check(&device, &need, &blueprint.options, |options| blueprint.step(options))?;
-        let mut start = Start::new(base.weights.clone(), t.seed);
+        let mut start = InitialWeights::new(base.weights.clone(), t.seed);
         if let Some(lora) = continued(config, base, &blueprint.trained)? {
             give(&mut start, &lora, &plans.step.params())?;
         }
@@ -115,7 +115,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// VAE moments of a sample, from the cache where its pixels were seen before.
-    fn moments(&mut self, sample: &Sample) -> Result<Vec<f32>> {
+    fn moments(&mut self, sample: &TrainingSample) -> Result<Vec<f32>> {
         self.hits.1 += 1;
         let key = sample.key.as_ref().filter(|_| self.config.train.cache_latents);
         if let Some(known) = key.and_then(|k| self.moments.get(k)) {
@@ -194,7 +194,7 @@ impl<'a> Trainer<'a> {
 pub fn coefficients(method: &MethodConfig, noise: &NoiseSchedule, pass: &Prepared) -> Vec<f32> {
     let priors = pass.samples.iter().filter(|s| s.prior).count();
     let own = pass.samples.len() - priors;
-    let one = |(s, t): (&Sample, &i32)| {
+    let one = |(s, t): (&TrainingSample, &i32)| {
         let kind = match s.prior {
             true => method.prior_weight / priors as f64,
             false => 1.0 / own as f64,

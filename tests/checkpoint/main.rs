@@ -6,7 +6,7 @@ mod parts;
 mod unet;
 
 use selvedge::{
-    plan::{Layout, ParamInfo},
+    plan::{ParamInfo, WeightLayout},
     tensor::{safetensors::Raw, write_safetensors},
 };
 use std::{collections::BTreeMap, fs, path::Path};
@@ -31,6 +31,6 @@ fn save_json(path: impl AsRef<Path>, json: serde_json::Value) {
     fs::write(path, json.to_string()).unwrap();
 }
 
-fn param(name: &str, dims: &[usize], layout: Layout) -> ParamInfo {
+fn param(name: &str, dims: &[usize], layout: WeightLayout) -> ParamInfo {
     ParamInfo { name: name.into(), dims: dims.to_vec(), layout, trainable: false }
 }

@@ -7,7 +7,7 @@ use selvedge::{
         checkpoint::{Checkpoint, Component, Model, Target, model_json},
         noise::Prediction,
     },
-    plan::{Layout, ParamInfo, WeightSource},
+    plan::{ParamInfo, WeightLayout, WeightSource},
     tensor::{
         DType,
         safetensors::{Dtype, Raw},
@@ -80,10 +80,12 @@ fn vae_params(half: &str) -> Vec<ParamInfo> {
     let one = |(_, name, d): (&str, &str, Vec<usize>)| {
         let full = format!("vae.{name}");
         match d[..] {
-            [o, i, 1, 1] if name.contains("attentions") => param(&full, &[o, i], Layout::Dense),
-            [o, i, 1, 1] => param(&full, &[o, i], Layout::Conv1x1),
-            [o, i, h, w] => param(&full, &[o, h, w, i], Layout::Conv),
-            _ => param(&full, &d, Layout::Dense),
+            [o, i, 1, 1] if name.contains("attentions") => {
+                param(&full, &[o, i], WeightLayout::Dense)
+            }
+            [o, i, 1, 1] => param(&full, &[o, i], WeightLayout::Conv1x1),
+            [o, i, h, w] => param(&full, &[o, h, w, i], WeightLayout::Conv),
+            _ => param(&full, &d, WeightLayout::Dense),
         }
     };
     vae_names()
@@ -174,9 +176,13 @@ fn text_params(component: &str, layers: usize, projected: bool) -> Vec<ParamInfo
     }
     let name = |n: &str| format!("{component}.text_model.{n}");
     let mut params: Vec<ParamInfo> =
-        all.iter().map(|(n, d)| param(&name(n), d, Layout::Dense)).collect();
+        all.iter().map(|(n, d)| param(&name(n), d, WeightLayout::Dense)).collect();
     if projected {
-        params.push(param(&format!("{component}.text_projection.weight"), &[3, 4], Layout::Dense));
+        params.push(param(
+            &format!("{component}.text_projection.weight"),
+            &[3, 4],
+            WeightLayout::Dense,
+        ));
     }
     params
 }
@@ -265,16 +271,16 @@ fn stored_weights_are_the_files_bits_in_runtime_order() {
         found.unwrap().map(|b| (*b).as_ref().to_vec())
     };
     let dims = [3, 2, 2, 4];
-    let runtime = Layout::Conv.to_runtime(&dims, data.clone());
+    let runtime = WeightLayout::Conv.to_runtime(&dims, data.clone());
     let want = Raw::rounded(&dims, &runtime, Dtype::F16).bytes;
-    assert_eq!(stored("kernel", &dims, Layout::Conv, DType::F16), Some(want));
+    assert_eq!(stored("kernel", &dims, WeightLayout::Conv, DType::F16), Some(want));
     let want = tensors["linear.weight"].bytes.clone();
-    assert_eq!(stored("linear", &[6, 8], Layout::Dense, DType::Bf16), Some(want));
+    assert_eq!(stored("linear", &[6, 8], WeightLayout::Dense, DType::Bf16), Some(want));
     for other in [DType::F32, DType::Bf16] {
-        assert_eq!(stored("kernel", &dims, Layout::Conv, other), None, "{other}");
+        assert_eq!(stored("kernel", &dims, WeightLayout::Conv, other), None, "{other}");
     }
-    assert_eq!(stored("absent", &[6, 8], Layout::Dense, DType::F16), None);
-    let short = checkpoint.stored("unet.linear.weight", &[6, 7], Layout::Dense, DType::Bf16);
+    assert_eq!(stored("absent", &[6, 8], WeightLayout::Dense, DType::F16), None);
+    let short = checkpoint.stored("unet.linear.weight", &[6, 7], WeightLayout::Dense, DType::Bf16);
     assert!(short.is_err(), "another shape");
 }
 

@@ -4,7 +4,7 @@ use super::{Tensors, fill, param, save, save_json};
 use selvedge::{
     error::Error,
     models::checkpoint::{Checkpoint, Component, Model, model_json},
-    plan::{Layout, ParamInfo, WeightSource},
+    plan::{ParamInfo, WeightLayout, WeightSource},
     tensor::safetensors::{Dtype, Raw},
 };
 use serde_json::json;
@@ -68,9 +68,9 @@ fn unet_names() -> Vec<(&'static str, &'static str, Vec<usize>)> {
 /// The parameters of `unet_names` as a model would record them.
 fn unet_params() -> Vec<ParamInfo> {
     let one = |(_, name, d): (&str, &str, Vec<usize>)| match d[..] {
-        [o, i, 1, 1] => param(&format!("unet.{name}"), &[o, i], Layout::Conv1x1),
-        [o, i, h, w] => param(&format!("unet.{name}"), &[o, h, w, i], Layout::Conv),
-        _ => param(&format!("unet.{name}"), &d, Layout::Dense),
+        [o, i, 1, 1] => param(&format!("unet.{name}"), &[o, i], WeightLayout::Conv1x1),
+        [o, i, h, w] => param(&format!("unet.{name}"), &[o, h, w, i], WeightLayout::Conv),
+        _ => param(&format!("unet.{name}"), &d, WeightLayout::Dense),
     };
     unet_names().into_iter().map(one).collect()
 }
@@ -198,7 +198,7 @@ fn unknown_missing_and_misshaped_names_come_in_one_error() {
         }
         other => panic!("{other}"),
     }
-    let get = |name: &str, dims: &[usize]| checkpoint.get(name, dims, Layout::Conv);
+    let get = |name: &str, dims: &[usize]| checkpoint.get(name, dims, WeightLayout::Conv);
     assert!(matches!(get("unet.conv_in.weight", &[4, 3, 3, 4]), Err(Error::Weights { .. })));
     assert!(get("unet.conv_out.weight", &[4, 3, 3, 4]).unwrap().is_none());
     assert!(get("vae.conv_in.weight", &[4, 3, 3, 4]).unwrap().is_none());
@@ -210,8 +210,9 @@ fn weights_come_in_runtime_layout_and_are_shared() {
     let unet = unet_folder(dir.path());
     save(unet.join("diffusion_pytorch_model.safetensors"), &diffusers_unet());
     let model = Model::open(dir.path(), &[Component::Unet]).unwrap();
-    let get =
-        || model.get("unet.down_blocks.1.resnets.0.conv1.weight", &[8, 3, 3, 4], Layout::Conv);
+    let get = || {
+        model.get("unet.down_blocks.1.resnets.0.conv1.weight", &[8, 3, 3, 4], WeightLayout::Conv)
+    };
     let first = get().unwrap().unwrap();
     let stored = model
         .part(Component::Unet)

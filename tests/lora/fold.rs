@@ -4,7 +4,7 @@ use super::{fixture, fixture_modules, wave};
 use selvedge::{
     error::Error,
     lora::{Layer, Lora, Loras, Merged, delta, down_name, extract, merge, up_name},
-    plan::{Layout, WeightSource},
+    plan::{WeightLayout, WeightSource},
     tensor::{
         Floats, Tensor,
         safetensors::{Dtype, SafeFile},
@@ -96,7 +96,12 @@ fn extraction_recovers_a_change_of_that_rank_and_is_the_best_of_a_lower_one() {
 struct Fixed(Tensor);
 
 impl WeightSource for Fixed {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>, Error> {
+    fn get(
+        &self,
+        name: &str,
+        dims: &[usize],
+        layout: WeightLayout,
+    ) -> Result<Option<Floats>, Error> {
         let known = name == "unet.conv_in.weight";
         Ok(known.then(|| layout.to_runtime(dims, self.0.data.clone()).into()))
     }
@@ -114,19 +119,25 @@ fn several_adapters_are_numbered_scaled_and_folded_in_order() {
     let scales: Vec<(usize, f32)> =
         adapters.at("unet.conv_in").iter().map(|a| (a.rank, a.scale)).collect();
     assert_eq!(scales, [(3, 0.25), (2, -2.0)]);
-    let a = loras.get(&down_name("unet.conv_in", 1), &[2, 3, 2, 3], Layout::Conv).unwrap().unwrap();
+    let a = loras
+        .get(&down_name("unet.conv_in", 1), &[2, 3, 2, 3], WeightLayout::Conv)
+        .unwrap()
+        .unwrap();
     let stored = second.down.to_tensor().unwrap();
     // Rank 1, row 1, column 1, input 2 of [r, kh, kw, I] and of [r, I, kh, kw].
     assert_eq!(a[((3 + 1) * 2 + 1) * 3 + 2], stored.data[((3 + 2) * 3 + 1) * 2 + 1]);
-    assert!(loras.get(&up_name("unet.conv_in", 2), &[4, 2], Layout::Conv1x1).unwrap().is_none());
-    assert!(loras.get(&up_name("unet.conv_in", 1), &[4, 3], Layout::Conv1x1).is_err());
+    assert!(
+        loras.get(&up_name("unet.conv_in", 2), &[4, 2], WeightLayout::Conv1x1).unwrap().is_none()
+    );
+    assert!(loras.get(&up_name("unet.conv_in", 1), &[4, 3], WeightLayout::Conv1x1).is_err());
 
     let base = Fixed(wave(2, &[4, 3, 3, 2]));
     let merged = Merged { base: &base, loras: &loras };
-    let got = merged.get("unet.conv_in.weight", &[4, 3, 2, 3], Layout::Conv).unwrap().unwrap();
+    let got =
+        merged.get("unet.conv_in.weight", &[4, 3, 2, 3], WeightLayout::Conv).unwrap().unwrap();
     let mut want = base.0.clone();
     merge(&mut want, &first, 0.5).unwrap();
     merge(&mut want, &second, -1.0).unwrap();
-    assert_eq!(*got, Layout::Conv.to_runtime(&[4, 3, 2, 3], want.data));
-    assert!(merged.get("unet.other.weight", &[1], Layout::Dense).unwrap().is_none());
+    assert_eq!(*got, WeightLayout::Conv.to_runtime(&[4, 3, 2, 3], want.data));
+    assert!(merged.get("unet.other.weight", &[1], WeightLayout::Dense).unwrap().is_none());
 }

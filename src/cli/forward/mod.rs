@@ -8,7 +8,9 @@ use crate::{
     error::{Error, Result},
     lora::LoraFile,
     models::checkpoint::{Checkpoint, Component},
-    plan::{Layout, ParamInfo, Pass, PlanOptions, Program, Recorder, StoredBytes, WeightSource},
+    plan::{
+        ParamInfo, Pass, PlanOptions, Program, Recorder, StoredBytes, WeightLayout, WeightSource,
+    },
     tensor::{
         DType, Floats, Tensor,
         safetensors::{Raw, SafeFile},
@@ -220,7 +222,7 @@ struct Weights<'a> {
 }
 
 impl WeightSource for Weights<'_> {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
+    fn get(&self, name: &str, dims: &[usize], layout: WeightLayout) -> Result<Option<Floats>> {
         match self.lora.filter(|_| is_adapter(name)) {
             Some(lora) => lora.get(name, dims, layout),
             None => self.checkpoint.get(name, dims, layout),
@@ -231,7 +233,7 @@ impl WeightSource for Weights<'_> {
         &self,
         name: &str,
         dims: &[usize],
-        layout: Layout,
+        layout: WeightLayout,
         dtype: DType,
     ) -> Result<Option<StoredBytes>> {
         match self.lora.is_some() && is_adapter(name) {

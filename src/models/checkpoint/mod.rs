@@ -15,7 +15,7 @@ use crate::{
     device::Pool,
     error::{Error, Result},
     lora::Modules,
-    plan::{Layout, ParamInfo, StoredBytes, WeightSource},
+    plan::{ParamInfo, StoredBytes, WeightLayout, WeightSource},
     tensor::{DType, Floats, Tensor, WeakFloats, safetensors::SafeFile},
 };
 use serde_json::Value;
@@ -67,7 +67,7 @@ impl Component {
     }
 }
 
-type Cache = HashMap<(String, Layout), WeakFloats>;
+type Cache = HashMap<(String, WeightLayout), WeakFloats>;
 
 /// The weights and the configuration of one component; values are read when asked for.
 #[derive(Debug)]
@@ -217,7 +217,7 @@ impl Checkpoint {
         &self,
         name: &'n str,
         dims: &[usize],
-        layout: Layout,
+        layout: WeightLayout,
     ) -> Result<Option<(&'n str, &Slot)>> {
         let Some((name, slot)) = self.own(name).and_then(|n| Some((n, self.slots.get(n)?))) else {
             return Ok(None);
@@ -241,7 +241,7 @@ impl Checkpoint {
 }
 
 impl WeightSource for Checkpoint {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
+    fn get(&self, name: &str, dims: &[usize], layout: WeightLayout) -> Result<Option<Floats>> {
         let Some((name, slot)) = self.slot(name, dims, layout)? else { return Ok(None) };
         let key = (name.to_string(), layout);
         let cache = || self.cache.lock().unwrap_or_else(PoisonError::into_inner);
@@ -257,7 +257,7 @@ impl WeightSource for Checkpoint {
         &self,
         name: &str,
         dims: &[usize],
-        layout: Layout,
+        layout: WeightLayout,
         dtype: DType,
     ) -> Result<Option<StoredBytes>> {
         match self.slot(name, dims, layout)? {
@@ -291,7 +291,7 @@ impl Model {
 }
 
 impl WeightSource for Model {
-    fn get(&self, name: &str, dims: &[usize], layout: Layout) -> Result<Option<Floats>> {
+    fn get(&self, name: &str, dims: &[usize], layout: WeightLayout) -> Result<Option<Floats>> {
         match self.parts.iter().find(|p| p.own(name).is_some()) {
             Some(part) => part.get(name, dims, layout),
             None => Ok(None),
@@ -302,7 +302,7 @@ impl WeightSource for Model {
         &self,
         name: &str,
         dims: &[usize],
-        layout: Layout,
+        layout: WeightLayout,
         dtype: DType,
     ) -> Result<Option<StoredBytes>> {
         match self.parts.iter().find(|p| p.own(name).is_some()) {

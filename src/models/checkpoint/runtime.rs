@@ -4,7 +4,7 @@ use super::store::Slot;
 use crate::{
     device::Pool,
     error::Result,
-    plan::{Layout, StoredBytes},
+    plan::{StoredBytes, WeightLayout},
     tensor::{DType, Floats},
 };
 
@@ -17,17 +17,17 @@ enum Order {
 }
 
 /// What `layout` does to a parameter of runtime `dims`.
-fn order(layout: Layout, dims: &[usize]) -> Order {
+fn order(layout: WeightLayout, dims: &[usize]) -> Order {
     match (layout, dims) {
-        (Layout::Conv, [_, h, w, i]) if h * w > 1 && *i > 1 => Order::Swapped([*i, h * w]),
-        (Layout::Transposed, [o, i]) => Order::Swapped([*i, *o]),
+        (WeightLayout::Conv, [_, h, w, i]) if h * w > 1 && *i > 1 => Order::Swapped([*i, h * w]),
+        (WeightLayout::Transposed, [o, i]) => Order::Swapped([*i, *o]),
         _ => Order::Same,
     }
 }
 
 /// The parameter as f32 in runtime layout: the mapped file itself where it holds just that, else a piece of
 /// `pool`, converted on every core.
-pub fn floats(slot: &Slot, dims: &[usize], layout: Layout, pool: &Pool) -> Result<Floats> {
+pub fn floats(slot: &Slot, dims: &[usize], layout: WeightLayout, pool: &Pool) -> Result<Floats> {
     let Some(mut stored) = slot.stored()? else {
         return Ok(layout.to_runtime(dims, slot.read()?.data).into());
     };
@@ -51,7 +51,7 @@ pub fn floats(slot: &Slot, dims: &[usize], layout: Layout, pool: &Pool) -> Resul
 pub fn bytes(
     slot: &Slot,
     dims: &[usize],
-    layout: Layout,
+    layout: WeightLayout,
     dtype: DType,
 ) -> Result<Option<StoredBytes>> {
     let Some(stored) = slot.stored()?.filter(|s| s.is(dtype)) else { return Ok(None) };

@@ -5,7 +5,7 @@ use crate::{
     error::Result,
     kernels::embedding::{Embedding, GatherRows},
     nn::{Attend, Bias, Net, attention, layer_norm, linear},
-    plan::{Layout, Value},
+    plan::{Value, WeightLayout},
 };
 
 /// What a text encoder is called with.
@@ -47,9 +47,9 @@ pub fn text_encoder(
     let (penultimate, last) = net.within("text_model", |net| {
         let mut x = net.within("embeddings", |net| {
             let dims = [config.vocabulary, config.width];
-            let table = net.param("token_embedding.weight", &dims, Layout::Dense);
+            let table = net.param("token_embedding.weight", &dims, WeightLayout::Dense);
             let dims = [config.positions, config.width];
-            let positions = net.param("position_embedding.weight", &dims, Layout::Dense);
+            let positions = net.param("position_embedding.weight", &dims, WeightLayout::Dense);
             net.rec.apply(Embedding, &[inputs.ids, table, positions])
         })?;
         let mut before = x;

@@ -22,12 +22,12 @@ const EOS: &str = "<|endoftext|>";
 const LENGTH: usize = 77;
 
 /// Where files are read from: a folder, or the embedded base.
-struct Source {
+struct TokenizerSource {
     folder: PathBuf,
     embedded: bool,
 }
 
-impl Source {
+impl TokenizerSource {
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let path = self.folder.join(name);
         if self.embedded {
@@ -61,17 +61,17 @@ impl Source {
 
 /// The tokenizer of the folder.
 pub fn open(folder: &Path) -> Result<Tokenizer> {
-    from(&Source { folder: folder.to_path_buf(), embedded: false })
+    from(&TokenizerSource { folder: folder.to_path_buf(), embedded: false })
 }
 
 /// `tokenizer` or `tokenizer_2` of the embedded base.
 pub fn embedded(inner: &str) -> Result<Tokenizer> {
-    from(&Source { folder: Path::new(NANO).join(inner), embedded: true })
+    from(&TokenizerSource { folder: Path::new(NANO).join(inner), embedded: true })
 }
 
 /// The standard table with the given padding token.
 pub fn standard(pad: &str) -> Result<Tokenizer> {
-    let source = Source { folder: PathBuf::from("standard vocabulary"), embedded: true };
+    let source = TokenizerSource { folder: PathBuf::from("standard vocabulary"), embedded: true };
     let packed = include_bytes!("../../assets/clip/bpe_simple_vocab_16e6.txt.gz");
     let mut text = String::new();
     flate2::read::GzDecoder::new(&packed[..])
@@ -100,7 +100,7 @@ fn rule(line: &str) -> Option<(String, String)> {
     Some((a.into(), b.into()))
 }
 
-fn from(source: &Source) -> Result<Tokenizer> {
+fn from(source: &TokenizerSource) -> Result<Tokenizer> {
     let settings = source.json("tokenizer_config.json")?.unwrap_or_default();
     let map = source.json("special_tokens_map.json")?.unwrap_or_default();
     let whole = source.json("tokenizer.json")?.unwrap_or_default();
@@ -145,7 +145,7 @@ fn added(settings: &Value, whole: &Value) -> Vec<(String, bool)> {
 
 type Table = (HashMap<String, i32>, Vec<(String, String)>);
 
-fn table(source: &Source, whole: &Value) -> Result<Table> {
+fn table(source: &TokenizerSource, whole: &Value) -> Result<Table> {
     let (name, vocabulary, merges) = match source.json("vocab.json")? {
         Some(vocabulary) => {
             let text = source.text("merges.txt")?;
@@ -175,7 +175,7 @@ fn table(source: &Source, whole: &Value) -> Result<Table> {
 }
 
 fn build(
-    source: &Source,
+    source: &TokenizerSource,
     bpe: Bpe,
     specials: &[(String, bool)],
     [bos, eos, pad]: [&str; 3],

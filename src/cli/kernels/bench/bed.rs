@@ -46,7 +46,7 @@ impl Pass {
 
 /// Byte ranges of one copy.
 #[derive(Clone, Debug)]
-struct Layout {
+struct BufferLayout {
     ins: Vec<Range<usize>>,
     out: Range<usize>,
     saved: Vec<Range<usize>>,
@@ -55,7 +55,7 @@ struct Layout {
     bytes: usize,
 }
 
-impl Layout {
+impl BufferLayout {
     fn new(specs: &[Spec], signature: &Signature) -> Self {
         let mut end = 0;
         let mut take = |spec: &Spec| {
@@ -84,7 +84,7 @@ pub struct Bed<'a> {
     pub cold: bool,
     cuda: Arc<Cuda>,
     device: Device,
-    layout: Layout,
+    layout: BufferLayout,
     memory: Memory,
     scratch: Memory,
     copies: usize,
@@ -99,7 +99,7 @@ impl<'a> Bed<'a> {
     pub fn new(case: &'a Case, dtype: DType, cuda: &Arc<Cuda>, emulated: bool) -> Result<Self> {
         let specs = case.specs(dtype);
         let signature = case.op.infer(&specs)?;
-        let layout = Layout::new(&specs, &signature);
+        let layout = BufferLayout::new(&specs, &signature);
         let wanted = COLD_BYTES.div_ceil(layout.bytes).clamp(2, MAX_COPIES);
         let fits = (cuda.mem_info()?.0 / 2 / layout.bytes).max(1);
         let copies = if emulated { 1 } else { wanted.min(fits) };
