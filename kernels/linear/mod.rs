@@ -31,7 +31,7 @@ use crate::{
 /// `dx = dy w`, `dw = dy^T x`, `db = sum_i dy[i]`. Keeps `w` for `dx` and `x` for `dw`.
 ///
 /// # Numerics
-/// f32 accumulation, rounded once; bitwise repeatable (on the CPU for a given number of threads).
+/// f32 accumulation, rounded once; bitwise repeatable (on the CPU whatever the number of threads).
 ///
 /// # Errors
 /// `infer` refuses a weight that does not fit `x` and a bias that does not fit the weight.
