@@ -214,6 +214,6 @@ fn pictures_that_do_not_fit_are_refused_with_the_nearest_batch() {
     let many = ["--device", "cpu", "--count", "1000000", "--batch", "1000000"];
     refused(&[&base[..], &many].concat(), &["this would fit: --batch "]);
     let large = ["--device", "cpu", "--height", "16384", "--width", "16384"];
-    refused(&[&base[..], &large].concat(), &["memory"]);
+    refused(&[&base[..], &large].concat(), &["out of memory", "this would fit: --height "]);
     assert!(!out.exists());
 }
