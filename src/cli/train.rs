@@ -19,7 +19,7 @@ use crate::{
     sample::{
         MaskResize, PictureEncoder, Pipeline, Request, Sampler, Size, StartLatents, StartNoise,
         Texts, first_inputs,
-        fit::{self, Forecast, Purpose},
+        fit::{self, Forecast, Purpose, Unet},
         unit_noise,
     },
     tensor::{
@@ -280,7 +280,11 @@ fn sample_bytes(config: &TrainConfig, base: &Base, device: &Device) -> Result<u6
         0 => Ok(0),
         _ => {
             let forecast = Forecast::new(base, &Adapters::new(), &sample_size(config, base))?;
-            Ok(forecast.beside_training(device))
+            let unet = match config.train.mode {
+                Mode::Full => Unet::Trained,
+                Mode::Lora => Unet::Frozen,
+            };
+            Ok(forecast.beside_training(device, unet))
         }
     }
 }

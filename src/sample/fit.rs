@@ -19,6 +19,15 @@ pub enum Purpose {
     Prior,
 }
 
+/// Whether a training run changes the U-Net's own weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unet {
+    /// Adapters or other parts are trained.
+    Frozen,
+    /// Its weights are trained.
+    Trained,
+}
+
 /// Bytes that each program of a run of pictures needs: weights and arena.
 ///
 /// The VAE encoder of an initialization is not counted: it needs less than the decoder, and is gone before.
@@ -61,12 +70,14 @@ impl Forecast {
         }
     }
 
-    /// The most that sample pictures need beside a training step on `device`: on the CPU both read the same
-    /// frozen U-Net; a GPU's memory holds it once for each program.
-    pub fn beside_training(&self, device: &Device) -> u64 {
-        let weights = match device {
-            Device::Cpu => 0,
-            Device::Cuda(_) => self.denoiser_weights,
+    /// The most that sample pictures need beside a training step on `device`. On the CPU both read the same frozen
+    /// U-Net, and a trained one is read out and brought to runtime layout; a GPU's memory holds it once for each
+    /// program.
+    pub fn beside_training(&self, device: &Device, unet: Unet) -> u64 {
+        let weights = match (device, unet) {
+            (Device::Cpu, Unet::Frozen) => 0,
+            (Device::Cpu, Unet::Trained) => 2 * self.denoiser_weights,
+            (Device::Cuda(_), _) => self.denoiser_weights,
         };
         self.text.max(weights + self.denoiser_arena).max(self.decoder)
     }
@@ -217,7 +228,9 @@ mod tests {
         assert_eq!(forecast.bytes(Purpose::Prior), denoiser + decoder);
         let picture = SIZE.latent.map(|n| n * base.vae.factor());
         assert!(bytes(base.vae_encoder(1, picture).unwrap()) <= decoder);
-        let beside = forecast.beside_training(&Device::Cpu);
-        assert_eq!(beside, (denoiser - forecast.denoiser_weights).max(decoder));
+        let beside = |unet| forecast.beside_training(&Device::Cpu, unet);
+        let weights = forecast.denoiser_weights;
+        assert_eq!(beside(Unet::Frozen), (denoiser - weights).max(decoder));
+        assert_eq!(beside(Unet::Trained), (denoiser + weights).max(decoder));
     }
 }

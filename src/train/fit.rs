@@ -127,7 +127,12 @@ fn changes(options: &StepOptions, pictures: usize, narrow: bool) -> Vec<(String,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::{NoiseSchedule, Objective, Prediction};
+    use crate::{
+        kernels::affine::Affine,
+        plan::Recorder,
+        tensor::Spec,
+        train::{NoiseSchedule, Objective, Prediction},
+    };
 
     fn options() -> StepOptions {
         StepOptions {
@@ -151,5 +156,30 @@ mod tests {
         let words = nearest(&options(), 4, true, both).unwrap();
         assert_eq!(words, ["--dtype bf16 with train.checkpoint_gradients = true"]);
         assert!(nearest(&options(), 4, true, |_| Ok(false)).unwrap().is_empty());
+    }
+
+    #[test]
+    fn sample_pictures_are_in_the_forecast_and_the_first_to_go() {
+        let mut rec = Recorder::new();
+        let x = rec.input("x", Spec::f32(&[64]));
+        let y = rec.apply(Affine { scale: 2.0, shift: 0.0 }, &[x]).unwrap();
+        let plan = rec.plan_inference(y).unwrap();
+        let train = TrainSection::default();
+        let need = |samples| Need { plan: &plan, others: 0, samples, train: &train };
+        let no_other = |_: &StepOptions| Err(Error::Plan { at: "".into(), problem: "".into() });
+        check(&Device::Cpu, &need(1 << 10), &options(), no_other).unwrap();
+        let again = |_: &StepOptions| {
+            let mut rec = Recorder::new();
+            let x = rec.input("x", Spec::f32(&[64]));
+            let y = rec.apply(Affine { scale: 2.0, shift: 0.0 }, &[x])?;
+            rec.plan_inference(y)
+        };
+        match check(&Device::Cpu, &need(1 << 60), &options(), again).unwrap_err() {
+            Error::OutOfMemory { need_bytes, fix, .. } => {
+                assert!(need_bytes > 1 << 60);
+                assert_eq!(fix, "this would fit: train.sample_every = 0");
+            }
+            other => panic!("{other}"),
+        }
     }
 }
