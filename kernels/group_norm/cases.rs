@@ -51,6 +51,7 @@ pub fn bench_cases() -> Vec<Case> {
     let maps = [
         ([2, 128, 128, 320], true),
         ([2, 64, 64, 640], true),
+        ([2, 72, 64, 640], true), // a picture that is not square: the larger cluster in backward
         ([2, 32, 32, 1280], true),
         ([2, 32, 32, 1280], false),
         ([2, 32, 32, 2560], true),
