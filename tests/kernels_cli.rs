@@ -267,6 +267,10 @@ fn a_kernel_that_writes_to_a_bad_address_is_one_line_with_its_name_and_the_rest_
     let (code, lines) = isolated_check("*(volatile float*)(a.len % 64 / 4 * 4 + 64) = 1;", "60");
     assert_eq!(code, Some(1));
     one_kernel_is_named_and_the_rest_goes_on(&lines, "memory fault");
+    // So is a kernel that takes the whole process with it.
+    let (code, lines) = isolated_check("if (a.len) __builtin_trap();", "60");
+    assert_eq!(code, Some(1));
+    one_kernel_is_named_and_the_rest_goes_on(&lines, "signal");
     // A driver that notices is quoted, and the kernel is named by it too.
     let outside = "a.out[a.len + 3] = 1.0f;";
     let (code, lines) = isolated_check(outside, "60");

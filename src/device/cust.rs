@@ -53,7 +53,8 @@ impl Cuda {
         let context = Context::new(device).map_err(|e| failed("Context::new", e))?;
         let stream =
             Stream::new(StreamFlags::DEFAULT, None).map_err(|e| failed("Stream::new", e))?;
-        let _ = self.second.cust.set(Cust { stream, kernels: Mutex::default(), context });
+        let opened = Cust { stream, kernels: Mutex::default(), context };
+        let _ = self.second.cust.set(Box::leak(Box::new(opened)));
         Ok(())
     }
 

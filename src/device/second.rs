@@ -16,7 +16,7 @@ mod through_cust {
     pub struct Cust {
         pub stream: Stream,
         pub kernels: Mutex<HashMap<&'static str, Function<'static>>>,
-        /// Held as long as the rest: dropping it gives the device's context back.
+        /// Held as long as the rest.
         #[expect(dead_code)]
         pub context: Context,
     }
@@ -29,7 +29,8 @@ mod through_cust {
     /// The second launcher of a device.
     #[derive(Default)]
     pub struct Second {
-        pub cust: OnceLock<Cust>,
+        /// Never dropped: it would call the driver library after it is gone.
+        pub cust: OnceLock<&'static Cust>,
         on: AtomicBool,
     }
 
@@ -40,7 +41,7 @@ mod through_cust {
 
         /// The launcher to use now, if not the program's own.
         pub fn active(&self) -> Option<&Cust> {
-            if self.on.load(Ordering::Relaxed) { self.cust.get() } else { None }
+            if self.on.load(Ordering::Relaxed) { self.cust.get().copied() } else { None }
         }
     }
 }
