@@ -1,5 +1,7 @@
 //! Sixteen f32 lanes: one AVX-512 register, two AVX2 registers, four Neon registers, or an array.
 
+use super::isa::Isa;
+
 /// Lanes of every vector, on every instruction set: packed operands look the same everywhere.
 pub(super) const LANES: usize = 16;
 
@@ -20,13 +22,87 @@ pub(super) trait Lanes: Copy {
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
 }
 
+/// `to[k * to_stride + j] = scale from[j * from_stride + k]` for 16 by 16 elements.
+///
+/// # Safety
+/// Sixteen rows of sixteen elements are readable and writable; the instruction set `isa` is there.
+#[inline(always)]
+pub(super) unsafe fn transpose(
+    isa: Isa,
+    (from, from_stride): (*const f32, usize),
+    (to, to_stride): (*mut f32, usize),
+    scale: f32,
+) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Avx2 => {
+            for (k, j) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
+                // SAFETY: the caller's promise; an AVX-512 machine has AVX2.
+                unsafe {
+                    let from = (from.add(j * from_stride + k), from_stride);
+                    x86::transpose_8x8(from, (to.add(k * to_stride + j), to_stride), scale);
+                }
+            }
+        }
+        _ => {
+            for j in 0..LANES {
+                for k in 0..LANES {
+                    // SAFETY: the caller's promise.
+                    unsafe { *to.add(k * to_stride + j) = *from.add(j * from_stride + k) * scale };
+                }
+            }
+        }
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 pub(super) mod x86 {
     use super::Lanes;
     use std::arch::x86_64::{
-        __m256, __m512, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_storeu_ps,
-        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
+        __m256, __m512, _mm_loadu_ps, _mm256_castps128_ps256, _mm256_fmadd_ps,
+        _mm256_insertf128_ps, _mm256_loadu_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_shuffle_ps,
+        _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps, _mm512_fmadd_ps,
+        _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
     };
+
+    /// [`super::transpose`] for 8 by 8 elements.
+    ///
+    /// # Safety
+    /// Eight rows of eight elements are readable and writable, and AVX2 is there.
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn transpose_8x8(
+        (from, from_stride): (*const f32, usize),
+        (to, to_stride): (*mut f32, usize),
+        scale: f32,
+    ) {
+        // a register holds four elements of row j and, above them, four of row j + 4
+        let halves = |j: usize, k: usize| {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let low = _mm_loadu_ps(from.add(j * from_stride + k));
+                let high = _mm_loadu_ps(from.add((j + 4) * from_stride + k));
+                _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(low), high)
+            }
+        };
+        let scale = _mm256_set1_ps(scale);
+        for k in [0, 4] {
+            let [a, b, c, d] = [halves(0, k), halves(1, k), halves(2, k), halves(3, k)];
+            let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+            let (ab_high, cd_high) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+            let rows = [
+                _mm256_shuffle_ps::<0x44>(ab, cd),
+                _mm256_shuffle_ps::<0xee>(ab, cd),
+                _mm256_shuffle_ps::<0x44>(ab_high, cd_high),
+                _mm256_shuffle_ps::<0xee>(ab_high, cd_high),
+            ];
+            for (i, row) in rows.into_iter().enumerate() {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    _mm256_storeu_ps(to.add((k + i) * to_stride), _mm256_mul_ps(row, scale));
+                }
+            }
+        }
+    }
 
     /// AVX-512 F.
     #[derive(Clone, Copy)]

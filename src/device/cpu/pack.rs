@@ -1,6 +1,11 @@
 //! Packing of the right operand into the panels that the tiles read.
 
-use super::{lanes::LANES, product::packed_len, tile::tiles};
+use super::{
+    isa::Isa,
+    lanes::{self, LANES},
+    product::packed_len,
+    tile::tiles,
+};
 use rayon::prelude::*;
 
 /// A right operand before packing: element `(tap t, k, column j)` is
@@ -113,6 +118,17 @@ fn transpose(to: &mut [f32], s: &Unpacked<'_>, from: usize, valid: usize, width:
         let columns = valid.saturating_sub(lane).min(LANES);
         for first in (0..s.len).step_by(LANES) {
             let count = LANES.min(s.len - first);
+            let whole = columns == LANES && count == LANES && s.row_stride == 1;
+            let at = from + lane * s.column_stride + first;
+            if whole {
+                // one bound for the block: its last element
+                let from = &s.data[at..at + (LANES - 1) * s.column_stride + LANES];
+                let to = &mut to[first * width + lane..][..(LANES - 1) * width + LANES];
+                let (from, to) = ((from.as_ptr(), s.column_stride), (to.as_mut_ptr(), width));
+                // SAFETY: both blocks were bounded; the set in use was detected.
+                unsafe { lanes::transpose(Isa::current(), from, to, s.scale) };
+                continue;
+            }
             let mut block = [[0.0f32; LANES]; LANES];
             for (j, block) in block[..columns].iter_mut().enumerate() {
                 let at = from + (lane + j) * s.column_stride + first * s.row_stride;

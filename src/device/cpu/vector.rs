@@ -42,7 +42,8 @@ mod x86 {
 pub fn exp(x: f32) -> f32 {
     const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
     let c = x.clamp(-87.33, 88.37);
-    let n = (c * std::f32::consts::LOG2_E + MAGIC) - MAGIC;
+    let shifted = c * std::f32::consts::LOG2_E + MAGIC;
+    let n = shifted - MAGIC;
     let r = (c - n * 0.693_359_4) - n * -2.121_944_4e-4; // ln 2 in two parts
     let p = 1.987_569_1e-4 * r + 1.398_199_9e-3;
     let p = p * r + 8.333_452e-3;
@@ -50,7 +51,8 @@ pub fn exp(x: f32) -> f32 {
     let p = p * r + 1.666_666_5e-1;
     let p = p * r + 5.000_000_1e-1;
     let y = p * (r * r) + r + 1.0;
-    let scale = f32::from_bits(((n as i32 + 127) << 23) as u32);
+    // n stands in the low bits of `shifted`; converting n itself would be done lane by lane
+    let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
     if x < -87.33 { 0.0 } else { y * scale }
 }
 
@@ -116,6 +118,7 @@ mod tests {
         }
         assert_eq!(exp(-1000.0), 0.0);
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert!(exp(f32::NAN).is_nan() && exp(f32::INFINITY) > 2e38);
         assert_eq!(exp(0.0), 1.0);
     }
 
