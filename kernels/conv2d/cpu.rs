@@ -100,7 +100,7 @@ fn block(total: usize) -> usize {
 pub(super) fn forward_scratch(s: &Shape) -> usize {
     if by_columns(s.outputs(), s.o) {
         let lists = s.taps().saturating_mul(s.outputs());
-        return lists.saturating_add(sum_columns_scratch(s.taps() * s.c, s.o)).saturating_mul(4);
+        return lists.saturating_add(sum_columns_scratch(s.o)).saturating_mul(4);
     }
     let packed = packed_len(s.taps().saturating_mul(s.c), s.o);
     let lists = s.taps().saturating_mul(BLOCK).saturating_mul(pool_size());
@@ -111,7 +111,7 @@ pub(super) fn backward_scratch(s: &Shape) -> usize {
     let taps = s.taps().saturating_mul(s.copies());
     let data = if s.shares_input_channels() {
         let lists = taps.saturating_mul(s.inputs().saturating_add(1));
-        lists.saturating_add(sum_columns_scratch(taps.saturating_mul(s.o), s.c))
+        lists.saturating_add(sum_columns_scratch(s.c))
     } else {
         packed_len(taps.saturating_mul(s.o), s.c)
             .saturating_add(taps)

@@ -46,7 +46,7 @@ pub(super) fn forward_scratch(rows: usize, n: usize, k: usize) -> usize {
         return 0;
     }
     if by_columns(rows, n) {
-        return sum_columns_scratch(k, n).saturating_mul(4);
+        return sum_columns_scratch(n).saturating_mul(4);
     }
     (packed_len(k, n) + TOKEN * pool_size()).saturating_mul(4)
 }

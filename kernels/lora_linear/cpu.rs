@@ -20,7 +20,7 @@ impl Shape {
 fn products_scratch(rows: usize, k: usize, n: usize, rank: usize) -> usize {
     let thin = packed_len(k, rank) + TOKEN * pool_size();
     if by_columns(rows, n) {
-        return thin.max(sum_columns_scratch(k.saturating_add(rank), n));
+        return thin.max(sum_columns_scratch(n));
     }
     thin.saturating_add(packed_len(k, n)).saturating_add(packed_len(rank, n))
 }

@@ -1,12 +1,12 @@
 //! Sums of products with large right operands: threads own columns of the result, and pack what they need.
 //!
 //! `out[i] = initial + sum over terms of left . right`. With many columns and few rows, packing the whole
-//! right operand first would carry it through memory three times; here a group of its columns is packed into
-//! the second-level cache and used at once by all rows.
+//! right operand first would carry it through memory three times; here a slab of a group of its columns is
+//! packed into the second-level cache and used at once by all rows.
 
 use super::{
-    pack::{Unpacked, pack_here},
-    product::{Initial, Left, Right, Target, packed_len, product_into},
+    pack::Unpacked,
+    product::{Initial, Left, Target, product_packing, slab_len},
     share::{pieces, pool_size, share},
 };
 
@@ -33,9 +33,9 @@ fn width(n: usize) -> usize {
     n.div_ceil(2 * pool_size()).next_multiple_of(PANELS).min(GROUP)
 }
 
-/// Scratch elements of [`sum_columns`] for right operands with `k` rows in all and `n` columns.
-pub fn sum_columns_scratch(k: usize, n: usize) -> usize {
-    packed_len(k, width(n)).saturating_mul(pool_size())
+/// Scratch elements of [`sum_columns`] for `n` columns: a slab for every thread.
+pub fn sum_columns_scratch(n: usize) -> usize {
+    slab_len(width(n)).saturating_mul(pool_size())
 }
 
 /// `out [rows, n] = initial + sum over terms of left . right` on all threads.
@@ -55,10 +55,10 @@ pub fn sum_columns(
     assert!(rows * n <= out.len(), "sum_columns: output");
     let k: usize = terms.iter().map(|t| t.right.rows()).sum();
     let (width, flop) = (width(n), 2.0 * (rows * n) as f64 * k as f64);
-    let piece = packed_len(k, width).max(1);
+    let piece = slab_len(width);
     let first = First(out.as_mut_ptr());
     let groups = (0..n).step_by(width);
-    share(groups, pieces(scratch, piece, flop), piece, |column, mut scratch| {
+    share(groups, pieces(scratch, piece, flop), piece, |column, scratch| {
         let columns = width.min(n - column);
         let mut initial = match initial {
             Initial::Bias(b) => Initial::Bias(&b[column..]),
@@ -70,13 +70,9 @@ pub fn sum_columns(
                 n: columns,
                 ..term.right
             };
-            let (packed, rest) = scratch.split_at_mut(right.packed_len());
-            scratch = rest;
-            pack_here(packed, &right);
-            let right = Right { data: packed, n: columns };
             let target = Target { stride: n, ..first.column(column) };
             // SAFETY: the assertion above bounded all rows; groups are disjoint columns of a unique borrow.
-            unsafe { product_into(target, term.left, right, initial, rows) };
+            unsafe { product_packing(target, term.left, &right, initial, (rows, scratch)) };
             initial = Initial::Old;
         }
     });
@@ -121,7 +117,7 @@ mod tests {
             Term { left: left(&b, 3), right: right(&v, 3, 1, 3) },
         ];
         let mut out = vec![f32::NAN; m * n];
-        let mut scratch = vec![f32::NAN; sum_columns_scratch(36, n)];
+        let mut scratch = vec![f32::NAN; sum_columns_scratch(n)];
         sum_columns(&mut out, (m, n), &terms, Initial::Bias(&bias), &mut scratch);
         for (i, row) in out.chunks_exact(n).enumerate() {
             for (j, got) in row.iter().enumerate() {

@@ -7,6 +7,7 @@ use super::{
     tile::tiles,
 };
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// A right operand before packing: element `(tap t, k, column j)` is
 /// `data[taps[t] * tap_stride + k * row_stride + j * column_stride]`.
@@ -60,6 +61,16 @@ impl Unpacked<'_> {
     /// Elements that [`pack`] writes.
     pub fn packed_len(&self) -> usize {
         packed_len(self.rows(), self.n)
+    }
+
+    /// Rows `k` of some taps.
+    pub(super) fn part(&self, taps: Range<usize>, k: Range<usize>) -> Self {
+        let (list, tap) = match self.taps {
+            Taps::All(_) => (Taps::All(taps.len()), taps.start * self.tap_stride),
+            Taps::Some(list) => (Taps::Some(&list[taps]), 0),
+        };
+        let data = &self.data[tap + k.start * self.row_stride..];
+        Self { data, taps: list, len: k.len(), ..*self }
     }
 
     /// Rows of a panel.

@@ -6,9 +6,9 @@
 
 use super::{
     lanes::LANES,
-    tile::{MAX_DEPTH, MAX_PANEL, MAX_ROWS, Seed, Tile, tiles},
+    pack::{Unpacked, pack_here},
+    tile::{LINE, MAX_DEPTH, MAX_PANEL, MAX_ROWS, Seed, Tile, fetch, tiles},
 };
-
 use std::ops::Range;
 
 /// The row of zeros.
@@ -132,86 +132,159 @@ pub(super) unsafe fn product_into(
     initial: Initial<'_>,
     count: usize,
 ) {
-    let (n, len) = (right.n, left.len);
-    if count == 0 || n == 0 {
-        return;
-    }
-    check(&left, &right, initial, count);
-    if len == 0 || left.taps == 0 {
-        return fill(&mut out, initial, n, count);
-    }
-    for first in (0..n).step_by(GROUP) {
-        let columns = first..n.min(first + GROUP);
-        group(&mut out, &left, &right, initial, (columns, count));
+    let packed = packed_len(left.taps * left.len, right.n);
+    assert!(packed <= right.data.len(), "product: right operand");
+    let groups = (0..right.n).step_by(GROUP).map(|first| first..right.n.min(first + GROUP));
+    for columns in groups {
+        let within = Group { columns, n: right.n, count };
+        within.sum(&mut out, &left, Panels::All(right.data), initial);
     }
 }
 
-/// All of the sum for a group of columns: its part of the destination stays in the second-level cache.
-fn group(
-    out: &mut Target<'_>,
-    left: &Left<'_>,
-    right: &Right<'_>,
+/// Scratch elements of [`product_packing`] with `n` columns: so much of the right operand is packed at a time.
+pub(super) fn slab_len(n: usize) -> usize {
+    packed_len(MAX_DEPTH, n)
+}
+
+/// [`product_into`] with a right operand that is packed slab by slab, each used by all rows at once.
+///
+/// # Safety
+/// As [`product_into`].
+///
+/// # Panics
+/// When the operands do not fit: a bug of the calling operation.
+pub(super) unsafe fn product_packing(
+    mut out: Target<'_>,
+    left: Left<'_>,
+    right: &Unpacked<'_>,
     initial: Initial<'_>,
-    (columns, count): (Range<usize>, usize),
+    (count, scratch): (usize, &mut [f32]),
 ) {
-    let len = left.len;
-    let mut first = true;
-    let mut depth = |taps: Range<usize>, k: Range<usize>| {
-        let seed = match (first, initial) {
-            (true, Initial::Zero) => Seed::Zero,
-            (true, Initial::Bias(_)) => Seed::Bias,
-            _ => Seed::Old,
+    assert!(left.taps * left.len == right.rows(), "product: right operand");
+    assert!(slab_len(right.n) <= scratch.len(), "product: scratch");
+    let within = Group { columns: 0..right.n, n: right.n, count };
+    within.sum(&mut out, &left, Panels::Here(right, scratch), initial);
+}
+
+/// Where the panels come from.
+enum Panels<'a> {
+    /// All of them are packed.
+    All(&'a [f32]),
+    /// Those of a slab are packed before it, into scratch.
+    Here(&'a Unpacked<'a>, &'a mut [f32]),
+}
+
+/// Columns whose sums are finished before others begin, of all `n`, and the rows.
+struct Group {
+    columns: Range<usize>,
+    n: usize,
+    count: usize,
+}
+
+impl Group {
+    /// All of the sum: the group's part of the destination stays in the second-level cache.
+    fn sum(
+        &self,
+        out: &mut Target<'_>,
+        left: &Left<'_>,
+        mut panels: Panels<'_>,
+        initial: Initial<'_>,
+    ) {
+        let (n, len) = (self.n, left.len);
+        if self.count == 0 || n == 0 {
+            return;
+        }
+        check(left, initial, (n, self.count));
+        if len == 0 || left.taps == 0 {
+            return fill(out, initial, &self.columns, self.count);
+        }
+        let mut first = true;
+        let mut depth = |taps: Range<usize>, k: Range<usize>| {
+            let seed = match (first, initial) {
+                (true, Initial::Zero) => Seed::Zero,
+                (true, Initial::Bias(_)) => Seed::Bias,
+                _ => Seed::Old,
+            };
+            first = false;
+            let bias = if let Initial::Bias(b) = initial { b } else { &[] };
+            let rows = taps.len() * k.len();
+            let right = match &mut panels {
+                Panels::All(data) => {
+                    // a panel starts after the columns before it, of all k
+                    let skip = taps.start * len + k.start;
+                    Packed { data, rows: left.taps * len, skip, first: 0 }
+                }
+                Panels::Here(source, scratch) => {
+                    let source = source.part(taps.clone(), k.clone());
+                    let scratch = &mut scratch[..source.packed_len()];
+                    pack_here(scratch, &source);
+                    Packed { data: scratch, rows, skip: 0, first: self.columns.start }
+                }
+            };
+            slab(out, left, &right, &Slab { taps, k, within: self, seed, bias });
         };
-        first = false;
-        let bias = if let Initial::Bias(b) = initial { b } else { &[] };
-        slab(out, left, right, &Slab { taps, k, columns: columns.clone(), seed, bias, count });
-    };
-    let most = tiles().depth;
-    if len <= most {
-        let group = (most / len).min(SEGMENTS);
-        let mut tap = 0;
-        while tap < left.taps {
-            depth(tap..(tap + group).min(left.taps), 0..len);
-            tap += group;
+        let most = tiles().depth;
+        if len <= most {
+            let group = (most / len).min(SEGMENTS);
+            let mut tap = 0;
+            while tap < left.taps {
+                depth(tap..(tap + group).min(left.taps), 0..len);
+                tap += group;
+            }
+            return;
         }
-        return;
-    }
-    let step = len.div_ceil(len.div_ceil(most));
-    for tap in 0..left.taps {
-        for k in (0..len).step_by(step) {
-            depth(tap..tap + 1, k..(k + step).min(len));
+        let step = len.div_ceil(len.div_ceil(most));
+        for tap in 0..left.taps {
+            for k in (0..len).step_by(step) {
+                depth(tap..tap + 1, k..(k + step).min(len));
+            }
         }
     }
+}
+
+/// The panels of a slab, from column `first`: `rows` rows each, of which the slab's begin after `skip`.
+struct Packed<'a> {
+    data: &'a [f32],
+    rows: usize,
+    skip: usize,
+    first: usize,
 }
 
 /// A part of the sum for all rows of a group of columns.
 struct Slab<'a> {
     taps: Range<usize>,
     k: Range<usize>,
-    columns: Range<usize>,
+    within: &'a Group,
     seed: Seed,
     bias: &'a [f32],
-    count: usize,
 }
 
-fn slab(out: &mut Target<'_>, left: &Left<'_>, right: &Right<'_>, s: &Slab<'_>) {
-    let (n, total) = (right.n, left.taps * left.len);
+fn slab(out: &mut Target<'_>, left: &Left<'_>, right: &Packed<'_>, s: &Slab<'_>) {
+    let &Group { ref columns, n, count } = s.within;
     let (depth, tiles) = (s.k.len(), tiles());
+    // rows of a convolution were read by the taps before
+    let more = left.taps == 1 && s.k.end < left.len;
+    let lines = if more { depth.div_ceil(LINE) } else { 0 };
+    let panels = columns.len().div_ceil(tiles.panel);
     let mut a = [[std::ptr::null(); MAX_ROWS]; SEGMENTS];
-    for column in s.columns.clone().step_by(tiles.panel) {
+    for (panel, column) in columns.clone().step_by(tiles.panel).enumerate() {
         let vectors = (n - column).min(tiles.panel).div_ceil(LANES);
-        // the panel starts after `column` full columns of all k
-        let skip = (s.taps.start * left.len + s.k.start) * vectors * LANES;
-        let b = right.data[column * total + skip..].as_ptr();
-        for row in (0..s.count).step_by(tiles.rows) {
-            let rows = tiles.rows.min(s.count - row);
+        let skip = (column - right.first) * right.rows + right.skip * vectors * LANES;
+        let b = right.data[skip..].as_ptr();
+        // a share of what the rows hold for the next slab
+        let ahead = panel * lines / panels..(panel + 1) * lines / panels;
+        for row in (0..count).step_by(tiles.rows) {
+            let rows = tiles.rows.min(count - row);
             for (segment, tap) in s.taps.clone().enumerate() {
                 for (i, a) in a[segment][..rows].iter_mut().enumerate() {
-                    *a = match index(left.rows, tap * s.count + row + i) {
+                    *a = match index(left.rows, tap * count + row + i) {
                         Some(r) => left.data[r * left.len + s.k.start..].as_ptr(),
                         None => ZERO_ROW.as_ptr(),
                     };
                 }
+            }
+            for line in ahead.clone() {
+                a[0][..rows].iter().for_each(|a| fetch(a.wrapping_add(depth + line * LINE)));
             }
             let t = Tile {
                 a: a.as_ptr(),
@@ -275,14 +348,14 @@ fn index(rows: Rows<'_>, i: usize) -> Option<usize> {
     }
 }
 
-fn fill(out: &mut Target<'_>, initial: Initial<'_>, n: usize, count: usize) {
+fn fill(out: &mut Target<'_>, initial: Initial<'_>, columns: &Range<usize>, count: usize) {
     for i in 0..count {
         // SAFETY: `product_into`'s caller promised every row and column.
-        let to = unsafe { std::slice::from_raw_parts_mut(out.at(i, 0), n) };
+        let to = unsafe { std::slice::from_raw_parts_mut(out.at(i, columns.start), columns.len()) };
         match initial {
             Initial::Zero => to.fill(0.0),
             Initial::Old => {}
-            Initial::Bias(b) => to.copy_from_slice(&b[..n]),
+            Initial::Bias(b) => to.copy_from_slice(&b[columns.clone()]),
         }
     }
 }
@@ -298,8 +371,8 @@ fn fits(rows: Rows<'_>, count: usize, len: usize, have: usize) -> bool {
     }
 }
 
-/// Every element of the operands that the tiles touch is inside its buffer.
-fn check(left: &Left<'_>, right: &Right<'_>, initial: Initial<'_>, count: usize) {
+/// Every element of the left operand and the bias that the tiles touch is inside its buffer.
+fn check(left: &Left<'_>, initial: Initial<'_>, (n, count): (usize, usize)) {
     let listed = match left.rows {
         Rows::From(_) => left.taps <= 1,
         Rows::At(_) => true,
@@ -307,9 +380,7 @@ fn check(left: &Left<'_>, right: &Right<'_>, initial: Initial<'_>, count: usize)
     assert!(listed, "product: several taps need a list of rows");
     let rows = count * left.taps;
     assert!(fits(left.rows, rows, left.len, left.data.len()), "product: left operand");
-    let packed = packed_len(left.taps * left.len, right.n);
-    assert!(packed <= right.data.len(), "product: right operand");
     if let Initial::Bias(b) = initial {
-        assert!(b.len() >= right.n, "product: bias");
+        assert!(b.len() >= n, "product: bias");
     }
 }

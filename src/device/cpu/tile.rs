@@ -19,6 +19,22 @@ pub(super) const MAX_PANEL: usize = MAX_VECTORS * LANES;
 /// Most elements of `k` between two visits of a tile.
 pub(super) const MAX_DEPTH: usize = 256;
 
+/// Elements of a cache line.
+pub(super) const LINE: usize = 16;
+
+/// Asks for the cache line of an address that is needed later, where there is such an instruction.
+#[inline(always)]
+pub(super) fn fetch(from: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: every processor of this architecture has it, and no address makes it fail.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = from;
+}
+
 /// What a tile starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seed {
