@@ -10,6 +10,7 @@ pub mod error;
 #[path = "../kernels/mod.rs"]
 pub mod kernels;
 pub mod lora;
+pub mod metrics;
 pub mod models;
 pub mod nn;
 pub mod op;

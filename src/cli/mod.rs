@@ -15,6 +15,7 @@ pub mod plot;
 pub mod quickstart;
 pub mod report;
 pub mod scene;
+pub mod score;
 pub mod train;
 
 use crate::{
@@ -43,6 +44,7 @@ pub enum Command {
     Train(Box<train::Args>),
     Mix(mix::MixArgs),
     Generate(Box<generate::Generate>),
+    Score(score::ScoreArgs),
     Forward(Box<forward::Args>),
     Plan(plan::Args),
     Bench(bench::Args),
@@ -90,6 +92,7 @@ fn run_command(cli: Cli) -> Result<u8> {
         Command::Train(c) => train::run(*c),
         Command::Mix(c) => c.run(),
         Command::Generate(c) => c.run(),
+        Command::Score(c) => score::run(&c),
         Command::Forward(c) => forward::run(&c),
         Command::Plan(c) => plan::run(c),
         Command::Bench(c) => bench::run(c),

@@ -103,9 +103,9 @@ mod tests {
         let (m, n) = (7, 500);
         let value = |i: usize| ((i * 7919) % 101) as f32 / 50.0 - 1.0;
         let (a, b): (Vec<f32>, Vec<f32>) =
-            ((0..m * 33).map(value).collect(), (0..m * 3).map(value).collect());
+            ((0..m * 333).map(value).collect(), (0..m * 3).map(value).collect());
         let (u, v): (Vec<f32>, Vec<f32>) =
-            ((0..33 * n).map(value).collect(), (0..3 * n).map(value).collect());
+            ((0..333 * n).map(value).collect(), (0..3 * n).map(value).collect());
         let bias: Vec<f32> = (0..n).map(value).collect();
         let left = |data, len| Left { data, len, rows: Rows::From(0), taps: 1 };
         let right = |data, len, row_stride, column_stride| {
@@ -113,7 +113,7 @@ mod tests {
             Unpacked { data, taps, tap_stride: 0, len, row_stride, n, column_stride, scale: 0.5 }
         };
         let terms = [
-            Term { left: left(&a, 33), right: right(&u, 33, n, 1) },
+            Term { left: left(&a, 333), right: right(&u, 333, n, 1) },
             Term { left: left(&b, 3), right: right(&v, 3, 1, 3) },
         ];
         let mut out = vec![f32::NAN; m * n];
@@ -121,10 +121,10 @@ mod tests {
         sum_columns(&mut out, (m, n), &terms, Initial::Bias(&bias), &mut scratch);
         for (i, row) in out.chunks_exact(n).enumerate() {
             for (j, got) in row.iter().enumerate() {
-                let first: f32 = (0..33).map(|t| a[i * 33 + t] * u[t * n + j]).sum();
+                let first: f32 = (0..333).map(|t| a[i * 333 + t] * u[t * n + j]).sum();
                 let second: f32 = (0..3).map(|t| b[i * 3 + t] * v[j * 3 + t]).sum();
                 let want = bias[j] + 0.5 * (first + second);
-                assert!((got - want).abs() < 1e-4, "{i} {j}: {got} {want}");
+                assert!((got - want).abs() < 5e-4, "{i} {j}: {got} {want}");
             }
         }
     }

@@ -61,8 +61,8 @@ pub(super) mod x86 {
     use std::arch::x86_64::{
         __m256, __m512, _mm_loadu_ps, _mm256_castps128_ps256, _mm256_fmadd_ps,
         _mm256_insertf128_ps, _mm256_loadu_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_shuffle_ps,
-        _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps, _mm512_fmadd_ps,
-        _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
+        _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
+        _mm512_set1_ps, _mm512_storeu_ps,
     };
 
     /// [`super::transpose`] for 8 by 8 elements.

@@ -1,0 +1,4 @@
+//! Scores of pictures of several subjects (methods.md §1.8, §1.9).
+
+pub mod detect_compare;
+pub mod similarity;
