@@ -9,7 +9,7 @@ use selvedge::{
     kernels::adamw::AdamW,
     lora::Adapters,
     models::{base::Base, unet::UnetConfig},
-    plan::{Plan, Program, StoredBytes, WeightLayout, WeightSource},
+    plan::{Plan, Program, WeightLayout, WeightSource},
     sample::{Pipeline, Request, Sampler, StartLatents, unit_noise},
     tensor::{DType, Floats, philox},
     train::{
@@ -275,14 +275,8 @@ impl WeightSource for OnlyStored<'_> {
         panic!("{name} was asked for as f32");
     }
 
-    fn stored(
-        &self,
-        name: &str,
-        dims: &[usize],
-        layout: WeightLayout,
-        dtype: DType,
-    ) -> Result<Option<StoredBytes>> {
-        self.0.weights.stored(name, dims, layout, dtype)
+    fn keeper(&self, _: &str) -> Option<&dyn WeightSource> {
+        Some(&self.0.weights)
     }
 }
 

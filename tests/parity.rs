@@ -9,6 +9,7 @@ use selvedge::{
     tensor::safetensors::SafeFile,
 };
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -75,10 +76,13 @@ fn cases(folder: &Path) -> Vec<PathBuf> {
     all
 }
 
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity")
+}
+
 fn committed(name: &str) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity");
     let out = tempfile::tempdir().unwrap();
-    let (error, tensor) = worst(&root.join(name), out.path());
+    let (error, tensor) = worst(&fixtures().join(name), out.path());
     assert!(error < BOUND, "{name}: {tensor} differs by {error:.2e}");
 }
 
@@ -122,18 +126,83 @@ fn the_second_text_encoder_equals_transformers() {
     committed("text-encoder-2");
 }
 
+/// Runs every case of a folder; returns how many there are.
+fn every_case_of(folder: &Path) -> usize {
+    let out = tempfile::tempdir().unwrap();
+    let mut all: Vec<(f64, String)> = vec![];
+    for case in cases(folder) {
+        let (error, tensor) = worst(&case, out.path());
+        all.push((error, format!("{} {tensor}", case.display())));
+        println!("{error:.2e} {}", all[all.len() - 1].1);
+    }
+    let worst = all.iter().max_by(|a, b| a.0.total_cmp(&b.0)).expect("a folder of cases");
+    println!("worst of {}: {:.2e}", all.len(), worst.0);
+    assert!(worst.0 < BOUND, "{} differs by {:.2e}", worst.1, worst.0);
+    all.len()
+}
+
+#[test]
+fn sixteen_random_configurations_equal_their_references() {
+    assert_eq!(every_case_of(&fixtures().join("random")), 16);
+}
+
 #[test]
 #[ignore = "needs cases of its own: SELVEDGE_PARITY=FOLDER (see tools/fixtures/make_models.py)"]
 fn every_case_of_a_folder_equals_its_reference() {
     let Some(folder) = std::env::var_os("SELVEDGE_PARITY") else { return };
-    let out = tempfile::tempdir().unwrap();
-    let mut all: Vec<(f64, String)> = vec![];
-    for case in cases(Path::new(&folder)) {
-        let (error, tensor) = worst(&case, out.path());
-        println!("{error:.2e} {} {tensor}", case.display());
-        all.push((error, tensor));
+    every_case_of(Path::new(&folder));
+}
+
+/// What the random configurations differ in; a new set that lacks one of these tests less.
+#[test]
+fn the_random_configurations_cover_what_the_models_can_be() {
+    let mut seen: BTreeSet<String> = BTreeSet::new();
+    for case in cases(&fixtures().join("random")) {
+        let text = |name: &str| fs::read_to_string(case.join(name)).unwrap();
+        let (word, config) = (text("component"), text("config.json"));
+        let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+        let word = word.trim();
+        let inputs = SafeFile::open(case.join("inputs.safetensors")).unwrap();
+        if let Some(sample) = inputs.entries().get("sample")
+            && sample.dims[2] != sample.dims[3]
+        {
+            seen.insert(format!("{word}: not square"));
+        }
+        seen.insert(word.into());
+        let heads = match &config["attention_head_dim"] {
+            serde_json::Value::Array(each) => each.clone(),
+            _ => vec![config["num_attention_heads"].clone()],
+        };
+        if heads.iter().any(|h| h.as_u64().is_some_and(|h| h > 1 && h % 2 == 1)) {
+            seen.insert(format!("{}: odd heads", word.trim_end_matches("-2")));
+        }
+        if word == "unet" {
+            let linear = config["use_linear_projection"] == true;
+            let family = match (linear, config["addition_embed_type"] == "text_time") {
+                (false, false) => "SD 1.5",
+                (true, false) => "SD 2.1",
+                _ => "SDXL",
+            };
+            let crossed = config["down_block_types"].to_string().contains("Cross");
+            let whose = if case.join("lora.safetensors").exists() { "adapter" } else { "model" };
+            seen.insert(format!("{family}: {whose}{}", if crossed { ", crossed" } else { "" }));
+        }
     }
-    let worst = all.iter().map(|(e, _)| *e).fold(0.0, f64::max);
-    println!("worst of {}: {worst:.2e}", all.len());
-    assert!(worst < BOUND && !all.is_empty());
+    let wanted = [
+        "unet: not square",
+        "unet: odd heads",
+        "text-encoder: odd heads",
+        "vae-encoder: not square",
+        "vae-decoder: not square",
+        "text-encoder",
+        "text-encoder-2",
+        "SD 1.5: model, crossed",
+        "SD 2.1: model, crossed",
+        "SDXL: model, crossed",
+        "SD 1.5: adapter, crossed",
+        "SD 2.1: adapter, crossed",
+    ];
+    for each in wanted {
+        assert!(seen.contains(each), "no case is '{each}': {seen:?}");
+    }
 }

@@ -3,6 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use selvedge::device::cubin_table::{OBJECTS, Object, Target};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// The low 9 bits of an instruction of 16 bytes, as the disassembler shows them (CUDA 13, sm_80 and sm_90a).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,4 +184,60 @@ fn no_kernel_touches_local_memory() {
             assert!(!has(&code, Opcode::Ldl) && !has(&code, Opcode::Stl), "{name} spills");
         }
     }
+}
+
+/// Every `.cu` and `.cuh` below `folder`, without the instruction wrappers and the emulator's own.
+fn device_sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && name != "ptx" && name != "emulator" {
+            device_sources(&path, found);
+        } else if name.ends_with(".cu") || name.ends_with(".cuh") {
+            found.push(path);
+        }
+    }
+}
+
+/// A line without its comment and the space around it.
+fn statement(line: &str) -> &str {
+    line.split("//").next().unwrap_or_default().trim()
+}
+
+/// Whether `line` pins accumulators, itself or as the first thing that the function of `text` does which it calls.
+fn fences(line: &str, text: &str) -> bool {
+    let Some(called) = line.strip_suffix(");").and_then(|l| l.split('(').next()) else {
+        return false;
+    };
+    if called == "ptx::reg_fence" {
+        return true;
+    }
+    let name = called.rsplit('.').next().unwrap_or(called);
+    let mut body = text.lines().skip_while(|l| !l.contains(&format!("void {name}("))).skip(1);
+    body.next().is_some_and(|l| statement(l).starts_with("ptx::reg_fence("))
+}
+
+/// The compiler does not know that a wgmma writes its accumulators until the wait: without a fence behind it a use of
+/// them may be moved over it. The fence is no instruction, so it is looked for in the sources; which values it names is
+/// not.
+#[test]
+fn accumulators_are_pinned_behind_every_wait_for_wgmma() {
+    let mut sources = vec![];
+    device_sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels"), &mut sources);
+    let (mut waits, mut bare) = (0, vec![]);
+    for file in sources {
+        let text = fs::read_to_string(&file).unwrap();
+        let lines: Vec<&str> = text.lines().map(statement).collect();
+        for (i, line) in lines.iter().enumerate().filter(|(_, l)| l.contains("wgmma_wait<")) {
+            waits += 1;
+            let next = lines[i + 1..].iter().find(|l| !l.is_empty()).copied().unwrap_or_default();
+            // The newest product is still under way, and nothing but the slab of the one before is given back.
+            let only_frees = line.contains("wgmma_wait<1>") && next.contains("release<Tile>(");
+            if !fences(next, &text) && !only_frees {
+                bare.push(format!("{}:{}: {line} {next}", file.display(), i + 1));
+            }
+        }
+    }
+    assert!(waits >= 10, "only {waits} waits for wgmma: the sources have moved");
+    assert!(bare.is_empty(), "no ptx::reg_fence behind the wait:\n{}", bare.join("\n"));
 }

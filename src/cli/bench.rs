@@ -12,7 +12,7 @@ use crate::{
         checkpoint::{Component, Model},
         unet::UnetConfig,
     },
-    plan::{Roofline, StoredBytes, WeightLayout, WeightSource, trace_json},
+    plan::{Roofline, WeightLayout, WeightSource, trace_json},
     tensor::{DType, Floats},
     train::{
         RandomWeights, StepSize, peak_memory_bytes, plan_denoising, plan_training, time_denoising,
@@ -156,14 +156,8 @@ impl WeightSource for &Shared {
         Ok(weights)
     }
 
-    fn stored(
-        &self,
-        name: &str,
-        dims: &[usize],
-        layout: WeightLayout,
-        dtype: DType,
-    ) -> Result<Option<StoredBytes>> {
-        self.real.as_ref().map_or(Ok(None), |real| real.stored(name, dims, layout, dtype))
+    fn keeper(&self, _: &str) -> Option<&dyn WeightSource> {
+        self.real.as_ref().map(|real| real as &dyn WeightSource)
     }
 }
 

@@ -110,13 +110,33 @@ impl Dataset {
         prior_dir: &Path,
         warnings: &mut Vec<String>,
     ) -> Result<Self> {
+        Self::of_subjects(config, warnings)?.with_prior(config, prior_dir, warnings)
+    }
+
+    /// Reads the subjects of `config`: all there is before a prior set is made.
+    ///
+    /// # Errors
+    /// As [`Subject::load`]; a missing mask where mixes need it.
+    pub fn of_subjects(config: &TrainConfig, warnings: &mut Vec<String>) -> Result<Self> {
         let subjects = load_all(&config.subjects, warnings)?;
         warnings.extend(uncaptioned(&subjects));
-        let classes = match config.method.prior_preservation {
-            true => prior::load(config, prior_dir, warnings)?,
-            false => vec![],
-        };
-        Self::new(config, subjects, classes)
+        Self::new(config, subjects, vec![])
+    }
+
+    /// Adds the prior set in `dir` when it is asked for.
+    ///
+    /// # Errors
+    /// An incomplete prior set.
+    pub fn with_prior(
+        self,
+        config: &TrainConfig,
+        dir: &Path,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self> {
+        match config.method.prior_preservation {
+            true => Ok(Self { classes: prior::load(config, dir, warnings)?, ..self }),
+            false => Ok(self),
+        }
     }
 
     /// A data set of subjects and prior classes in memory (`classes[i]` belongs to `subjects[i]`,
@@ -167,12 +187,21 @@ impl Dataset {
 
     /// Every prompt and caption that can come up, for caching text embeddings.
     pub fn prompts(&self) -> Vec<String> {
+        self.prompts_with(&self.classes)
+    }
+
+    /// [`Dataset::prompts`] of a run whose prior set is not there yet: all but captions that somebody adds to it.
+    pub fn prompts_to_come(&self, config: &TrainConfig) -> Vec<String> {
+        self.prompts_with(&prior::classes(config))
+    }
+
+    fn prompts_with(&self, classes: &[Subject]) -> Vec<String> {
         let mut all = vec![];
-        for s in self.subjects.iter().chain(&self.classes) {
+        for s in self.subjects.iter().chain(classes) {
             all.extend(s.photos.iter().flat_map(|p| p.captions.iter().cloned()));
             all.push(s.plain_caption());
         }
-        for group in [&self.subjects, &self.classes] {
+        for group in [&self.subjects[..], classes] {
             for a in group {
                 all.extend(group.iter().map(|b| self.mixed_prompt(a, b)));
             }

@@ -62,6 +62,19 @@ pub fn missing(config: &TrainConfig, dir: &Path) -> Vec<Wanted> {
         .collect()
 }
 
+/// For each subject its class as a subject of the same id, without token, fixed scale and pictures.
+pub fn classes(config: &TrainConfig) -> Vec<Subject> {
+    let one = |s: &SubjectConfig| Subject {
+        id: s.id.clone(),
+        words: s.prior_words().into(),
+        token: String::new(),
+        class: s.prior_words().into(),
+        scale: None,
+        photos: vec![],
+    };
+    config.subjects.iter().map(one).collect()
+}
+
 /// Pictures tried for one place of the prior set before it is an error.
 pub const TRIES: u64 = 10;
 
@@ -102,8 +115,7 @@ pub fn gave_up(wanted: &Wanted) -> Error {
     }
 }
 
-/// Reads the prior set: for each subject its class as a subject of the same id, without token or
-/// fixed scale.
+/// Reads the prior set: the pictures of [`classes`].
 ///
 /// # Errors
 /// As [`Subject::load`]; [`Error::Data`] when pictures are missing, or masks where mixes need them.
@@ -121,7 +133,7 @@ pub fn load(config: &TrainConfig, dir: &Path, warnings: &mut Vec<String>) -> Res
             fix: "let `selvedge train` make them, or lower method.prior_images".into(),
         });
     }
-    let mut one = |s: &SubjectConfig| -> Result<Subject> {
+    let mut one = |(s, class): (&SubjectConfig, Subject)| -> Result<Subject> {
         let mut photos = read_folder(&folder(dir, s.prior_words()), warnings)?;
         photos.truncate(config.method.prior_images);
         let mixes = config.method.name == Method::Mudi && config.method.mix_probability > 0.0;
@@ -134,16 +146,9 @@ pub fn load(config: &TrainConfig, dir: &Path, warnings: &mut Vec<String>) -> Res
                 fix: format!("remove it from {}: it is made again", folder.display()),
             });
         }
-        Ok(Subject {
-            id: s.id.clone(),
-            words: s.prior_words().into(),
-            token: String::new(),
-            class: s.prior_words().into(),
-            scale: None,
-            photos,
-        })
+        Ok(Subject { photos, ..class })
     };
-    config.subjects.iter().map(&mut one).collect()
+    config.subjects.iter().zip(classes(config)).map(&mut one).collect()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! another driver library underneath.
 
 use super::{
-    capture::{Captured, Freed},
+    capture::Captured,
     cubin_table::{EMULATED_DRIVER, Target},
     driver::{Attribute, Driver, Handle},
     emulated::{Emulated, Schedule},
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::ffi::c_int;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The library of a real driver.
@@ -28,20 +28,20 @@ const COUNTER_BYTES: usize = COUNTERS * 4;
 /// An open device.
 pub struct Cuda {
     pub(super) driver: Driver,
-    name: String,
-    chip: String,
+    pub(super) name: String,
+    pub(super) chip: String,
     device: c_int,
     context: Handle,
     pub(super) stream: Handle,
     pub(super) target: Target,
     pub(super) capability: (u32, u32),
     pub(super) shared_bytes: u32,
-    total_bytes: usize,
+    pub(super) total_bytes: usize,
     multiprocessors: u32,
     counters: u64,
     live: Mutex<BTreeMap<u64, Allocation>>,
-    most_bytes: AtomicUsize,
-    allocations: AtomicU64,
+    pub(super) most_bytes: AtomicUsize,
+    pub(super) allocations: AtomicU64,
     pub(super) captured: Mutex<Captured>,
     pub(super) kernels: Mutex<Kernels>,
     forced: Mutex<BTreeMap<String, String>>,
@@ -52,41 +52,14 @@ pub struct Cuda {
 
 /// Device memory in use: its length, and a number that no other allocation has had.
 #[derive(Clone, Copy, Debug)]
-struct Allocation {
-    bytes: usize,
-    number: u64,
+pub(super) struct Allocation {
+    pub bytes: usize,
+    pub number: u64,
 }
 
 impl std::fmt::Debug for Cuda {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Cuda({}, {}, {})", self.name, self.chip, self.target.name())
-    }
-}
-
-/// Device memory that is freed on drop.
-#[derive(Debug)]
-pub struct Memory {
-    cuda: Arc<Cuda>,
-    address: u64,
-    bytes: usize,
-}
-
-impl Memory {
-    /// Where it starts; 256-byte aligned.
-    pub fn address(&self) -> u64 {
-        self.address
-    }
-
-    /// How much it is.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        self.cuda.live().remove(&self.address);
-        self.cuda.free(Freed::Device(self.address)); // kernels may still use it
     }
 }
 
@@ -256,92 +229,6 @@ impl Cuda {
         self.driver.memory_info()
     }
 
-    /// The most memory that was allocated at a time so far, bytes.
-    pub fn most_bytes(&self) -> usize {
-        self.most_bytes.load(Ordering::Relaxed)
-    }
-
-    /// `bytes` of memory (at least 1), content undefined.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`], or [`Error::Driver`].
-    pub fn alloc(self: &Arc<Self>, bytes: usize) -> Result<Memory> {
-        self.make_current()?;
-        let address = match self.driver.mem_alloc(bytes.max(1)) {
-            Ok(address) => address,
-            Err(Error::Driver { code: 2, .. }) => {
-                let used: usize = self.live().values().map(|a| a.bytes).sum();
-                return Err(Error::OutOfMemory {
-                    fix: super::cpu::OUT_OF_MEMORY_FIX.into(),
-                    need_bytes: bytes as u64,
-                    have_bytes: self.total_bytes.saturating_sub(used) as u64,
-                    largest: format!("this allocation on {} ({})", self.name, self.chip),
-                });
-            }
-            Err(e) => return Err(e),
-        };
-        let number = self.allocations.fetch_add(1, Ordering::Relaxed);
-        let mut live = self.live();
-        live.insert(address, Allocation { bytes: bytes.max(1), number });
-        let now = live.values().map(|a| a.bytes).sum();
-        drop(live);
-        self.most_bytes.fetch_max(now, Ordering::Relaxed);
-        Ok(Memory { cuda: self.clone(), address, bytes })
-    }
-
-    /// Copies host bytes to `address` and waits.
-    ///
-    /// # Errors
-    /// [`Error::Plan`] when the range lies outside the live allocations; [`Error::Driver`].
-    pub fn upload(&self, address: u64, data: &[u8]) -> Result<()> {
-        self.inside("upload", address, data.len())?;
-        self.make_current()?;
-        if data.is_empty() {
-            return Ok(());
-        }
-        self.driver.copy_to_device(address, data, self.stream)
-    }
-
-    /// Copies device bytes to the host, after everything launched so far.
-    ///
-    /// # Errors
-    /// As [`Cuda::upload`], and what earlier launches failed with.
-    pub fn download(&self, address: u64, data: &mut [u8]) -> Result<()> {
-        self.inside("download", address, data.len())?;
-        self.make_current()?;
-        if data.is_empty() {
-            return self.driver.stream_synchronize(self.stream);
-        }
-        self.driver.copy_to_host(data, address, self.stream)
-    }
-
-    /// Copies within the device, in stream order.
-    ///
-    /// # Errors
-    /// As [`Cuda::upload`].
-    pub fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
-        self.inside("copy: target", to, bytes)?;
-        self.inside("copy: source", from, bytes)?;
-        self.make_current()?;
-        if bytes == 0 {
-            return Ok(());
-        }
-        self.driver.copy_on_device(to, from, bytes, self.stream)
-    }
-
-    /// Sets every byte to `value`, in stream order: 0xFF makes f32 NaN.
-    ///
-    /// # Errors
-    /// As [`Cuda::upload`].
-    pub fn fill(&self, address: u64, bytes: usize, value: u8) -> Result<()> {
-        self.inside("fill", address, bytes)?;
-        self.make_current()?;
-        if bytes == 0 {
-            return Ok(());
-        }
-        self.driver.fill(address, value, bytes, self.stream)
-    }
-
     /// Waits until the stream is empty.
     ///
     /// # Errors
@@ -355,53 +242,8 @@ impl Cuda {
         self.driver.set_current(self.context)
     }
 
-    fn live(&self) -> MutexGuard<'_, BTreeMap<u64, Allocation>> {
+    pub(super) fn live(&self) -> MutexGuard<'_, BTreeMap<u64, Allocation>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Refuses a range that no single allocation holds; an empty range is always inside.
-    pub(super) fn inside(&self, at: &str, address: u64, bytes: usize) -> Result<()> {
-        if bytes == 0 {
-            return Ok(());
-        }
-        let live = self.live();
-        let holder = live.range(..=address).next_back();
-        let left = holder.and_then(|(start, a)| {
-            usize::try_from(address - start).ok().and_then(|offset| a.bytes.checked_sub(offset))
-        });
-        if left.is_some_and(|left| bytes <= left) {
-            if let (Some(captured), Some((start, a))) = (&mut *self.captured(), holder) {
-                captured.touched.insert((*start, a.number));
-            }
-            return Ok(());
-        }
-        Err(Error::Plan {
-            at: at.into(),
-            problem: format!(
-                "{bytes} bytes at {address:#x} lie outside every live allocation of {}; \
-                 {} bytes are left there; a buffer is too small or was freed",
-                self.name,
-                left.unwrap_or(0)
-            ),
-        })
-    }
-}
-
-impl Cuda {
-    /// Refuses when one of these allocations was freed.
-    pub(super) fn still_live(&self, allocations: &[(u64, u64)]) -> Result<()> {
-        let live = self.live();
-        let gone =
-            |(start, number): &&(u64, u64)| live.get(start).is_none_or(|a| a.number != *number);
-        match allocations.iter().find(gone) {
-            None => Ok(()),
-            Some((start, _)) => Err(Error::Plan {
-                at: "graph".into(),
-                problem: format!(
-                    "the memory at {start:#x} that it touches was freed; keep it as long as the graph"
-                ),
-            }),
-        }
     }
 }
 

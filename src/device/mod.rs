@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code)]
 
+mod allocation;
 mod blas;
 mod capture;
 pub mod compile;
@@ -32,8 +33,9 @@ mod temporary;
 mod tensor_map;
 mod watch;
 
+pub use allocation::Memory;
 pub use blas::{Blas, Factor, MatrixProduct};
-pub use cuda::{COUNTERS, Cuda, DRIVER_LIBRARY, Memory};
+pub use cuda::{COUNTERS, Cuda, DRIVER_LIBRARY};
 pub use driver::TensorMap;
 pub use emulated::{Emulated, Schedule};
 pub use graph::{Event, Graph};

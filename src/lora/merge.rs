@@ -6,8 +6,8 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    plan::{StoredBytes, WeightLayout, WeightSource},
-    tensor::{DType, Floats, Tensor, safetensors::Dtype},
+    plan::{WeightLayout, WeightSource},
+    tensor::{Floats, Tensor, safetensors::Dtype},
 };
 use rayon::prelude::*;
 
@@ -121,18 +121,10 @@ impl<S: WeightSource> WeightSource for Merged<'_, S> {
         Ok(Some(sum.map_or(weight, |data| layout.to_runtime(dims, data).into())))
     }
 
-    fn stored(
-        &self,
-        name: &str,
-        dims: &[usize],
-        layout: WeightLayout,
-        dtype: DType,
-    ) -> Result<Option<StoredBytes>> {
+    fn keeper(&self, name: &str) -> Option<&dyn WeightSource> {
         let module = name.strip_suffix(".weight").unwrap_or("");
-        match self.loras.iter().any(|(lora, _)| lora.layers.contains_key(module)) {
-            true => Ok(None), // not what is stored
-            false => self.base.stored(name, dims, layout, dtype),
-        }
+        let merged = self.loras.iter().any(|(lora, _)| lora.layers.contains_key(module));
+        if merged { None } else { Some(self.base) }
     }
 }
 

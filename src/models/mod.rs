@@ -8,8 +8,10 @@ pub mod clip;
 pub mod config;
 pub mod export;
 pub mod noise;
+mod texts;
 pub mod tokenizer;
 pub mod unet;
 pub mod vae;
 
 pub use builtin::{builtin, builtin_names};
+pub use texts::Texts;

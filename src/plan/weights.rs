@@ -23,19 +23,27 @@ pub trait WeightSource: Sync {
     /// When the source cannot be read, or holds the name with another shape.
     fn get(&self, name: &str, dims: &[usize], layout: WeightLayout) -> Result<Option<Floats>>;
 
-    /// The parameter `name` in runtime layout as `dtype`, where the source stores that type; `None` where
-    /// [`WeightSource::get`] must be asked. A GPU's memory is filled without an f32 copy on the host this way.
+    /// The source that stores `name` as this one gives it; `None` where this one reads or makes it itself.
+    fn keeper(&self, _name: &str) -> Option<&dyn WeightSource> {
+        None
+    }
+
+    /// The parameter `name` in runtime layout as `dtype`, where the source, or its keeper, stores that type; `None`
+    /// where [`WeightSource::get`] must be asked. A GPU's memory is filled without an f32 copy on the host this way.
     ///
     /// # Errors
     /// As [`WeightSource::get`].
     fn stored(
         &self,
-        _name: &str,
-        _dims: &[usize],
-        _layout: WeightLayout,
-        _dtype: DType,
+        name: &str,
+        dims: &[usize],
+        layout: WeightLayout,
+        dtype: DType,
     ) -> Result<Option<StoredBytes>> {
-        Ok(None)
+        match self.keeper(name) {
+            Some(keeper) => keeper.stored(name, dims, layout, dtype),
+            None => Ok(None),
+        }
     }
 }
 

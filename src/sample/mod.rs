@@ -9,7 +9,6 @@ mod request;
 mod schedule;
 mod settings;
 mod start;
-mod texts;
 
 pub use encoder::PictureEncoder;
 pub use init::{MaskResize, StartNoise, first_inputs};
@@ -18,4 +17,3 @@ pub use request::{Request, Size};
 pub use schedule::Schedule;
 pub use settings::{Curve, LastSigma, Sampler, Settings, Solver};
 pub use start::{StartLatents, unit_noise};
-pub use texts::Texts;

@@ -1,11 +1,12 @@
 //! From a text to pictures: text program, start, denoising loop, decoding.
 
-use super::{Request, Schedule, Settings, Size, StartLatents, Texts, denoiser::Denoiser};
+use super::{Request, Schedule, Settings, Size, StartLatents, denoiser::Denoiser};
 use crate::{
     device::Device,
     error::{Error, Result},
     lora::Adapters,
     models::{
+        Texts,
         base::{Base, Encoded},
         checkpoint::Component,
     },
@@ -116,18 +117,23 @@ impl<'a> Pipeline<'a> {
     /// # Errors
     /// Those of the text encoders.
     pub fn encode_prompts(&mut self, requests: &[&Request]) -> Result<()> {
-        let texts: Vec<&str> = (requests.iter())
-            .flat_map(|r| [r.prompt.as_str(), r.negative.as_deref().unwrap_or("")])
-            .collect();
+        self.encode_texts(&requests.iter().flat_map(|r| r.texts()).collect::<Vec<_>>())
+    }
+
+    /// As [`Pipeline::encode_prompts`], of any texts.
+    ///
+    /// # Errors
+    /// Those of the text encoders.
+    pub fn encode_texts(&mut self, texts: &[&str]) -> Result<()> {
         let source = Joined { first: self.weights, second: &self.base.weights };
-        self.texts.encode((self.base, &self.device), (self.adapters, &source), &texts)
+        self.texts.encode((self.base, &self.device), (self.adapters, &source), texts)
     }
 
     /// The prompt and what to guide away from.
     fn conditioning(&mut self, request: &Request) -> Result<(Encoded, Encoded)> {
         self.encode_prompts(&[request])?;
         let get = |text: &str| self.texts.get(text).cloned().unwrap_or_default();
-        let mut other = get(request.negative.as_deref().unwrap_or(""));
+        let mut other = get(request.texts()[1]);
         if request.negative.is_none() && self.base.zero_negative {
             other.context.fill(0.0);
             other.pooled.fill(0.0);

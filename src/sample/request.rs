@@ -24,6 +24,13 @@ pub struct Request {
     pub guidance: f32,
 }
 
+impl Request {
+    /// What the text encoders see: the prompt, and what to guide away from (the empty text without one).
+    pub fn texts(&self) -> [&str; 2] {
+        [&self.prompt, self.negative.as_deref().unwrap_or("")]
+    }
+}
+
 /// What decides the memory of a denoising loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {

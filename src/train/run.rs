@@ -8,7 +8,7 @@ use crate::{
     data::TrainConfig,
     device::Device,
     error::{Error, Result},
-    models::base::Base,
+    models::{Texts, base::Base},
     plan::WeightLayout,
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -20,8 +20,8 @@ use std::{
     time::Instant,
 };
 
-/// Makes sample pictures of a step.
-pub type SampleHook<'h> = dyn FnMut(u64, &[Trainable]) -> Result<()> + 'h;
+/// Makes sample pictures of a step, with the run's encoded texts.
+pub type SampleHook<'h> = dyn FnMut(u64, &[Trainable], &mut Texts) -> Result<()> + 'h;
 /// Writes the result and says where; called with the run folder.
 pub type SaveHook<'h> = dyn FnMut(&Path, &[Trainable]) -> Result<Vec<PathBuf>> + 'h;
 
@@ -31,6 +31,10 @@ pub struct Hooks<'h> {
     pub sample: Option<&'h mut SampleHook<'h>>,
     /// What the sample pictures need beside the step, bytes.
     pub sample_bytes: u64,
+    /// Prompts of the sample pictures, encoded along with the training's.
+    pub sample_prompts: Vec<String>,
+    /// Texts that are encoded already, by the frozen text encoders of the base.
+    pub texts: Texts,
     /// Writes the adapter files, or the model.
     pub save: &'h mut SaveHook<'h>,
     /// Set when the user wants to stop: the step is finished and saved.
@@ -60,6 +64,8 @@ pub struct Report {
     pub first_step_seconds: f64,
     /// Trained parameters.
     pub trainable_parameters: usize,
+    /// How often frozen text encoders were loaded: once for all prompts of the run.
+    pub text_loads: usize,
     /// The result's files and folders, the one to use first.
     pub written: Vec<PathBuf>,
 }
@@ -84,7 +90,9 @@ pub fn run(
     if let Some(state) = checkpoints.latest()? {
         restore(&mut trainer, state)?;
     }
-    trainer.encode_prompts(&source.prompts())?;
+    trainer.texts = std::mem::take(&mut hooks.texts);
+    let prompts = [source.prompts(), std::mem::take(&mut hooks.sample_prompts)].concat();
+    trainer.encode_prompts(&prompts.iter().map(String::as_str).collect::<Vec<_>>())?;
     let first = trainer.stepper.optimizer.step;
     let (accumulate, steps) = (config.train.accumulate as u64, config.train.steps);
     let mut outputs = Outputs::open(folder, checkpoints, first)?;
@@ -110,13 +118,15 @@ pub fn run(
             if due(config.train.sample_every, done)
                 && let Some(sample) = &mut hooks.sample
             {
-                sample(done, &trainables(&mut trainer, true)?)?;
+                let trained = trainables(&mut trainer, true)?;
+                sample(done, &trained, &mut trainer.texts)?;
             }
         }
         Ok(())
     })?;
     let written = (hooks.save)(folder.path(), &trainables(&mut trainer, true)?)?;
-    Ok(Report { written, ..progress.finish(steps) })
+    let text_loads = trainer.texts.loads;
+    Ok(Report { written, text_loads, ..progress.finish(steps) })
 }
 
 fn due(every: u64, done: u64) -> bool {

@@ -2,8 +2,8 @@
 
 use crate::{
     error::Result,
-    plan::{StoredBytes, WeightLayout, WeightSource},
-    tensor::{DType, Floats, philox},
+    plan::{WeightLayout, WeightSource},
+    tensor::{Floats, philox},
 };
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -44,17 +44,8 @@ impl<S: WeightSource> WeightSource for InitialWeights<S> {
         self.base.get(name, dims, layout)
     }
 
-    fn stored(
-        &self,
-        name: &str,
-        dims: &[usize],
-        layout: WeightLayout,
-        dtype: DType,
-    ) -> Result<Option<StoredBytes>> {
-        match self.given.contains_key(name) {
-            true => Ok(None),
-            false => self.base.stored(name, dims, layout, dtype),
-        }
+    fn keeper(&self, name: &str) -> Option<&dyn WeightSource> {
+        if self.given.contains_key(name) { None } else { Some(&self.base) }
     }
 }
 

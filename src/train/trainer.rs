@@ -10,7 +10,10 @@ use crate::{
     error::Result,
     kernels::adamw::AdamW,
     lora::Adapters,
-    models::base::{Base, Encoded, text_input_names},
+    models::{
+        Texts,
+        base::{Base, text_input_names},
+    },
     plan::Program,
 };
 use std::collections::HashMap;
@@ -25,8 +28,8 @@ pub struct Trainer<'a> {
     /// The step program and its optimizer.
     pub stepper: Stepper,
     encoder: Program,
-    text_program: Option<Program>,
-    texts: HashMap<String, Encoded>,
+    /// Prompts that are encoded already, here or by whoever gave them.
+    pub texts: Texts,
     moments: HashMap<String, Vec<f32>>,
     /// Passes whose moments came from the cache, and all (a test reads them).
     pub hits: (usize, usize),
@@ -74,8 +77,7 @@ impl<'a> Trainer<'a> {
             noise,
             stepper: Stepper::new(program, optimizer, objective),
             encoder,
-            text_program: None,
-            texts: HashMap::new(),
+            texts: Texts::default(),
             moments: HashMap::new(),
             hits: (0, 0),
         })
@@ -87,31 +89,17 @@ impl<'a> Trainer<'a> {
         Draws::new(self.config.train.seed, side * side * self.base.vae.latent_channels, &self.noise)
     }
 
-    /// Encodes `prompts` and lets the text encoders go.
+    /// Encodes those of `prompts` that are new with the frozen text encoders, which are loaded at most once for
+    /// all of them and let go; nothing where the text encoders are trained.
     ///
     /// # Errors
     /// Those of the text encoders.
-    pub fn encode_prompts(&mut self, prompts: &[String]) -> Result<()> {
-        if !text_is_trained(self.config) {
-            prompts.iter().try_for_each(|p| self.encode_prompt(p))?;
-            self.text_program = None;
-        }
-        Ok(())
-    }
-
-    fn encode_prompt(&mut self, prompt: &str) -> Result<()> {
-        if self.texts.contains_key(prompt) {
+    pub fn encode_prompts(&mut self, prompts: &[&str]) -> Result<()> {
+        if text_is_trained(self.config) {
             return Ok(());
         }
-        if self.text_program.is_none() {
-            let (none, weights) = (Adapters::new(), &self.base.weights);
-            self.text_program = Some(self.base.text_program(&self.device, &none, 1, weights)?);
-        }
-        if let Some(program) = &mut self.text_program {
-            let encoded = self.base.encode(program, &[prompt])?;
-            self.texts.insert(prompt.into(), encoded);
-        }
-        Ok(())
+        let (none, weights) = (Adapters::new(), &self.base.weights);
+        self.texts.encode((self.base, &self.device), (&none, weights), prompts)
     }
 
     /// VAE moments of a sample, from the cache where its pixels were seen before.
@@ -174,9 +162,9 @@ impl<'a> Trainer<'a> {
 
     fn text_vectors(&mut self, batch: &mut Batch, prompts: &[&str]) -> Result<()> {
         let (mut context, mut pooled) = (vec![], vec![]);
+        self.encode_prompts(prompts)?;
         for prompt in prompts {
-            self.encode_prompt(prompt)?;
-            if let Some(encoded) = self.texts.get(*prompt) {
+            if let Some(encoded) = self.texts.get(prompt) {
                 context.extend(&encoded.context);
                 pooled.extend(&encoded.pooled);
             }

@@ -8,9 +8,7 @@ use crate::{
     error::{Error, Result},
     lora::LoraFile,
     models::checkpoint::{Checkpoint, Component},
-    plan::{
-        ParamInfo, Pass, PlanOptions, Program, Recorder, StoredBytes, WeightLayout, WeightSource,
-    },
+    plan::{ParamInfo, Pass, PlanOptions, Program, Recorder, WeightLayout, WeightSource},
     tensor::{
         DType, Floats, Tensor,
         safetensors::{Raw, SafeFile},
@@ -223,22 +221,13 @@ struct Weights<'a> {
 
 impl WeightSource for Weights<'_> {
     fn get(&self, name: &str, dims: &[usize], layout: WeightLayout) -> Result<Option<Floats>> {
-        match self.lora.filter(|_| is_adapter(name)) {
-            Some(lora) => lora.get(name, dims, layout),
-            None => self.checkpoint.get(name, dims, layout),
-        }
+        self.keeper(name).map_or(Ok(None), |keeper| keeper.get(name, dims, layout))
     }
 
-    fn stored(
-        &self,
-        name: &str,
-        dims: &[usize],
-        layout: WeightLayout,
-        dtype: DType,
-    ) -> Result<Option<StoredBytes>> {
-        match self.lora.is_some() && is_adapter(name) {
-            true => Ok(None),
-            false => self.checkpoint.stored(name, dims, layout, dtype),
+    fn keeper(&self, name: &str) -> Option<&dyn WeightSource> {
+        match self.lora.filter(|_| is_adapter(name)) {
+            Some(lora) => Some(lora),
+            None => Some(self.checkpoint),
         }
     }
 }

@@ -292,23 +292,12 @@ impl Model {
 
 impl WeightSource for Model {
     fn get(&self, name: &str, dims: &[usize], layout: WeightLayout) -> Result<Option<Floats>> {
-        match self.parts.iter().find(|p| p.own(name).is_some()) {
-            Some(part) => part.get(name, dims, layout),
-            None => Ok(None),
-        }
+        self.keeper(name).map_or(Ok(None), |part| part.get(name, dims, layout))
     }
 
-    fn stored(
-        &self,
-        name: &str,
-        dims: &[usize],
-        layout: WeightLayout,
-        dtype: DType,
-    ) -> Result<Option<StoredBytes>> {
-        match self.parts.iter().find(|p| p.own(name).is_some()) {
-            Some(part) => part.stored(name, dims, layout, dtype),
-            None => Ok(None),
-        }
+    fn keeper(&self, name: &str) -> Option<&dyn WeightSource> {
+        let part = self.parts.iter().find(|p| p.own(name).is_some());
+        part.map(|p| p.as_ref() as &dyn WeightSource)
     }
 }
 

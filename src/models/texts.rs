@@ -1,12 +1,7 @@
 //! Prompts as conditioning: each text is encoded once in a run.
 
-use crate::{
-    device::Device,
-    error::Result,
-    lora::Adapters,
-    models::base::{Base, Encoded},
-    plan::WeightSource,
-};
+use super::base::{Base, Encoded};
+use crate::{device::Device, error::Result, lora::Adapters, plan::WeightSource};
 use std::collections::HashMap;
 
 /// Encoded texts, kept for a whole run: 77 rows of the joint width each, under a megabyte.
