@@ -74,17 +74,15 @@ fn similarities_become_the_published_scores() {
 fn embeddings_become_similarities_first() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("in.safetensors");
-    let tensors: BTreeMap<String, Raw> = [
+    let tensors = [
         // subjects in alphabetical order: ada, bob
         ("references.bob", Raw::f32(&[1, 2], &[0.0, 4.0])),
         ("references.ada", Raw::f32(&[2, 2], &[2.0, 0.0, 0.0, 1.0])),
         ("crops.one.png", Raw::f32(&[1, 2], &[0.0, 5.0])),
         ("crops.none.png", Raw::f32(&[0, 2], &[])),
-    ]
-    .into_iter()
-    .map(|(n, t)| (n.to_string(), t))
-    .collect();
-    write_safetensors(&path, &tensors, &BTreeMap::new()).unwrap();
+    ];
+    let tensors = tensors.iter().map(|(n, t)| (*n, t));
+    write_safetensors(&path, tensors, &BTreeMap::new()).unwrap();
     let path = path.display().to_string();
     let scores = answer(&["--embeddings", &path, "--json"]);
     assert_eq!(scores["ground_truth"], json!([[0.5, 0.5], [0.5, 1.0]]));
@@ -123,9 +121,8 @@ fn numbers_that_do_not_fit_are_one_clear_line() {
         (vec![("references.a", width(2)), ("other", width(2))], "other"),
         (vec![("references.a", Raw::f32(&[0, 2], &[])), ("crops.x", width(2))], "no row"),
     ] {
-        let tensors: BTreeMap<String, Raw> =
-            names.into_iter().map(|(n, t)| (n.to_string(), t)).collect();
-        write_safetensors(&odd, &tensors, &BTreeMap::new()).unwrap();
+        let tensors = names.iter().map(|(n, t)| (*n, t));
+        write_safetensors(&odd, tensors, &BTreeMap::new()).unwrap();
         let error = refusal(&["--embeddings", &path]);
         assert!(error.contains(word), "{word}: {error}");
     }

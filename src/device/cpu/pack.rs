@@ -3,11 +3,15 @@
 use super::{
     isa::Isa,
     lanes::{self, LANES},
-    product::packed_len,
     tile::tiles,
 };
 use rayon::prelude::*;
 use std::ops::Range;
+
+/// Elements of a packed right operand with `k` rows (all taps) and `n` columns.
+pub fn packed_len(k: usize, n: usize) -> usize {
+    k.saturating_mul(n.div_ceil(LANES) * LANES)
+}
 
 /// A right operand before packing: element `(tap t, k, column j)` is
 /// `data[taps[t] * tap_stride + k * row_stride + j * column_stride]`.

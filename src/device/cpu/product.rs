@@ -6,7 +6,7 @@
 
 use super::{
     lanes::LANES,
-    pack::{Unpacked, pack_here},
+    pack::{Unpacked, pack_here, packed_len},
     tile::{LINE, MAX_DEPTH, MAX_PANEL, MAX_ROWS, Seed, Tile, fetch, tiles},
 };
 use std::ops::Range;
@@ -53,11 +53,6 @@ pub struct Right<'a> {
     pub data: &'a [f32],
     /// Columns.
     pub n: usize,
-}
-
-/// Elements of a packed right operand with `k` rows (all taps) and `n` columns.
-pub fn packed_len(k: usize, n: usize) -> usize {
-    k.saturating_mul(n.div_ceil(LANES) * LANES)
 }
 
 /// The destination: rows of `n` elements.
