@@ -21,17 +21,25 @@ use std::{
 ///
 /// Example: selvedge score --embeddings crops.safetensors --json
 #[derive(Clone, Debug, Args)]
-#[group(id = "numbers", required = true, multiple = false, args = ["similarities", "embeddings"])]
 pub struct ScoreArgs {
+    /// Where the numbers are.
+    #[command(flatten)]
+    pub numbers: NumbersArgs,
+    /// Print one JSON object instead of the table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// One of these files.
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct NumbersArgs {
     /// JSON with `ground_truth` and, for every image, `name` and `similarity`: a row per box, a column per subject.
     #[arg(long, value_name = "IN.json")]
     pub similarities: Option<PathBuf>,
     /// Safetensors with `references.SUBJECT [R, D]` and `crops.IMAGE [B, D]`.
     #[arg(long, value_name = "IN.safetensors")]
     pub embeddings: Option<PathBuf>,
-    /// Print one JSON object instead of the table.
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// What is to be scored.
@@ -55,7 +63,7 @@ struct Image {
 /// # Errors
 /// Those of reading; [`Error::Data`] for numbers that do not fit together.
 pub fn run(args: &ScoreArgs) -> Result<u8> {
-    let numbers = match (&args.similarities, &args.embeddings) {
+    let numbers = match (&args.numbers.similarities, &args.numbers.embeddings) {
         (Some(path), _) => from_json(path)?,
         (_, Some(path)) => from_embeddings(path)?,
         // clap asks for one of them
