@@ -5,6 +5,7 @@ pub mod bench;
 pub mod chips;
 pub mod common;
 pub mod convert;
+pub mod evaluate;
 pub mod export;
 pub mod forward;
 pub mod generate;
@@ -45,6 +46,7 @@ pub enum Command {
     Mix(mix::MixArgs),
     Generate(Box<generate::Generate>),
     Score(score::ScoreArgs),
+    Evaluate(evaluate::Args),
     Forward(Box<forward::Args>),
     Plan(plan::Args),
     Bench(bench::Args),
@@ -93,6 +95,7 @@ fn run_command(cli: Cli) -> Result<u8> {
         Command::Mix(c) => c.run(),
         Command::Generate(c) => c.run(),
         Command::Score(c) => score::run(&c),
+        Command::Evaluate(c) => evaluate::run(&c),
         Command::Forward(c) => forward::run(&c),
         Command::Plan(c) => plan::run(c),
         Command::Bench(c) => bench::run(c),

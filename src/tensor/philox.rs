@@ -27,6 +27,9 @@ pub mod streams {
     /// Sampling: where the initialization puts the subjects; its seed is the picture's.
     pub const COMPOSITION: u64 = 0x1417;
 
+    /// A study with people: which pictures, which side, which order.
+    pub const STUDY: u64 = 0x57D7;
+
     /// Number `index` of the stream `of`.
     pub fn numbered(of: u64, index: u64) -> u64 {
         of | (index & ((1 << 56) - 1))
