@@ -13,6 +13,7 @@ pub mod compare;
 pub mod concat;
 pub mod conv2d;
 pub mod coverage;
+pub mod depthwise;
 pub mod diffuse;
 pub(crate) mod elementwise;
 pub mod ema;
@@ -31,7 +32,9 @@ pub mod posterior;
 pub mod recorded;
 pub mod resize;
 pub mod scheduler;
+pub mod slice;
 pub mod variant;
+pub mod windows;
 
 /// Every choice between variants that a folder publishes, by operation.
 pub fn slots() -> Vec<variant::Slot> {
@@ -56,6 +59,7 @@ pub fn cases() -> Vec<case::Case> {
     all.extend(cast::cases::cases());
     all.extend(concat::cases::cases());
     all.extend(conv2d::cases::cases());
+    all.extend(depthwise::cases::cases());
     all.extend(diffuse::cases::cases());
     all.extend(embedding::cases::cases());
     all.extend(geglu::cases::cases());
@@ -71,6 +75,8 @@ pub fn cases() -> Vec<case::Case> {
     all.extend(noise::cases::cases());
     all.extend(resize::cases::cases());
     all.extend(scheduler::cases::cases());
+    all.extend(slice::cases::cases());
+    all.extend(windows::cases::cases());
     all
 }
 
@@ -85,6 +91,7 @@ pub fn bench_cases() -> Vec<case::Case> {
     all.extend(cast::cases::bench_cases());
     all.extend(concat::cases::bench_cases());
     all.extend(conv2d::cases::bench_cases());
+    all.extend(depthwise::cases::bench_cases());
     all.extend(diffuse::cases::cases());
     all.extend(embedding::cases::cases());
     all.extend(geglu::cases::bench_cases());
@@ -100,5 +107,7 @@ pub fn bench_cases() -> Vec<case::Case> {
     all.extend(noise::cases::cases());
     all.extend(resize::cases::bench_cases());
     all.extend(scheduler::cases::bench_cases());
+    all.extend(slice::cases::bench_cases());
+    all.extend(windows::cases::bench_cases());
     all
 }

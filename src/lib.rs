@@ -16,5 +16,6 @@ pub mod nn;
 pub mod op;
 pub mod plan;
 pub mod sample;
+pub mod segment;
 pub mod tensor;
 pub mod train;

@@ -5,7 +5,8 @@
 //   after the first.  Bytes: N*H*D*(4 Lq + 4 Lk) elements + 8*N*H*Lq.
 //   SDXL 1024 tokens, H=20, D=64: 19 GFLOP; at 67 TFLOP/s of f32 280 us: compute-bound.
 // Tile: 32 x 32 scores, 64 channels at a time; 64 threads of 4 x 4 scores; 31 KiB of shared memory.
-//   One block makes `Slice` gradient channels.   Measured: see NOTES.md.
+//   One block makes `Slice` gradient channels.  The biased q kernel also sums dS for the bias, a thread a query, in
+//   global f32 rows of its own (N, L, H, bins).   Measured: see NOTES.md.
 // Determinism: bitwise, no atomics.   Requires: delta from prepare.cu where dQ or dK is wanted.
 #include "attention/panel.cuh"
 
@@ -42,16 +43,40 @@ struct Head {
   __device__ float lse_of(int query) const { return lse[(long long)query * heads]; }
 };
 
-// exp(scale s - lse) where the query sees the key, else 0.
-template <class T>
-__device__ inline float probability(const BackwardArgs<T>& a, float s, float lse, int query, int key) {
+// exp(scale s + bias - lse) where the query sees the key, else 0.
+template <class T, class B>
+__device__ inline float probability(const BackwardArgs<T>& a, const B& bias, int head, float s, float lse,
+                                    int query, int key) {
   const bool seen = query < a.len_q && key < a.len_k && (!a.causal || key <= query);
-  return seen ? expf(s * a.scale - lse) : 0.0f;
+  if (!seen) return 0.0f;
+  if constexpr (B::Biased)
+    return expf(s * a.scale + bias.at(Query(int(blockIdx.z), head, query, a.len_q, a.heads), key) - lse);
+  return expf(s * a.scale - lse);
+}
+
+// The block's dS (32, 32) to the sums of the bias: a thread owns a query's.
+template <class T, class B>
+__device__ inline void collect(const ScoreTile& ds, const BackwardArgs<T>& a, const B& bias, int head, int row0,
+                               int key0) {
+  const int r = int(threadIdx.x), row = row0 + r;
+  __syncthreads();
+  if (r >= Simt::Rows || row >= a.len_q) return;
+  const Query q(int(blockIdx.z), head, row, a.len_q, a.heads);
+  for (int c = 0; c < min(Simt::Rows, a.len_k - key0); ++c) bias.collect(q, key0 + c, ds.v[r][c]);
+}
+
+// Zeros in the sums of the block's queries, by the threads that own them.
+template <class T, class B>
+__device__ inline void clear_bins(const BackwardArgs<T>& a, const B& bias, int head, int row0) {
+  const int row = row0 + int(threadIdx.x);
+  if (int(threadIdx.x) >= Simt::Rows || row >= a.len_q) return;
+  float* own = bias.bins + Query(int(blockIdx.z), head, row, a.len_q, a.heads).row * bias.bin_count();
+  for (int i = 0; i < bias.bin_count(); ++i) own[i] = 0.0f;
 }
 
 // Block (query block, head + H * slice, sample).
-template <class Tile>
-__device__ inline void backward_q(const BackwardArgs<typename Tile::T>& a) {
+template <class Tile, class B>
+__device__ inline void queries(const BackwardArgs<typename Tile::T>& a, const B& bias) {
   using T = typename Tile::T;
   auto& s = shared_memory<BackwardShared>();
   const int row0 = int(blockIdx.x) * Simt::Rows, sample = int(blockIdx.z);
@@ -67,6 +92,11 @@ __device__ inline void backward_q(const BackwardArgs<typename Tile::T>& a) {
     delta[i] = h.delta[row];
     factor[i] = a.scale;
   }
+  bool collects = false;
+  if constexpr (B::Biased) {
+    collects = bias.bins && slice == 0;
+    if (collects) clear_bins(a, bias, head, row0);
+  }
   const int last = a.causal ? min(a.len_k, row0 + Simt::Rows) : a.len_k;
   for (int key0 = 0; key0 < last; key0 += Simt::Rows) {
     Scores score, d_prob;
@@ -77,18 +107,21 @@ __device__ inline void backward_q(const BackwardArgs<typename Tile::T>& a) {
 #pragma unroll
       for (int j = 0; j < Simt::Own; ++j) {
         const int row = row0 + own_row(i), key = key0 + own_column(j);
-        d_prob[i][j] = probability(a, score[i][j], lse[i], row, key) * (d_prob[i][j] - delta[i]);
+        d_prob[i][j] = probability(a, bias, head, score[i][j], lse[i], row, key) * (d_prob[i][j] - delta[i]);
       }
     store_tile(s.p, d_prob);
-    product<Tile::Slice, T>(dq, s.p, s.x, h.k.from(key0), slice, a.head_dim, true);
+    if constexpr (B::Biased)
+      if (collects) collect(s.p, a, bias, head, row0, key0);
+    if (!B::Biased || a.dq) product<Tile::Slice, T>(dq, s.p, s.x, h.k.from(key0), slice, a.head_dim, true);
   }
+  if (B::Biased && !a.dq) return;
   const auto to = head_rows(a.dq, sample, head, a.len_q, a.heads, a.head_dim).from(row0);
   store<Tile::Slice>(to, dq, factor, slice, a.head_dim, a.add_q);
 }
 
 // dK and dV (or one of them) of 32 keys. Score rows are keys, columns queries.
-template <class Tile>
-__device__ inline void backward_kv(const BackwardArgs<typename Tile::T>& a) {
+template <class Tile, class B>
+__device__ inline void keys(const BackwardArgs<typename Tile::T>& a, const B& bias) {
   using T = typename Tile::T;
   auto& s = shared_memory<BackwardShared>();
   const int key0 = int(blockIdx.x) * Simt::Rows, sample = int(blockIdx.z);
@@ -107,7 +140,7 @@ __device__ inline void backward_kv(const BackwardArgs<typename Tile::T>& a) {
       const float lse = h.lse_of(min(row, a.len_q - 1));
 #pragma unroll
       for (int i = 0; i < Simt::Own; ++i)
-        prob[i][j] = probability(a, prob[i][j], lse, row, key0 + own_row(i));
+        prob[i][j] = probability(a, bias, head, prob[i][j], lse, row, key0 + own_row(i));
     }
     if (a.dk) {
       dots<T>(d_score, s.r1, s.x, h.v.from(key0), h.d_out.from(row0), a.head_dim, row0 > first);
@@ -134,6 +167,15 @@ __device__ inline void backward_kv(const BackwardArgs<typename Tile::T>& a) {
   if (a.dv) store<Tile::Slice>(to_v, dv, one, slice, a.head_dim, a.add_v);
 }
 
+template <class Tile>
+__device__ inline void backward_q(const BackwardArgs<typename Tile::T>& a) { queries<Tile>(a, NoBias{}); }
+template <class Tile>
+__device__ inline void backward_kv(const BackwardArgs<typename Tile::T>& a) { keys<Tile>(a, NoBias{}); }
+template <class Tile>
+__device__ inline void biased_q(const BiasedBackwardArgs<typename Tile::T>& a) { queries<Tile>(a.plain, a.bias); }
+template <class Tile>
+__device__ inline void biased_kv(const BiasedBackwardArgs<typename Tile::T>& a) { keys<Tile>(a.plain, a.bias); }
+
 using F32S64 = BackwardTile<float, 64>;
 using F32S128 = BackwardTile<float, 128>;
 using Bf16S64 = BackwardTile<bf16, 64>;
@@ -156,3 +198,15 @@ EXPORT(attention_backward_kv_simt64_f16, F16S64, BackwardArgs<f16>, backward_kv<
 EXPORT(attention_backward_kv_simt128_f32, F32S128, BackwardArgs<float>, backward_kv<F32S128>)
 EXPORT(attention_backward_kv_simt128_bf16, Bf16S128, BackwardArgs<bf16>, backward_kv<Bf16S128>)
 EXPORT(attention_backward_kv_simt128_f16, F16S128, BackwardArgs<f16>, backward_kv<F16S128>)
+EXPORT(attention_biased_q_simt64_f32, F32S64, BiasedBackwardArgs<float>, biased_q<F32S64>)
+EXPORT(attention_biased_q_simt64_bf16, Bf16S64, BiasedBackwardArgs<bf16>, biased_q<Bf16S64>)
+EXPORT(attention_biased_q_simt64_f16, F16S64, BiasedBackwardArgs<f16>, biased_q<F16S64>)
+EXPORT(attention_biased_q_simt128_f32, F32S128, BiasedBackwardArgs<float>, biased_q<F32S128>)
+EXPORT(attention_biased_q_simt128_bf16, Bf16S128, BiasedBackwardArgs<bf16>, biased_q<Bf16S128>)
+EXPORT(attention_biased_q_simt128_f16, F16S128, BiasedBackwardArgs<f16>, biased_q<F16S128>)
+EXPORT(attention_biased_kv_simt64_f32, F32S64, BiasedBackwardArgs<float>, biased_kv<F32S64>)
+EXPORT(attention_biased_kv_simt64_bf16, Bf16S64, BiasedBackwardArgs<bf16>, biased_kv<Bf16S64>)
+EXPORT(attention_biased_kv_simt64_f16, F16S64, BiasedBackwardArgs<f16>, biased_kv<F16S64>)
+EXPORT(attention_biased_kv_simt128_f32, F32S128, BiasedBackwardArgs<float>, biased_kv<F32S128>)
+EXPORT(attention_biased_kv_simt128_bf16, Bf16S128, BiasedBackwardArgs<bf16>, biased_kv<Bf16S128>)
+EXPORT(attention_biased_kv_simt128_f16, F16S128, BiasedBackwardArgs<f16>, biased_kv<F16S128>)

@@ -3,6 +3,7 @@
 
 use super::{
     Attention,
+    bias::{Added, Place},
     block::{harden, row_stride, seen},
     cpu::{PIECES, Shape},
 };
@@ -24,24 +25,32 @@ pub(super) struct Parts {
     parts: usize,
     /// Keys of a part.
     keys: usize,
+    /// Gradients of both parts of the bias in a unit.
+    bins: [usize; 2],
 }
 
 impl Parts {
-    /// Few heads: the keys are cut too, down to one block of them.
-    pub fn of(shape: Shape) -> Self {
+    /// Few heads: the keys are cut too, down to one block of them. A unit holds `bins` gradients of a bias.
+    pub fn of(shape: Shape, bins: [usize; 2]) -> Self {
         let heads = (shape.n * shape.h).max(1);
         let most = PIECES.div_ceil(heads).min(shape.lk.div_ceil(KEYS)).max(1);
         let keys = shape.lk.div_ceil(most).next_multiple_of(16);
-        Self { shape, parts: shape.lk.div_ceil(keys), keys }
+        Self { shape, parts: shape.lk.div_ceil(keys), keys, bins }
     }
 
     fn units(self) -> usize {
         self.shape.n * self.shape.h * self.parts
     }
 
-    /// `dq, delta, lse` of all queries, `dk, dv` of the part's keys.
+    /// `dq, delta, lse` of all queries, `dk, dv` of the part's keys, the bias's.
     fn unit_len(self) -> usize {
-        self.shape.lq * (self.shape.d + 2) + 2 * self.keys * self.shape.d
+        self.bins_at(2)
+    }
+
+    /// Where part `i` of the bias's gradients starts in a unit.
+    fn bins_at(self, i: usize) -> usize {
+        let before = self.shape.lq * (self.shape.d + 2) + 2 * self.keys * self.shape.d;
+        before + self.bins[..i].iter().sum::<usize>()
     }
 
     /// Two blocks of scores.
@@ -69,15 +78,19 @@ struct Job<'a> {
     lse: &'a [f32],
     d_out: &'a [f32],
     wants: [bool; 3],
+    bias: Added<'a>,
+    /// Whether a gradient of the bias is wanted.
+    wants_bias: bool,
 }
 
-pub(super) fn backward(op: Attention, mut io: Backward<'_>) {
-    let cut = Parts::of(Shape::of(io.specs, op));
+pub(super) fn backward(op: Attention, (bias, bins): (Added<'_>, [usize; 2]), mut io: Backward<'_>) {
+    let cut = Parts::of(Shape::of(io.specs, op), bins);
     let wants = [io.d_ins[0].wanted(), io.d_ins[1].wanted(), io.d_ins[2].wanted()];
-    if !wants.contains(&true) || cut.units() == 0 {
-        return;
+    let wants_bias = io.d_ins[3..].iter().any(Grad::wanted);
+    if !wants.contains(&true) && !wants_bias || cut.units() == 0 {
+        return io.d_ins[3..].iter_mut().for_each(clear);
     }
-    let scores = wants[0] || wants[1];
+    let scores = wants[0] || wants[1] || wants_bias;
     let job = Job {
         cut,
         q: io.ins[0].f32(),
@@ -87,32 +100,66 @@ pub(super) fn backward(op: Attention, mut io: Backward<'_>) {
         lse: io.saved[0].f32(),
         d_out: io.d_out.f32(),
         wants,
+        bias,
+        wants_bias,
     };
     let (units, slots) = io.scratch.f32().split_at_mut(cut.units() * cut.unit_len());
     job.split(0..cut.units(), units, &mut slots[..cut.slots() * cut.slot_len()]);
     let (lq, d) = (cut.shape.lq, cut.shape.d);
     let dk_at = lq * (d + 2);
-    let [dq, dk, dv] = &mut io.d_ins[..] else { unreachable!("attention: three inputs") };
-    put_back(cut, units, dq, |i| (0..cut.parts, i * d), lq);
+    let [dq, dk, dv, rest @ ..] = &mut io.d_ins[..] else {
+        unreachable!("attention: three inputs or more")
+    };
+    put_back(cut, units, (dq, d), |i| (0..cut.parts, i * d), lq);
     for (grad, start) in [(dk, dk_at), (dv, dk_at + cut.keys * d)] {
         let place = |j: usize| (j / cut.keys..j / cut.keys + 1, start + j % cut.keys * d);
-        put_back(cut, units, grad, place, cut.shape.lk);
+        put_back(cut, units, (grad, d), place, cut.shape.lk);
+    }
+    for (i, grad) in rest.iter_mut().enumerate() {
+        let (at, n) = (cut.bins_at(i), cut.bins[i]);
+        match bias {
+            Added::Offsets { .. } => sum_heads(cut, units, grad, at..at + n),
+            _ => put_back(cut, units, (grad, n / lq), |q| (0..cut.parts, at + q * (n / lq)), lq),
+        }
     }
 }
 
-/// Writes rows `[N, len, H, D]`: row `i` of a head is the sum over the parts that `place` names, each at
+/// The gradient of what nothing reads.
+fn clear(grad: &mut Grad<'_>) {
+    if grad.mode == GradMode::Overwrite {
+        grad.buf.f32().fill(0.0);
+    }
+}
+
+/// Row `head` of a gradient `[H, n]` is the sum over the units of the head, each at `part`.
+fn sum_heads(cut: Parts, units: &[f32], grad: &mut Grad<'_>, part: Range<usize>) {
+    clear(grad);
+    if !grad.wanted() {
+        return;
+    }
+    let rows = grad.buf.f32().chunks_exact_mut(part.len());
+    for (head, to) in rows.enumerate() {
+        for (u, unit) in units.chunks_exact(cut.unit_len()).enumerate() {
+            if u / cut.parts % cut.shape.h == head {
+                to.iter_mut().zip(&unit[part.clone()]).for_each(|(t, f)| *t += f);
+            }
+        }
+    }
+}
+
+/// Writes rows `[N, len, H, d]`: row `i` of a head is the sum over the parts that `place` names, each at
 /// its offset in the unit.
 fn put_back(
     cut: Parts,
     units: &[f32],
-    grad: &mut Grad<'_>,
+    (grad, d): (&mut Grad<'_>, usize),
     place: impl Fn(usize) -> (Range<usize>, usize) + Sync,
     len: usize,
 ) {
     if !grad.wanted() {
         return;
     }
-    let (h, d) = (cut.shape.h, cut.shape.d);
+    let h = cut.shape.h;
     let add = grad.mode == GradMode::Accumulate;
     for_chunks(
         grad.buf.f32(),
@@ -160,9 +207,10 @@ impl Job<'_> {
         let (dq, rest) = unit.split_at_mut(s.lq * s.d);
         let (delta, rest) = rest.split_at_mut(s.lq);
         let (lse, rest) = rest.split_at_mut(s.lq);
-        let (dk, dv) = rest.split_at_mut(self.cut.keys * s.d);
+        let (dk, rest) = rest.split_at_mut(self.cut.keys * s.d);
+        let (dv, bins) = rest.split_at_mut(self.cut.keys * s.d);
         (0..s.lq).for_each(|i| lse[i] = self.lse[s.lse_at(sample, head, i)]);
-        if self.wants[0] || self.wants[1] {
+        if self.wants[0] || self.wants[1] || self.wants_bias {
             wide(
                 #[inline(always)]
                 || self.deltas(sample, head, delta),
@@ -170,13 +218,13 @@ impl Job<'_> {
         } else {
             delta.fill(0.0);
         }
-        [&mut *dq, &mut *dk, &mut *dv].into_iter().for_each(|g| g.fill(0.0));
+        [&mut *dq, &mut *dk, &mut *dv, &mut *bins].into_iter().for_each(|g| g.fill(0.0));
         let first = u % self.cut.parts * self.cut.keys;
         let last = (first + self.cut.keys).min(s.lk);
         for j0 in (first..last).step_by(KEYS) {
             let keys = j0..(j0 + KEYS).min(last);
             let own = (j0 - first) * s.d..(keys.end - first) * s.d;
-            let mut grads = Grads { dq, dk: &mut dk[own.clone()], dv: &mut dv[own] };
+            let mut grads = Grads { dq, dk: &mut dk[own.clone()], dv: &mut dv[own], bins };
             for i0 in (0..s.lq).step_by(QUERIES) {
                 let queries = i0..(i0 + QUERIES).min(s.lq);
                 if !s.op.causal || j0 < queries.end {
@@ -215,7 +263,7 @@ impl Job<'_> {
         let k = s.head(self.k, at.sample * s.lk + j0, cols, at.head);
         let one = Threads::One;
         matmul(MatMut::strided(scores, rows, cols, row), q, k.t(), s.op.scale, 0.0, one);
-        let through = self.wants[0] || self.wants[1];
+        let through = self.wants[0] || self.wants[1] || self.wants_bias;
         if through {
             let v = s.head(self.v, at.sample * s.lk + j0, cols, at.head);
             matmul(MatMut::strided(d_prob, rows, cols, row), d_out, v.t(), 1.0, 0.0, one);
@@ -224,10 +272,18 @@ impl Job<'_> {
             #[inline(always)]
             || {
                 let pairs = scores.chunks_exact_mut(row).zip(d_prob.chunks_exact_mut(row));
+                let (first, second) = grads.bins.split_at_mut(self.cut.bins[0]);
                 for (r, (p, d)) in pairs.enumerate() {
+                    let (i, head) = (i0 + r, at.head);
+                    let place = Place { row: s.lse_at(at.sample, head, i), head, i };
+                    self.bias.add(&mut p[..cols], place, j0);
                     let seen = seen(s.op.causal, i0 + r, j0, cols);
-                    let d = through.then_some(&mut d[..cols]);
+                    let d_row = d;
+                    let d = through.then_some(&mut d_row[..cols]);
                     harden(&mut p[..cols], d, seen, (lse[i0 + r], delta[i0 + r]));
+                    if self.wants_bias {
+                        self.bias.collect(&d_row[..cols], place, j0, [&mut *first, &mut *second]);
+                    }
                 }
             },
         );
@@ -254,9 +310,10 @@ struct At {
     keys: Range<usize>,
 }
 
-/// `dq` of all queries; `dk, dv` of the block's keys.
+/// `dq` of all queries; `dk, dv` of the block's keys; the bias's.
 struct Grads<'a> {
     dq: &'a mut [f32],
     dk: &'a mut [f32],
     dv: &'a mut [f32],
+    bins: &'a mut [f32],
 }

@@ -1,6 +1,6 @@
 //! Shapes of test, gradient check and bench.
 
-use super::Attention;
+use super::{Attention, Bias, BiasedAttention};
 use crate::kernels::case::Case;
 
 /// Batch, queries, heads, channels; keys; causal.
@@ -38,11 +38,61 @@ pub fn cases() -> Vec<Case> {
     let (q, k) = ([1, 150, 3, 64], [1, 260, 3, 64]);
     let op = Attention { causal: false, scale: 1.0 };
     all.push(Case::normal("attention, large scores", op, &[&q, &k, &k]));
+    all.extend(biased_cases());
     all
 }
 
+/// Samples, grid, heads, channels.
+type Grid = (usize, [usize; 2], [usize; 2]);
+
+/// One position, one row, one column, odd grids, several blocks of keys, the windows of SAM and of TinyViT, a row of 64
+/// as in SAM's global blocks, both output slices of the kernels; no sample.
+fn biased_cases() -> Vec<Case> {
+    let shapes: [Grid; 11] = [
+        (3, [1, 1], [2, 3]),
+        (2, [1, 5], [3, 4]),
+        (2, [4, 1], [1, 2]),
+        (2, [3, 4], [2, 6]),
+        (1, [7, 7], [4, 32]),
+        (2, [14, 14], [2, 64]),
+        (1, [14, 14], [1, 80]),
+        (1, [9, 64], [1, 64]),
+        (1, [20, 26], [1, 16]),
+        (1, [6, 7], [2, 136]),
+        (0, [2, 2], [1, 4]),
+    ];
+    shapes
+        .into_iter()
+        .flat_map(|s| [Bias::Decomposed, Bias::Offsets].map(|b| biased(s, b)))
+        .collect()
+}
+
+fn biased((n, grid, [h, d]): Grid, bias: Bias) -> Case {
+    let [gh, gw] = grid;
+    let l = gh * gw;
+    let q = [n, l, h, d];
+    let [down, across, table] = [vec![n, l, h, 2 * gh - 1], vec![n, l, h, 2 * gw - 1], vec![h, l]];
+    let mut dims: Vec<&[usize]> = vec![&q, &q, &q];
+    match bias {
+        Bias::Decomposed => dims.extend([&down[..], &across]),
+        Bias::Offsets => dims.push(&table),
+    }
+    let op = BiasedAttention { scale: 1.0 / (d as f32).sqrt(), grid, bias };
+    let mut case = Case::normal(&format!("attention biased {bias:?} {gh}x{gw}"), op, &dims);
+    // all keys are at one distance: what is added to all of a query's scores has no gradient but roundings
+    if bias == Bias::Decomposed {
+        case.grads[3..].copy_from_slice(&[gh > 1, gw > 1]);
+    }
+    if l == 1 {
+        // all gradients but v's are 0, what is computed is a difference of roundings
+        case.grads.fill(false);
+        case.grads[2] = true;
+    }
+    case
+}
+
 /// Self and cross attention of SDXL at batch 1, 2 and 4, of Stable Diffusion 1.5, of CLIP, and the
-/// VAE's head.
+/// VAE's head; the attentions of SAM's encoders.
 pub fn bench_cases() -> Vec<Case> {
     let mut shapes: Vec<Shape> = vec![];
     for n in [1, 2, 4] {
@@ -55,7 +105,19 @@ pub fn bench_cases() -> Vec<Case> {
     }
     shapes.extend([([4, 77, 12, 64], 77, true), ([4, 77, 20, 64], 77, true)]);
     shapes.push(([1, 16384, 1, 512], 16384, false));
-    shapes.into_iter().map(case).collect()
+    let mut all: Vec<Case> = shapes.into_iter().map(case).collect();
+    // SAM ViT-H and ViT-B at 1024 pixels: windows and global blocks; TinyViT's three stages with attention
+    let decomposed: [Grid; 4] = [
+        (25, [14, 14], [16, 80]),
+        (1, [64, 64], [16, 80]),
+        (25, [14, 14], [12, 64]),
+        (1, [64, 64], [12, 64]),
+    ];
+    let offsets: [Grid; 3] =
+        [(361, [7, 7], [4, 32]), (25, [14, 14], [5, 32]), (100, [7, 7], [10, 32])];
+    all.extend(decomposed.into_iter().map(|s| biased(s, Bias::Decomposed)));
+    all.extend(offsets.into_iter().map(|s| biased(s, Bias::Offsets)));
+    all
 }
 
 fn case((q, lk, causal): Shape) -> Case {

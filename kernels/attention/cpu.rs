@@ -2,6 +2,7 @@
 
 use super::{
     Attention,
+    bias::{Added, Place},
     block::{row_stride, seen, soften},
 };
 use crate::{
@@ -82,11 +83,12 @@ struct Job<'a> {
     q: &'a [f32],
     k: &'a [f32],
     v: &'a [f32],
+    bias: Added<'a>,
 }
 
-pub(super) fn forward(op: Attention, mut io: Forward<'_>) {
+pub(super) fn forward(op: Attention, bias: Added<'_>, mut io: Forward<'_>) {
     let shape = Shape::of(io.specs, op);
-    let job = Job { shape, q: io.ins[0].f32(), k: io.ins[1].f32(), v: io.ins[2].f32() };
+    let job = Job { shape, q: io.ins[0].f32(), k: io.ins[1].f32(), v: io.ins[2].f32(), bias };
     let used = shape.forward_scratch() / size_of::<f32>();
     let blocks = 0..shape.n * shape.blocks;
     if shape.h > 0 {
@@ -146,6 +148,8 @@ impl Job<'_> {
                 || {
                     let all = scores.chunks_exact_mut(row).zip(out.chunks_mut(stride));
                     for (r, (p, o)) in all.enumerate() {
+                        let row = s.lse_at(sample, head, i0 + r);
+                        self.bias.add(&mut p[..cols], Place { row, head, i: i0 + r }, j0);
                         let seen = seen(s.op.causal, i0 + r, j0, cols);
                         soften(&mut p[..cols], seen, &mut top[r], &mut sum[r], &mut o[..s.d]);
                     }

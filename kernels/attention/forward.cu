@@ -6,6 +6,7 @@
 //   of f32 80 us: compute-bound.
 // Tile: 32 queries x 32 keys, 64 channels at a time; 64 threads of 4 x 4 scores; 23 KiB of shared memory.
 //   One block makes `Slice` output channels.   Measured: see NOTES.md.
+// The biased kernels add what bias.rs says to the scores; every element finds its own values: 2 loads and 2 divisions.
 // Determinism: bitwise, one block makes a row in one key order.   Requires: Lk >= 1; every tail is masked.
 #include "attention/panel.cuh"
 
@@ -17,27 +18,32 @@ struct ForwardShared {
   float partial[Simt::Rows][8];  // a row's maximum or sum over the columns of each tx
 };
 
-template <class T_, int Slice_>
+// The biased kernels need more registers than six blocks leave.
+template <class T_, int Slice_, bool Biased = false>
 struct ForwardTile {
   using T = T_;
   static constexpr int Slice = Slice_;
   static constexpr int BlockRows = Simt::Rows, BlockCols = Slice, Stages = 1, Threads = Simt::Threads;
-  static constexpr int SharedBytes = sizeof(ForwardShared), BlocksPerSm = Slice == 64 ? 6 : 4;
+  static constexpr int SharedBytes = sizeof(ForwardShared), BlocksPerSm = Slice == 64 && !Biased ? 6 : 4;
 };
 
 // The running softmax of a thread's rows; `sum` is over the thread's own columns.
 struct Softmax { float top[Simt::Own], sum[Simt::Own], rescale[Simt::Own]; };
 
 // Keys that do not exist or lie behind a causal query get -inf; the others the scaled score.
-template <class T>
-__device__ inline void mask(Scores& s, const ForwardArgs<T>& a, int row0, int key0) {
+template <class T, class B>
+__device__ inline void mask(Scores& s, const ForwardArgs<T>& a, const B& bias, int head, int row0, int key0) {
+  const int sample = int(blockIdx.z);
 #pragma unroll
   for (int i = 0; i < Simt::Own; ++i)
 #pragma unroll
     for (int j = 0; j < Simt::Own; ++j) {
       const int key = key0 + own_column(j);
-      const bool seen = key < a.len_k && (!a.causal || key <= row0 + own_row(i));
+      const int row = row0 + own_row(i);
+      const bool seen = key < a.len_k && (!a.causal || key <= row);
       s[i][j] = seen ? s[i][j] * a.scale : -INFINITY;
+      if constexpr (B::Biased)
+        if (seen && row < a.len_q) s[i][j] += bias.at(Query(sample, head, row, a.len_q, a.heads), key);
     }
 }
 
@@ -77,8 +83,8 @@ __device__ inline void total(Softmax& st, float (&partial)[Simt::Rows][8]) {
 }
 
 // Block (query block, head + H * slice, sample).
-template <class Tile>
-__device__ inline void forward(const ForwardArgs<typename Tile::T>& a) {
+template <class Tile, class B>
+__device__ inline void attend(const ForwardArgs<typename Tile::T>& a, const B& bias) {
   using T = typename Tile::T;
   auto& s = shared_memory<ForwardShared>();
   const int row0 = int(blockIdx.x) * Simt::Rows, sample = int(blockIdx.z);
@@ -93,7 +99,7 @@ __device__ inline void forward(const ForwardArgs<typename Tile::T>& a) {
   for (int key0 = 0; key0 < last; key0 += Simt::Rows) {
     Scores score;
     dots<T>(score, s.q, s.kv, q, k.from(key0), a.head_dim, key0 > 0);
-    mask(score, a, row0, key0);
+    mask(score, a, bias, head, row0, key0);
     soften(score, st, s.partial);
 #pragma unroll
     for (int i = 0; i < Simt::Own; ++i)
@@ -117,12 +123,28 @@ __device__ inline void forward(const ForwardArgs<typename Tile::T>& a) {
   store<Tile::Slice>(o, out, factor, slice, a.head_dim, false);
 }
 
+template <class Tile>
+__device__ inline void forward(const ForwardArgs<typename Tile::T>& a) {
+  attend<Tile>(a, NoBias{});
+}
+
+template <class Tile>
+__device__ inline void biased(const BiasedForwardArgs<typename Tile::T>& a) {
+  attend<Tile>(a.plain, a.bias);
+}
+
 using F32S64 = ForwardTile<float, 64>;
 using F32S128 = ForwardTile<float, 128>;
 using Bf16S64 = ForwardTile<bf16, 64>;
 using Bf16S128 = ForwardTile<bf16, 128>;
 using F16S64 = ForwardTile<f16, 64>;
 using F16S128 = ForwardTile<f16, 128>;
+using F32Biased64 = ForwardTile<float, 64, true>;
+using F32Biased128 = ForwardTile<float, 128, true>;
+using Bf16Biased64 = ForwardTile<bf16, 64, true>;
+using Bf16Biased128 = ForwardTile<bf16, 128, true>;
+using F16Biased64 = ForwardTile<f16, 64, true>;
+using F16Biased128 = ForwardTile<f16, 128, true>;
 
 }  // namespace attention
 
@@ -133,3 +155,9 @@ EXPORT(attention_forward_simt64_f16, F16S64, ForwardArgs<f16>, forward<F16S64>)
 EXPORT(attention_forward_simt128_f32, F32S128, ForwardArgs<float>, forward<F32S128>)
 EXPORT(attention_forward_simt128_bf16, Bf16S128, ForwardArgs<bf16>, forward<Bf16S128>)
 EXPORT(attention_forward_simt128_f16, F16S128, ForwardArgs<f16>, forward<F16S128>)
+EXPORT(attention_biased_forward_simt64_f32, F32Biased64, BiasedForwardArgs<float>, biased<F32Biased64>)
+EXPORT(attention_biased_forward_simt64_bf16, Bf16Biased64, BiasedForwardArgs<bf16>, biased<Bf16Biased64>)
+EXPORT(attention_biased_forward_simt64_f16, F16Biased64, BiasedForwardArgs<f16>, biased<F16Biased64>)
+EXPORT(attention_biased_forward_simt128_f32, F32Biased128, BiasedForwardArgs<float>, biased<F32Biased128>)
+EXPORT(attention_biased_forward_simt128_bf16, Bf16Biased128, BiasedForwardArgs<bf16>, biased<Bf16Biased128>)
+EXPORT(attention_biased_forward_simt128_f16, F16Biased128, BiasedForwardArgs<f16>, biased<F16Biased128>)

@@ -1,11 +1,13 @@
 //! Scaled dot-product attention over heads.
 
 mod backward;
+mod bias;
 mod block;
 pub mod cases;
 mod cpu;
 mod cuda;
 
+pub use bias::{Bias, BiasedAttention};
 pub use cuda::{BACKWARD, FORWARD, Problem};
 
 use crate::{
@@ -78,7 +80,7 @@ impl Op for Attention {
         };
         if dtype == DType::F32 {
             signature.forward_scratch = shape.forward_scratch();
-            let of_cpu = backward::Parts::of(shape).scratch();
+            let of_cpu = backward::Parts::of(shape, [0, 0]).scratch();
             signature.backward_scratch = signature.backward_scratch.max(of_cpu);
         }
         Ok(signature)
@@ -120,7 +122,7 @@ impl Op for Attention {
         match io.device {
             Device::Cpu => {
                 check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::forward(*self, io);
+                cpu::forward(*self, bias::Added::Nothing, io);
             }
             Device::Cuda(cuda) => return cuda::forward(self, &cuda.clone(), &io),
         }
@@ -131,7 +133,7 @@ impl Op for Attention {
         match io.device {
             Device::Cpu => {
                 check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                backward::backward(*self, io);
+                backward::backward(*self, (bias::Added::Nothing, [0, 0]), io);
             }
             Device::Cuda(cuda) => return cuda::backward(self, &cuda.clone(), &io),
         }

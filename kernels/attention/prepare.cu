@@ -1,5 +1,6 @@
 // attention backward, before and after the main kernels.   O, dO: (N, Lq, H, D).
 // prepare: delta = rowsum(dO o O) and padded statistics.  sum: dK, dV = partial sums in index order.
+// bias_total: the gradients of a bias from the sums of every query.
 // Work: 2*N*H*Lq*D flop.  Bytes: 2*N*H*Lq*D elements + 8*N*H*pad(Lq).
 //   SDXL 64x64, H=10, D=64, bf16: 10.5 MB -> 2.5 us at 4.3 TB/s: bandwidth-bound.
 //   Sum: 8*splits*N*H*pad(Lk)*D bytes read; 77 keys, H=10, 13 splits: 8.5 MB -> 2 us.
@@ -87,6 +88,34 @@ __device__ inline void sum(const SumArgs<typename Tile::T>& a) {
   if (a.dv) a.dv[to] = from_f32<T>(a.add_v ? v + to_f32(a.dv[to]) : v);
 }
 
+template <class T>
+struct BinArgs {
+  const float* bins;   // (N, L, H, bins) of the biased q kernel
+  T *first, *second;   // gradients of rel_h, rel_w, or of the table and null; null: not wanted
+  long long queries;   // N L H
+  int heads, bin_count, split;  // split: bins of `first`
+  int decomposed, add_first, add_second;
+};
+
+// Decomposed: one value of one query a thread. Offsets: one of one head, summed over its queries in order.
+template <class T>
+__device__ inline void bias_total(const BinArgs<T>& a) {
+  const long long i = (long long)blockIdx.x * FlatTile<1>::Threads + threadIdx.x;
+  const long long row = i / a.bin_count;
+  const int bin = int(i - row * a.bin_count);
+  if (row >= (a.decomposed ? a.queries : a.heads)) return;
+  float sum = 0.0f;
+  if (a.decomposed) sum = a.bins[i];
+  else
+    for (long long q = row; q < a.queries; q += a.heads) sum += a.bins[q * a.bin_count + bin];
+  const bool second = bin >= a.split;
+  T* to = second ? a.second : a.first;
+  if (!to) return;
+  const int width = second ? a.bin_count - a.split : a.split;
+  to += row * width + (second ? bin - a.split : bin);
+  *to = from_f32<T>((second ? a.add_second : a.add_first) ? sum + to_f32(*to) : sum);
+}
+
 using F32Vec8 = PrepareTile<float, 8>;
 using Bf16Vec8 = PrepareTile<bf16, 8>;
 using F16Vec8 = PrepareTile<f16, 8>;
@@ -105,3 +134,6 @@ EXPORT(attention_prepare_vec1_bf16, Bf16Vec1, PrepareArgs<bf16>, prepare<Bf16Vec
 EXPORT(attention_prepare_vec1_f16, F16Vec1, PrepareArgs<f16>, prepare<F16Vec1>)
 EXPORT(attention_sum_bf16, SumTile<bf16>, SumArgs<bf16>, sum<SumTile<bf16>>)
 EXPORT(attention_sum_f16, SumTile<f16>, SumArgs<f16>, sum<SumTile<f16>>)
+EXPORT(attention_bias_total_f32, FlatTile<1>, BinArgs<float>, bias_total<float>)
+EXPORT(attention_bias_total_bf16, FlatTile<1>, BinArgs<bf16>, bias_total<bf16>)
+EXPORT(attention_bias_total_f16, FlatTile<1>, BinArgs<f16>, bias_total<f16>)

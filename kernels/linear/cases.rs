@@ -1,7 +1,7 @@
 //! Shapes: single elements, ragged, with and without bias, empty; sums cut into ranges; SDXL's layers.
 
 use super::{
-    Linear,
+    BatchedLinear, Linear,
     fused::{FusedLinear, Then},
 };
 use crate::kernels::{activation::Kind, case::Case};
@@ -33,7 +33,24 @@ pub fn cases() -> Vec<Case> {
         Case::normal(name, Linear { bias }, &dims[..2 + usize::from(bias)])
     };
     let plain = shapes.into_iter().flat_map(|s| [one(s, false), one(s, true)]);
-    plain.chain(fused_cases()).collect()
+    plain.chain(fused_cases()).chain(batched_cases()).collect()
+}
+
+/// One and several samples, few rows and many, widths for the tensor cores and for none, nothing to do.
+fn batched_cases() -> Vec<Case> {
+    let shapes: [([usize; 3], usize); 7] = [
+        ([1, 1, 1], 1),
+        ([3, 5, 7], 4),
+        ([2, 70, 40], 24),
+        ([2, 33, 9], 3),
+        ([1, 256, 32], 4),
+        ([2, 30, 40], 200),
+        ([0, 3, 4], 2),
+    ];
+    let one = |(x, o): ([usize; 3], usize)| {
+        Case::normal("linear batched", BatchedLinear, &[&x, &[x[0], o, x[2]]])
+    };
+    shapes.into_iter().map(one).collect()
 }
 
 /// Every function, with and without residual; widths for the tensor cores and for none; a sum cut into ranges.
@@ -84,5 +101,10 @@ pub fn bench_cases() -> Vec<Case> {
     let one = |(rows, k, n): (usize, usize, usize)| {
         Case::normal("linear", Linear { bias: true }, &[&[rows, k], &[n, k], &[n]])
     };
-    shapes.into_iter().map(one).collect()
+    let mut all: Vec<Case> = shapes.into_iter().map(one).collect();
+    // the masks of SAM's decoder, and OWLv2's classes
+    for (x, o) in [([1, 65_536, 32], 4), ([1, 3600, 512], 8)] {
+        all.push(Case::normal("linear batched", BatchedLinear, &[&x, &[x[0], o, x[2]]]));
+    }
+    all
 }

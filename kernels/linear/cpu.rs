@@ -150,21 +150,31 @@ pub(crate) fn weight_gradient(
     });
 }
 
+/// `dx [m, k] = beta dx + dy w`; `scratch` has [`backward_scratch`] bytes.
+pub(super) fn input_gradient(
+    dx: &mut [f32],
+    dy: &[f32],
+    w: &[f32],
+    [m, n, k]: [usize; 3],
+    beta: f32,
+    scratch: &mut [f32],
+) {
+    if m < FEW_ROWS {
+        let (dy, w) = (Mat::new(dy, m, n), Mat::new(w, n, k));
+        matmul(MatMut::new(dx, m, k), dy, w, 1.0, beta, Threads::All);
+    } else {
+        let start = if beta == 0.0 { Initial::Zero } else { Initial::Old };
+        times(dx, dy, &plain(w, n, k, 1.0), start, m, scratch);
+    }
+}
+
 pub(super) fn backward(mut io: Backward<'_>) {
     let (m, k, n) = (rows(&io.specs[0]), io.specs[0].last(), io.out_spec.last());
     let dy = io.d_out.f32();
     let scratch = io.scratch.f32();
     if io.d_ins[0].wanted() {
         let beta = io.d_ins[0].beta();
-        let dx = io.d_ins[0].buf.f32();
-        let w = io.ins[1].f32();
-        if m < FEW_ROWS {
-            let (dy, w) = (Mat::new(dy, m, n), Mat::new(w, n, k));
-            matmul(MatMut::new(dx, m, k), dy, w, 1.0, beta, Threads::All);
-        } else {
-            let start = if beta == 0.0 { Initial::Zero } else { Initial::Old };
-            times(dx, dy, &plain(w, n, k, 1.0), start, m, scratch);
-        }
+        input_gradient(io.d_ins[0].buf.f32(), dy, io.ins[1].f32(), [m, n, k], beta, scratch);
     }
     if io.d_ins[1].wanted() {
         let overwrite = io.d_ins[1].beta() == 0.0;

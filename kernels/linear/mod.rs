@@ -1,5 +1,6 @@
 //! Matrix product with a weight in `[out, in]` layout.
 
+mod batched;
 pub mod cases;
 pub(crate) mod cpu;
 pub(crate) mod cuda;
@@ -11,6 +12,8 @@ pub(crate) mod sums;
 mod tensor;
 mod tiles;
 mod tilings;
+
+pub use batched::BatchedLinear;
 
 use crate::{
     device::{Cuda, Device},

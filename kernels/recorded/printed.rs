@@ -2,9 +2,9 @@
 
 use crate::{
     kernels::{
-        activation, add, affine, attention, cast, concat, conv2d, diffuse, embedding, geglu,
-        group_norm, latent_mix, layer_norm, linear, lora_linear, loss, moe, noise, posterior,
-        resize,
+        activation, add, affine, attention, cast, concat, conv2d, depthwise, diffuse, embedding,
+        geglu, group_norm, latent_mix, layer_norm, linear, lora_linear, loss, moe, noise,
+        posterior, resize, slice, windows,
     },
     op::Op,
     tensor::DType,
@@ -114,6 +114,12 @@ pub fn operation(text: &str) -> Option<Arc<dyn Op>> {
         "Attention" => {
             Arc::new(attention::Attention { causal: p.get("causal")?, scale: p.get("scale")? })
         }
+        "BatchedLinear" => Arc::new(linear::BatchedLinear),
+        "BiasedAttention" => Arc::new(attention::BiasedAttention {
+            scale: p.get("scale")?,
+            grid: p.array("grid")?,
+            bias: bias(p)?,
+        }),
         "Cast" => Arc::new(cast::Cast { to: dtype(p)? }),
         "Combine" => Arc::new(moe::Combine { top_k: p.get("top_k")? }),
         "Concat" => Arc::new(concat::Concat),
@@ -124,6 +130,9 @@ pub fn operation(text: &str) -> Option<Arc<dyn Op>> {
             upsample: p.get("upsample")?,
         }),
         "Dco" => Arc::new(loss::Dco { beta: p.get("beta")? }),
+        "Depthwise" => {
+            Arc::new(depthwise::Depthwise { stride: p.get("stride")?, pad: p.get("pad")? })
+        }
         "Diffuse" => Arc::new(diffuse::Diffuse { mix: mix(p)? }),
         "Embedding" => Arc::new(embedding::Embedding),
         "Experts" => Arc::new(moe::Experts),
@@ -149,6 +158,7 @@ pub fn operation(text: &str) -> Option<Arc<dyn Op>> {
         "Nearest" => Arc::new(resize::Nearest { h: p.get("h")?, w: p.get("w")? }),
         "Bilinear" => Arc::new(resize::Bilinear { h: p.get("h")?, w: p.get("w")? }),
         "Normal" => Arc::new(noise::Normal { dims: p.field("dims")?.words()? }),
+        "Partition" => Arc::new(windows::Partition { window: p.array("window")? }),
         "Permute" => Arc::new(moe::Permute { experts: p.get("experts")?, slots: p.get("slots")? }),
         "Posterior" => Arc::new(posterior::Posterior { scale: p.get("scale")? }),
         "Route" => Arc::new(moe::Route { slots: p.get("slots")? }),
@@ -158,8 +168,20 @@ pub fn operation(text: &str) -> Option<Arc<dyn Op>> {
             shift: p.get("shift")?,
             max_period: p.get("max_period")?,
         }),
+        "Slice" => Arc::new(slice::Slice { from: p.get("from")?, len: p.get("len")? }),
+        "Unpartition" => {
+            Arc::new(windows::Unpartition { window: p.array("window")?, size: p.array("size")? })
+        }
         _ => return None,
     })
+}
+
+fn bias(p: &Printed) -> Option<attention::Bias> {
+    match p.field("bias")?.name() {
+        "Decomposed" => Some(attention::Bias::Decomposed),
+        "Offsets" => Some(attention::Bias::Offsets),
+        _ => None,
+    }
 }
 
 fn kind(name: &str) -> Option<activation::Kind> {

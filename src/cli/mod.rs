@@ -17,6 +17,7 @@ pub mod quickstart;
 pub mod report;
 pub mod scene;
 pub mod score;
+pub mod segment;
 pub mod train;
 
 use crate::{
@@ -45,6 +46,7 @@ pub enum Command {
     Train(Box<train::Args>),
     Mix(mix::MixArgs),
     Generate(Box<generate::Generate>),
+    Segment(Box<segment::SegmentArgs>),
     Score(score::ScoreArgs),
     Evaluate(evaluate::Args),
     Forward(Box<forward::Args>),
@@ -94,6 +96,7 @@ fn run_command(cli: Cli) -> Result<u8> {
         Command::Train(c) => train::run(*c),
         Command::Mix(c) => c.run(),
         Command::Generate(c) => c.run(),
+        Command::Segment(c) => segment::run(&c),
         Command::Score(c) => score::run(&c),
         Command::Evaluate(c) => evaluate::run(&c),
         Command::Forward(c) => forward::run(&c),

@@ -5,6 +5,7 @@ use super::{
     checkpoint::{Checkpoint, Component, Target, model_json},
     clip::{TextConfig, TextInputs, text_encoder},
     noise::published_scheduler,
+    segmenter_names,
     unet::UnetConfig,
     vae::{VaeConfig, decoder, encoder},
 };
@@ -62,7 +63,8 @@ pub fn text_input_names(i: usize) -> (&'static str, &'static str) {
 /// Those of the files; [`Error::Config`] for a component that the model does not have.
 pub fn component_json(model: &str, component: Component) -> Result<Json> {
     let path = Path::new(model);
-    if builtin_names().contains(&model) && !path.exists() {
+    let known = builtin_names().contains(&model) || segmenter_names().contains(&model);
+    if known && !path.exists() {
         return builtin(model, component.name());
     }
     let own = [path.join(component.name()), path.to_path_buf()];

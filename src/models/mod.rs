@@ -8,10 +8,11 @@ pub mod clip;
 pub mod config;
 pub mod export;
 pub mod noise;
+pub mod sam;
 mod texts;
 pub mod tokenizer;
 pub mod unet;
 pub mod vae;
 
-pub use builtin::{builtin, builtin_names};
+pub use builtin::{builtin, builtin_names, segmenter_names};
 pub use texts::Texts;

@@ -11,7 +11,7 @@ mod norm;
 mod resnet;
 
 pub use attention::{Attend, DIFFUSERS, attention};
-pub use conv::{Conv, conv};
+pub use conv::{Conv, conv, conv_without_bias, depthwise, double, patches, repeat};
 pub use linear::{Bias, conv1x1, embedding_mlp, linear};
 pub use mixture::{Mixture, Way, mixture};
 pub use norm::{After, group_norm, layer_norm};

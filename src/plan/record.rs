@@ -23,6 +23,10 @@ pub enum WeightLayout {
     Conv1x1,
     /// Checkpoint `[I, O]`, runtime `[O, I]`.
     Transposed,
+    /// A transposed convolution: checkpoint `[I, O, kh, kw]`, runtime `[kh, kw, O, I]`.
+    ConvTransposed,
+    /// Checkpoint `[C, 1, kh, kw]`, runtime `[kh, kw, C]`.
+    Depthwise,
 }
 
 impl WeightLayout {
@@ -32,6 +36,8 @@ impl WeightLayout {
             (WeightLayout::Conv, [o, h, w, i]) => vec![*o, *i, *h, *w],
             (WeightLayout::Conv1x1, [o, i]) => vec![*o, *i, 1, 1],
             (WeightLayout::Transposed, [o, i]) => vec![*i, *o],
+            (WeightLayout::ConvTransposed, [h, w, o, i]) => vec![*i, *o, *h, *w],
+            (WeightLayout::Depthwise, [h, w, c]) => vec![*c, 1, *h, *w],
             _ => dims.to_vec(),
         }
     }
@@ -39,20 +45,26 @@ impl WeightLayout {
     /// Checkpoint data to runtime data; `dims` are the runtime dims.
     pub fn to_runtime(self, dims: &[usize], data: Vec<f32>) -> Vec<f32> {
         let from = self.checkpoint_dims(dims);
-        self.permute(&from, data, &[0, 2, 3, 1])
+        self.permute(&from, data, [&[0, 2, 3, 1], &[2, 3, 1, 0], &[1, 2, 3, 0]])
     }
 
     /// Runtime data to checkpoint data; `dims` are the runtime dims.
     pub fn to_checkpoint(self, dims: &[usize], data: Vec<f32>) -> Vec<f32> {
-        self.permute(dims, data, &[0, 3, 1, 2])
+        self.permute(dims, data, [&[0, 3, 1, 2], &[3, 2, 0, 1], &[2, 0, 1]])
     }
 
-    fn permute(self, dims: &[usize], data: Vec<f32>, conv: &[usize]) -> Vec<f32> {
+    /// `axes`: of a convolution, a transposed one, a depthwise one.
+    fn permute(self, dims: &[usize], data: Vec<f32>, axes: [&[usize]; 3]) -> Vec<f32> {
         let axes: &[usize] = match self {
-            WeightLayout::Conv if dims.len() == 4 => conv,
-            WeightLayout::Transposed if dims.len() == 2 => &[1, 0],
-            _ => return data,
+            WeightLayout::Conv => axes[0],
+            WeightLayout::ConvTransposed => axes[1],
+            WeightLayout::Depthwise => axes[2],
+            WeightLayout::Transposed => &[1, 0],
+            WeightLayout::Dense | WeightLayout::Conv1x1 => return data,
         };
+        if axes.len() != dims.len() {
+            return data;
+        }
         crate::tensor::Tensor { dims: dims.to_vec(), data }.permuted(axes).data
     }
 }

@@ -122,6 +122,17 @@ fn address(buf: Buf<'_>, kept: bool) -> u64 {
     if kept { buf.address() } else { 0 }
 }
 
+/// The plain arguments of a pass with a bias: `p.wants` says which kernels run, `wanted` which gradients there are.
+pub(super) fn biased_backward(
+    op: &Attention,
+    (p, wanted): (&Problem, [bool; 3]),
+    io: &Backward<'_>,
+) -> Result<(BackwardArgs, Vec<Touched>)> {
+    let (args, mut touches) = backward(op, p, io, (1, 0))?;
+    touches.retain(|t| t.what != "dq" || wanted[0]);
+    Ok((args, touches))
+}
+
 /// `splits` parts of the queries, `pad_k` padded keys of a partial sum.
 pub(super) fn backward(
     op: &Attention,

@@ -1,10 +1,16 @@
 //! Choice of the CUDA variant of a call.
 
 mod args;
+mod biased;
 mod prepare;
 mod simt;
 mod sm80;
 mod sm90;
+
+pub(super) use biased::{
+    backward as biased_backward, backward_scratch as biased_backward_scratch,
+    forward as biased_forward, name as biased_name,
+};
 
 use super::Attention;
 use crate::{
@@ -124,7 +130,9 @@ const SLOT_BACKWARD: &str = "attention.backward";
 
 /// What there is to choose from.
 pub(super) fn slots() -> Vec<Slot> {
-    vec![Slot::of(SLOT_FORWARD, FORWARD), Slot::of(SLOT_BACKWARD, BACKWARD)]
+    let mut all = vec![Slot::of(SLOT_FORWARD, FORWARD), Slot::of(SLOT_BACKWARD, BACKWARD)];
+    all.extend(biased::slots());
+    all
 }
 
 /// The name of the variant that runs, for a reader of the plan.

@@ -15,7 +15,7 @@ use crate::{
 /// Head channels that one block of the small and of the large kernels makes.
 const SLICES: [usize; 2] = [64, 128];
 /// `[f32, bf16, f16]` of the small and of the large slice.
-type Symbols = [[&'static str; 3]; 2];
+pub(super) type Symbols = [[&'static str; 3]; 2];
 const FORWARD: Symbols = [
     [
         "attention_forward_simt64_f32",
@@ -54,12 +54,12 @@ const BACKWARD_KV: Symbols = [
 ];
 
 /// The kernel for the head dimension.
-fn symbol(p: &Problem, symbols: Symbols) -> &'static str {
+pub(super) fn symbol(p: &Problem, symbols: Symbols) -> &'static str {
     by_dtype(p.dtype, symbols[usize::from(p.head_dim > SLICES[0])])
 }
 
 /// Blocks over `len` rows of every head, output slice and sample.
-fn grid(p: &Problem, len: usize, rows: u32) -> [u64; 3] {
+pub(super) fn grid(p: &Problem, len: usize, rows: u32) -> [u64; 3] {
     let slices = if p.head_dim > SLICES[0] { p.head_dim.div_ceil(SLICES[1]) } else { 1 };
     let blocks = (len as u64).div_ceil(u64::from(rows));
     [blocks, (p.heads * slices) as u64, p.samples as u64]

@@ -1,6 +1,7 @@
 //! `selvedge forward`: one pass of one model, for comparing with any other implementation.
 
 mod record;
+mod sam;
 
 use crate::{
     cli::common::{self, Compute},
@@ -17,10 +18,7 @@ use crate::{
 };
 use clap::{Args as ClapArgs, ValueEnum};
 use record::{Data, Recorded, record};
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::PathBuf,
-};
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// Runs one component once: tensors in, tensors out, gradients on request.
 ///
@@ -65,6 +63,11 @@ pub enum Part {
     /// The same for SDXL's second text encoder.
     #[value(name = "text-encoder-2")]
     TextEncoder2,
+    /// pixel_values -> image_embeddings.
+    SamImageEncoder,
+    /// image_embeddings, input_points, input_labels, input_boxes, input_masks, multimask_output (all but the first may
+    /// be left out) -> pred_masks, iou_scores.
+    SamMaskDecoder,
 }
 
 impl Part {
@@ -74,6 +77,8 @@ impl Part {
             Part::VaeEncoder | Part::VaeDecoder => Component::Vae,
             Part::TextEncoder => Component::TextEncoder,
             Part::TextEncoder2 => Component::TextEncoder2,
+            Part::SamImageEncoder => Component::SamImageEncoder,
+            Part::SamMaskDecoder => Component::SamMaskDecoder,
         }
     }
 }
@@ -168,13 +173,31 @@ fn forward(
             out.push((format!("grad.{}", feed.name), feed.gradient(program.grad(feed.name)?)));
         }
         let names = Names { checkpoint, lora, own: &own };
+        let mut stacks: BTreeMap<String, Vec<(&ParamInfo, Vec<f32>)>> = BTreeMap::new();
         for p in own.iter().chain(&low_rank).filter(|p| p.trainable) {
             let data = p.layout.to_checkpoint(&p.dims, program.grad(&p.name)?);
-            let raw = Raw::f32(&p.layout.checkpoint_dims(&p.dims), &data);
-            out.push((format!("grad.{}", names.of(p)), raw));
+            let data = checkpoint.chained(names.plain(&p.name), data);
+            match names.stack(p) {
+                Some(stored) => stacks.entry(stored.into()).or_default().push((p, data)),
+                None => out.push(gradient(names.of(p), p, &data)),
+            }
+        }
+        for (stored, parts) in stacks {
+            let own: Vec<_> = parts.iter().map(|(p, d)| (names.plain(&p.name), &d[..])).collect();
+            match checkpoint.stacked(&own) {
+                Some((dims, data)) => {
+                    out.push((format!("grad.{stored}"), Raw::f32(&dims, &data)));
+                }
+                None => out.extend(parts.iter().map(|(p, d)| gradient(names.of(p), p, d))),
+            }
         }
     }
     Ok(out)
+}
+
+/// A parameter's gradient as the file has it.
+fn gradient(name: String, p: &ParamInfo, data: &[f32]) -> (String, Raw) {
+    (format!("grad.{name}"), Raw::f32(&p.layout.checkpoint_dims(&p.dims), data))
 }
 
 /// Gives the program `grad.<output>` of every output that the file has it for.
@@ -245,16 +268,23 @@ impl Names<'_> {
             let stored = self.lora.and_then(|l| l.stored_name(&param.name));
             return stored.unwrap_or(&param.name).to_string();
         }
-        let own = self.plain(&param.name);
-        // One stored tensor may hold several parameters (OpenCLIP's q, k and v): those keep our names.
-        let stored = |name: &str| self.checkpoint.stored_name(name);
-        let mut uses: HashMap<&str, usize> = HashMap::new();
-        if stored(own) != Some(own) {
-            for p in self.own {
-                *uses.entry(stored(self.plain(&p.name)).unwrap_or("")).or_default() += 1;
+        match self.stack(param) {
+            // part of a tensor that is not whole here: our name
+            Some(_) => self.plain(&param.name).to_string(),
+            None => {
+                let own = self.plain(&param.name);
+                self.checkpoint.stored_name(own).unwrap_or(own).to_string()
             }
         }
-        stored(own).filter(|s| uses.get(s).is_none_or(|n| *n == 1)).unwrap_or(own).to_string()
+    }
+
+    /// The stored tensor of several parameters (stacked q, k and v) that this one lies in.
+    fn stack(&self, param: &ParamInfo) -> Option<&str> {
+        let own = self.plain(&param.name);
+        let stored = self.checkpoint.stored_name(own).filter(|s| *s != own)?;
+        let shares =
+            |p: &&ParamInfo| self.checkpoint.stored_name(self.plain(&p.name)) == Some(stored);
+        (!is_adapter(&param.name) && self.own.iter().filter(shares).count() > 1).then_some(stored)
     }
 
     fn plain<'n>(&self, name: &'n str) -> &'n str {

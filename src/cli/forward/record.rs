@@ -1,6 +1,6 @@
 //! Each component with its inputs and outputs as files name them.
 
-use super::{Part, channels_first, channels_last, warn_unread};
+use super::{Part, channels_first, channels_last, sam, warn_unread};
 use crate::{
     error::{Error, Result},
     lora::Adapters,
@@ -60,40 +60,57 @@ impl Feed {
 pub(super) struct Output {
     pub name: &'static str,
     pub value: Value,
+    /// What its first axis is in the file, where that is several.
+    pub lead: Option<Vec<usize>>,
 }
 
 impl Output {
+    /// An output with the runtime's axes.
+    pub fn new(name: &'static str, value: Value) -> Self {
+        Self { name, value, lead: None }
+    }
+
     /// Runtime data to what the file holds.
     pub fn to_file(&self, dims: &[usize], data: Vec<f32>) -> Raw {
         let t = Tensor { dims: dims.to_vec(), data };
         let t = if dims.len() == 4 { channels_first(&t) } else { t };
-        Raw::f32(&t.dims, &t.data)
+        Raw::f32(&self.file_dims(dims), &t.data)
     }
 
     /// Dims in the file for runtime dims.
     pub fn file_dims(&self, dims: &[usize]) -> Vec<usize> {
-        match dims {
+        let dims = match dims {
             [n, h, w, c] => vec![*n, *c, *h, *w],
             other => other.to_vec(),
+        };
+        match (&self.lead, dims.split_first()) {
+            (Some(lead), Some((_, rest))) => [lead, rest].concat(),
+            _ => dims,
         }
     }
 
     /// What the file holds to runtime data.
-    pub fn runtime(&self, t: Tensor) -> Vec<f32> {
+    pub fn runtime(&self, mut t: Tensor) -> Vec<f32> {
+        if let Some(lead) = &self.lead {
+            let (lead, rest) = t.dims.split_at(lead.len());
+            t.dims = [&[lead.iter().product()], rest].concat();
+        }
         if t.dims.len() == 4 { channels_last(&t).data } else { t.data }
     }
 }
 
 /// Reads inputs from the file into a recording.
-struct Inputs<'a> {
-    file: &'a SafeFile,
-    rec: Recorder,
+pub(super) struct Inputs<'a> {
+    pub file: &'a SafeFile,
+    pub rec: Recorder,
     feeds: Vec<Feed>,
+    /// Inputs that are read on the host.
+    pub read: Vec<&'static str>,
 }
 
 impl Inputs<'_> {
     /// A number tensor; four axes are a picture and become channels-last.
-    fn floats(&mut self, name: &'static str, axes: usize) -> Result<Value> {
+    pub fn floats(&mut self, name: &'static str, axes: usize) -> Result<Value> {
         let (t, floating) = self.read(name)?;
         if t.dims.len() != axes || t.data.is_empty() {
             return Err(self.odd(name, &t.dims, &format!("{axes} axes, none empty")));
@@ -119,7 +136,7 @@ impl Inputs<'_> {
         Ok(v)
     }
 
-    fn feed(&mut self, name: &'static str, t: Tensor, grad: bool) -> Value {
+    pub fn feed(&mut self, name: &'static str, t: Tensor, grad: bool) -> Value {
         let file_dims = t.dims.clone();
         let t = if t.dims.len() == 4 { channels_last(&t) } else { t };
         let spec = Spec::f32(&t.dims);
@@ -131,7 +148,7 @@ impl Inputs<'_> {
         }
     }
 
-    fn ids(&mut self, name: &'static str, dims: &[usize], ids: Vec<i32>) -> Value {
+    pub fn ids(&mut self, name: &'static str, dims: &[usize], ids: Vec<i32>) -> Value {
         let dims = dims.to_vec();
         let v = self.rec.input(name, Spec::i32(&dims));
         let file_dims = dims.clone();
@@ -140,7 +157,7 @@ impl Inputs<'_> {
     }
 
     /// Values as f32, and whether the file has them as floating-point numbers.
-    fn read(&self, name: &str) -> Result<(Tensor, bool)> {
+    pub fn read(&self, name: &str) -> Result<(Tensor, bool)> {
         let entry = self.file.entry(name)?;
         match entry.dtype {
             Dtype::I64 | Dtype::I32 => {
@@ -151,7 +168,7 @@ impl Inputs<'_> {
         }
     }
 
-    fn odd(&self, name: &str, got: &[usize], want: &str) -> Error {
+    pub fn odd(&self, name: &str, got: &[usize], want: &str) -> Error {
         Error::Shape {
             at: format!("{}: {name}", self.file.path().display()),
             what: "input",
@@ -169,7 +186,7 @@ pub(super) fn record(
     checkpoint: &Checkpoint,
     file: &SafeFile,
 ) -> Result<Recorded> {
-    let mut inputs = Inputs { file, rec, feeds: vec![] };
+    let mut inputs = Inputs { file, rec, feeds: vec![], read: vec![] };
     let outputs = match part {
         Part::Unet => record_unet(&mut inputs, adapters, checkpoint)?,
         Part::VaeEncoder | Part::VaeDecoder => {
@@ -182,12 +199,14 @@ pub(super) fn record(
                 true => encoder(net, &config, sample),
                 false => decoder(net, &config, sample),
             })?;
-            vec![Output { name: if encodes { "moments" } else { "sample" }, value }]
+            vec![Output::new(if encodes { "moments" } else { "sample" }, value)]
         }
         Part::TextEncoder | Part::TextEncoder2 => record_text(&mut inputs, adapters, checkpoint)?,
+        Part::SamImageEncoder => sam::record_encoder(&mut inputs, adapters, checkpoint)?,
+        Part::SamMaskDecoder => sam::record_decoder(&mut inputs, adapters, checkpoint)?,
     };
-    let Inputs { rec, feeds, .. } = inputs;
-    warn_unread(file, &feeds.iter().map(|f| f.name).collect::<Vec<_>>());
+    let Inputs { rec, feeds, read, .. } = inputs;
+    warn_unread(file, &feeds.iter().map(|f| f.name).chain(read).collect::<Vec<_>>());
     Ok(Recorded { rec, feeds, outputs })
 }
 
@@ -209,7 +228,7 @@ fn record_unet(
     let given = UnetInputs { sample, timestep, context, text_embeds, time_ids };
     let mut net = Net::new(&mut inputs.rec, adapters);
     let value = net.within("unet", |net| unet(net, &config, &given))?;
-    Ok(vec![Output { name: "sample", value }])
+    Ok(vec![Output::new("sample", value)])
 }
 
 fn record_text(
@@ -238,12 +257,12 @@ fn record_text(
     let given = TextInputs { ids, rows };
     let out = net.within(prefix, |net| text_encoder(net, &config, &given))?;
     let mut outputs = vec![
-        Output { name: "last_hidden_state", value: out.last },
-        Output { name: "hidden_states.penultimate", value: out.penultimate },
+        Output::new("last_hidden_state", out.last),
+        Output::new("hidden_states.penultimate", out.penultimate),
     ];
     match (out.embeds, out.pooled) {
-        (Some(value), _) => outputs.push(Output { name: "text_embeds", value }),
-        (None, Some(value)) => outputs.push(Output { name: "pooler_output", value }),
+        (Some(value), _) => outputs.push(Output::new("text_embeds", value)),
+        (None, Some(value)) => outputs.push(Output::new("pooler_output", value)),
         (None, None) => {}
     }
     Ok(outputs)

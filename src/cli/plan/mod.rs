@@ -1,5 +1,6 @@
 //! `selvedge plan`: prints the program that a command would run, and runs nothing.
 
+mod sam;
 mod show;
 
 use super::{
@@ -97,7 +98,8 @@ struct Generate {
 
 #[derive(Debug, ClapArgs)]
 struct ForwardArgs {
-    /// unet, vae-encoder, vae-decoder, text-encoder or text-encoder-2.
+    /// unet, vae-encoder, vae-decoder, text-encoder, text-encoder-2, sam-image-encoder or sam-mask-decoder (--model
+    /// sam-vit-b, -l, -h or mobile-sam, or a checkpoint).
     component: String,
     #[command(flatten)]
     common: Common,
@@ -132,7 +134,10 @@ pub fn run(args: Args) -> Result<u8> {
                 )?;
             }
         }
-        What::Forward(f) => {
+        What::Forward(mut f) => {
+            if sam::COMPONENTS.contains(&f.component.as_str()) && f.common.model == "sdxl" {
+                f.common.model = sam::DEFAULT.into();
+            }
             let device = Device::parse(&f.common.view.device)?;
             let title = Title::of(&f.component, &f.common.model, &f.common.view);
             print(&forward(&f.component, &f.common)?, &title, &device, &[])?;
@@ -289,11 +294,17 @@ fn forward(component: &str, common: &Common) -> Result<Plan> {
             })?;
             out.embeds.or(out.pooled).unwrap_or(out.last)
         }
+        name if sam::COMPONENTS.contains(&name) => {
+            let cells = common.view.latent.map(|Latent(s)| s);
+            return sam::plan((name, model), n, cells, dtype(&common.view.dtype)?);
+        }
         other => {
             return Err(Error::Config {
                 key: "COMPONENT".into(),
                 found: other.into(),
-                expected: "unet, vae-encoder, vae-decoder, text-encoder, text-encoder-2".into(),
+                expected: "unet, vae-encoder, vae-decoder, text-encoder, text-encoder-2, \
+                           sam-image-encoder, sam-mask-decoder"
+                    .into(),
                 fix: "name one of these".into(),
             });
         }

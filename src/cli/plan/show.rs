@@ -68,8 +68,8 @@ pub(super) struct Title {
 impl Title {
     /// The title of one component's plan.
     pub fn of(component: &str, model: &str, view: &View) -> Self {
-        let known =
-            ["unet", "vae-encoder", "vae-decoder", "text-encoder", "text-encoder-2"].into_iter();
+        let known = ["unet", "vae-encoder", "vae-decoder", "text-encoder", "text-encoder-2"];
+        let known = known.into_iter().chain(super::sam::COMPONENTS);
         let what = known.into_iter().find(|k| *k == component).unwrap_or("plan");
         Self { what, model: model.into(), view: view.clone() }
     }

@@ -81,15 +81,19 @@ pub fn open(folder: &Path, component: Component) -> Result<Slots> {
 /// The current name of a parameter of a diffusers or transformers file.
 pub fn canonical(component: Component, name: &str) -> String {
     match component {
-        Component::Unet => name.to_string(),
+        Component::Unet | Component::SamImageEncoder | Component::SamMaskDecoder => {
+            name.to_string()
+        }
         Component::Vae => names::old_vae_attention(name),
         Component::TextEncoder | Component::TextEncoder2 => names::text(name),
     }
 }
 
-type Files = Vec<(PathBuf, Option<Vec<String>>)>;
+/// Files, and which of their tensors count: all of them where nothing says so.
+pub type Files = Vec<(PathBuf, Option<Vec<String>>)>;
 
-fn weight_files(folder: &Path) -> Result<Files> {
+/// The files of a component's weights, and which of their tensors count where an index says so.
+pub fn weight_files(folder: &Path) -> Result<Files> {
     match find(folder)? {
         Found::One(file, _) => Ok(vec![(file, None)]),
         Found::Shards(index, _) => shards(folder, &index),

@@ -7,7 +7,10 @@ mod family;
 mod folder;
 mod names;
 mod runtime;
+mod sam;
+mod sam_names;
 mod single;
+mod stacked;
 mod store;
 mod target;
 
@@ -28,6 +31,7 @@ use store::{Slot, Slots};
 
 pub use family::Family;
 pub use folder::model_files;
+pub use sam_names::POSITIONS;
 pub use target::Target;
 
 /// The word that stands for the embedded base.
@@ -44,6 +48,10 @@ pub enum Component {
     TextEncoder,
     /// The second text encoder (SDXL).
     TextEncoder2,
+    /// Segment Anything's image encoder.
+    SamImageEncoder,
+    /// Segment Anything's prompt encoder and mask decoder.
+    SamMaskDecoder,
 }
 
 impl Component {
@@ -54,6 +62,8 @@ impl Component {
             Component::Vae => "vae",
             Component::TextEncoder => "text_encoder",
             Component::TextEncoder2 => "text_encoder_2",
+            Component::SamImageEncoder => "sam_image_encoder",
+            Component::SamMaskDecoder => "sam_mask_decoder",
         }
     }
 
@@ -63,6 +73,7 @@ impl Component {
             Component::Unet => "UNet2DConditionModel",
             Component::Vae => "AutoencoderKL",
             Component::TextEncoder | Component::TextEncoder2 => "CLIP",
+            Component::SamImageEncoder | Component::SamMaskDecoder => "Sam",
         }
     }
 }
@@ -93,6 +104,9 @@ impl Checkpoint {
         let model = model.as_ref();
         let (config, slots) = match () {
             () if model == Path::new(NANO) => embedded(component)?,
+            () if matches!(component, Component::SamImageEncoder | Component::SamMaskDecoder) => {
+                sam::open(model, component)?
+            }
             () if model.is_dir() => {
                 let folder = folder::component_folder(model, component)?;
                 (checked_config(&folder, component)?, folder::open(&folder, component)?)
@@ -190,7 +204,11 @@ impl Checkpoint {
         let recorded =
             |part: &str| wanted.range(part..).next().is_some_and(|(n, _)| n.starts_with(part));
         match self.component {
-            Component::Unet => false,
+            Component::Unet | Component::SamImageEncoder => false,
+            Component::SamMaskDecoder => {
+                let prompts = ["prompt_encoder.mask_embed.", "prompt_encoder.no_mask_embed."];
+                name == POSITIONS || prompts.iter().any(|p| name.starts_with(p) && !recorded(p))
+            }
             Component::Vae => {
                 let encoder = name.starts_with("encoder.") || name.starts_with("quant_conv.");
                 let decoder = name.starts_with("decoder.") || name.starts_with("post_quant_conv.");

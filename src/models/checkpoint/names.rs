@@ -106,7 +106,7 @@ pub fn harmless(component: super::Component, name: &str) -> bool {
     use super::Component as C;
     let starts = |list: &[&str]| list.iter().any(|p| name.starts_with(p));
     match component {
-        C::Unet => false,
+        C::Unet | C::SamImageEncoder | C::SamMaskDecoder => false,
         C::Vae => starts(&["loss.", "model_ema."]),
         C::TextEncoder | C::TextEncoder2 => {
             name.ends_with("position_ids")

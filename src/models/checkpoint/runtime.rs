@@ -14,6 +14,8 @@ enum Order {
     Same,
     /// Matrices `[from, to]`, one after another, to `[to, from]`.
     Swapped([usize; 2]),
+    /// Another order: converted from f32.
+    Other,
 }
 
 /// What `layout` does to a parameter of runtime `dims`.
@@ -21,6 +23,8 @@ fn order(layout: WeightLayout, dims: &[usize]) -> Order {
     match (layout, dims) {
         (WeightLayout::Conv, [_, h, w, i]) if h * w > 1 && *i > 1 => Order::Swapped([*i, h * w]),
         (WeightLayout::Transposed, [o, i]) => Order::Swapped([*i, *o]),
+        (WeightLayout::Depthwise, [h, w, c]) => Order::Swapped([*c, h * w]),
+        (WeightLayout::ConvTransposed, _) => Order::Other,
         _ => Order::Same,
     }
 }
@@ -28,10 +32,11 @@ fn order(layout: WeightLayout, dims: &[usize]) -> Order {
 /// The parameter as f32 in runtime layout: the mapped file itself where it holds just that, else a piece of
 /// `pool`, converted on every core.
 pub fn floats(slot: &Slot, dims: &[usize], layout: WeightLayout, pool: &Pool) -> Result<Floats> {
-    let Some(mut stored) = slot.stored()? else {
+    let order = order(layout, dims);
+    let stored = if let Order::Other = order { None } else { slot.stored()? };
+    let Some(mut stored) = stored else {
         return Ok(layout.to_runtime(dims, slot.read()?.data).into());
     };
-    let order = order(layout, dims);
     if let Order::Same = order {
         match stored.floats() {
             Ok(floats) => return Ok(floats),
@@ -42,6 +47,7 @@ pub fn floats(slot: &Slot, dims: &[usize], layout: WeightLayout, pool: &Pool) ->
         match order {
             Order::Same => stored.widen(out),
             Order::Swapped(from_to) => stored.widen_swapped(from_to, out),
+            Order::Other => unreachable!("checkpoint: read as f32 above"),
         }
         Ok(())
     })
@@ -55,8 +61,9 @@ pub fn bytes(
     dtype: DType,
 ) -> Result<Option<StoredBytes>> {
     let Some(stored) = slot.stored()?.filter(|s| s.is(dtype)) else { return Ok(None) };
-    Ok(Some(match order(layout, dims) {
-        Order::Same => Box::new(stored),
-        Order::Swapped(from_to) => Box::new(stored.swapped(from_to)),
-    }))
+    Ok(match order(layout, dims) {
+        Order::Same => Some(Box::new(stored)),
+        Order::Swapped(from_to) => Some(Box::new(stored.swapped(from_to))),
+        Order::Other => None,
+    })
 }

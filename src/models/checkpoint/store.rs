@@ -10,13 +10,19 @@ use crate::{
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Which part of a stored tensor a parameter is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 enum Part {
     Whole,
     /// The `i`-th third of the rows: q, k, v of a stacked projection.
     Third(usize),
     /// The matrix transposed.
     Transposed,
+    /// The rows of q, k or v (`i`) in a projection that stacks the three head by head.
+    OfHeads(usize, usize),
+    /// Every row times a number of its own: a convolution with its batch normalization.
+    Scaled(Arc<[f32]>),
+    /// These numbers.
+    Known(Arc<[f32]>),
 }
 
 /// A parameter in a file.
@@ -53,28 +59,81 @@ impl Slot {
         (rows % 3 == 0).then(|| Self { dims, part: Part::Third(i), ..self.clone() })
     }
 
+    /// Rows of q, k or v (`i` from 0) in a projection whose rows are q, k and v of the first head, then of the next;
+    /// `None` when they do not divide.
+    pub fn of_heads(&self, i: usize, heads: usize) -> Option<Self> {
+        let rows = *self.dims.first()?;
+        let mut dims = self.dims.clone();
+        dims[0] = rows / 3;
+        let whole = heads > 0 && rows.is_multiple_of(3 * heads);
+        whole.then(|| Self { dims, part: Part::OfHeads(i, heads), ..self.clone() })
+    }
+
+    /// The tensor with row `i` times `factors[i]`.
+    pub fn scaled(&self, factors: Arc<[f32]>) -> Self {
+        Self { part: Part::Scaled(factors), ..self.clone() }
+    }
+
+    /// Numbers that were computed from this tensor and others.
+    pub fn known(&self, values: Arc<[f32]>) -> Self {
+        Self { dims: vec![values.len()], part: Part::Known(values), ..self.clone() }
+    }
+
     /// Reads the values, f32, in the published layout.
     pub fn read(&self) -> Result<Tensor> {
+        if let Part::Known(values) = &self.part {
+            return Ok(Tensor { dims: self.dims.clone(), data: values.to_vec() });
+        }
         let mut t = self.file.f32(&self.stored)?;
-        match self.part {
-            Part::Whole => {}
+        match &self.part {
+            Part::Whole | Part::Known(_) => {}
             Part::Transposed => t = t.permuted(&[1, 0]),
             Part::Third(i) => {
                 let n = t.data.len() / 3;
                 t.data = t.data.drain(i * n..(i + 1) * n).collect();
                 t.dims = self.dims.clone();
             }
+            Part::OfHeads(i, heads) => {
+                let n = t.data.len() / 3 / heads;
+                let own = t.data.chunks_exact(n.max(1)).skip(*i).step_by(3);
+                t = Tensor { dims: self.dims.clone(), data: own.flatten().copied().collect() };
+            }
+            Part::Scaled(_) => self.scale(&mut t.data),
         }
         Ok(t)
     }
 
-    /// The elements where they lie, in the published order; `None` for a transposed matrix.
+    /// Multiplies the rows of `data` with their factors, where this is a tensor with scaled rows.
+    pub fn scale(&self, data: &mut [f32]) {
+        if let Part::Scaled(factors) = &self.part {
+            let n = data.len() / factors.len().max(1);
+            for (row, f) in data.chunks_exact_mut(n.max(1)).zip(factors.iter()) {
+                row.iter_mut().for_each(|x| *x *= f);
+            }
+        }
+    }
+
+    /// Puts `own`, values of this part of a stacked projection, at their place in `whole`, values of all of it; false
+    /// for what is no such part.
+    pub fn put_back(&self, whole: &mut [f32], own: &[f32]) -> bool {
+        let (i, heads) = match self.part {
+            Part::Third(i) => (i, 1),
+            Part::OfHeads(i, heads) => (i, heads),
+            _ => return false,
+        };
+        let n = own.len().checked_div(heads).unwrap_or(0).max(1);
+        let places = whole.chunks_exact_mut(n).skip(i).step_by(3);
+        places.zip(own.chunks_exact(n)).for_each(|(to, from)| to.copy_from_slice(from));
+        true
+    }
+
+    /// The elements where they lie, in the published order; `None` where they are not as the parameter has them.
     pub fn stored(&self) -> Result<Option<Stored>> {
         let stored = self.file.stored(&self.stored)?;
         Ok(match self.part {
             Part::Whole => Some(stored),
             Part::Third(i) => Some(stored.part(i, 3)),
-            Part::Transposed => None,
+            Part::Transposed | Part::OfHeads(..) | Part::Scaled(_) | Part::Known(_) => None,
         })
     }
 
