@@ -9,7 +9,9 @@ pub mod config;
 pub mod export;
 pub mod noise;
 pub mod tokenizer;
+pub mod towers;
 pub mod unet;
 pub mod vae;
+pub mod vit;
 
 pub use builtin::{builtin, builtin_names};

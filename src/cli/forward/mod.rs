@@ -1,6 +1,8 @@
 //! `selvedge forward`: one pass of one model, for comparing with any other implementation.
 
+mod inputs;
 mod record;
+mod towers;
 
 use crate::{
     cli::common::{self, Compute},
@@ -18,7 +20,8 @@ use crate::{
     },
 };
 use clap::{Args as ClapArgs, ValueEnum};
-use record::{Data, Recorded, record};
+use inputs::{Data, Output};
+use record::{Recorded, record};
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
@@ -33,7 +36,8 @@ pub struct Args {
     /// Which component.
     #[arg(value_enum, value_name = "COMPONENT")]
     pub component: Part,
-    /// A diffusers folder, one component's folder, a single-file checkpoint, or `nano`.
+    /// A diffusers or transformers folder, one component's folder, a file with the original names (.safetensors or
+    /// torch's), or `nano`.
     #[arg(long, value_name = "PATH")]
     pub model: PathBuf,
     /// Input tensors; with --gradients also `grad.<output>`.
@@ -67,15 +71,34 @@ pub enum Part {
     /// The same for SDXL's second text encoder.
     #[value(name = "text-encoder-2")]
     TextEncoder2,
+    /// pixel_values -> image_embeds (not normalized), last_hidden_state.
+    ClipImage,
+    /// input_ids -> text_embeds (not normalized), last_hidden_state.
+    ClipText,
+    /// pixel_values -> last_hidden_state, pooler_output.
+    Dinov2,
+    /// pixel_values -> last_hidden_state, pooler_output where there is a pooler.
+    Dino,
+    /// img in [0, 1] -> embed.
+    Dreamsim,
+    /// image, prompt_ids, prompt_attention_mask -> rewards, last_hidden_state.
+    Imagereward,
 }
 
 impl Part {
-    fn component(self) -> Component {
+    /// The part of a checkpoint that it needs.
+    pub fn component(self) -> Component {
         match self {
             Part::Unet => Component::Unet,
             Part::VaeEncoder | Part::VaeDecoder => Component::Vae,
             Part::TextEncoder => Component::TextEncoder,
             Part::TextEncoder2 => Component::TextEncoder2,
+            Part::ClipImage => Component::ClipImage,
+            Part::ClipText => Component::ClipText,
+            Part::Dinov2 => Component::Dinov2,
+            Part::Dino => Component::Dino,
+            Part::Dreamsim => Component::DreamSim,
+            Part::Imagereward => Component::ImageReward,
         }
     }
 }
@@ -172,7 +195,8 @@ fn forward(
         let names = Names { checkpoint, lora, own: &own };
         for p in own.iter().chain(&low_rank).filter(|p| p.trainable) {
             let data = p.layout.to_checkpoint(&p.dims, program.grad(&p.name)?);
-            let raw = Raw::f32(&p.layout.checkpoint_dims(&p.dims), &data);
+            let dims = p.layout.checkpoint_dims(&p.dims);
+            let raw = Raw::f32(names.dims(p, data.len()).unwrap_or(&dims), &data);
             out.push((format!("grad.{}", names.of(p)), raw));
         }
     }
@@ -182,7 +206,7 @@ fn forward(
 /// Gives the program `grad.<output>` of every output that the file has it for.
 fn seed(
     program: &mut Program,
-    outputs: &[record::Output],
+    outputs: &[Output],
     dims: &[Vec<usize>],
     inputs: &SafeFile,
 ) -> Result<()> {
@@ -266,6 +290,11 @@ impl Names<'_> {
             }
         }
         stored(own).filter(|s| uses.get(s).is_none_or(|n| *n == 1)).unwrap_or(own).to_string()
+    }
+
+    /// Dims of our own parameter in the file.
+    fn dims(&self, param: &ParamInfo, len: usize) -> Option<&[usize]> {
+        self.checkpoint.stored_dims(self.plain(&param.name), len)
     }
 
     fn plain<'n>(&self, name: &'n str) -> &'n str {

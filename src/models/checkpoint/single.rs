@@ -23,6 +23,7 @@ fn prefixes(component: Component, family: Family) -> &'static [&'static str] {
         (Component::TextEncoder, Family::Sd15) => &["cond_stage_model.transformer."],
         (Component::TextEncoder, Family::Sd21) => &["cond_stage_model.model."],
         (Component::TextEncoder2, _) => &["conditioner.embedders.1.model."],
+        _ => &[], // towers are opened elsewhere
     }
 }
 
