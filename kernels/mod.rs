@@ -27,6 +27,7 @@ pub mod linear;
 pub mod lora_linear;
 pub mod loss;
 pub mod moe;
+pub mod multiply;
 pub mod noise;
 pub mod posterior;
 pub mod recorded;
@@ -72,6 +73,7 @@ pub fn cases() -> Vec<case::Case> {
     all.extend(posterior::cases::cases());
     all.extend(latent_mix::cases::cases());
     all.extend(moe::cases::cases());
+    all.extend(multiply::cases::cases());
     all.extend(noise::cases::cases());
     all.extend(resize::cases::cases());
     all.extend(scheduler::cases::cases());
@@ -104,6 +106,7 @@ pub fn bench_cases() -> Vec<case::Case> {
     all.extend(posterior::cases::cases());
     all.extend(latent_mix::cases::cases());
     all.extend(moe::cases::bench_cases());
+    all.extend(multiply::cases::bench_cases());
     all.extend(noise::cases::cases());
     all.extend(resize::cases::bench_cases());
     all.extend(scheduler::cases::bench_cases());

@@ -1,6 +1,7 @@
-//! The models against diffusers and transformers: every output, input gradient and parameter gradient.
+//! The models against diffusers and transformers: every output, input gradient and parameter gradient; the towers
+//! with original names against the published code.
 //!
-//! The cases are written by `tools/fixtures/make_models.py`.
+//! The cases are written by `tools/fixtures/make_models.py` and `tools/fixtures/make_towers.py`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use clap::Parser;
@@ -23,6 +24,15 @@ struct Line {
     args: Args,
 }
 
+/// What `--model` is given: the file that `file` names, the folder `model`, or the case's own folder.
+fn model(case: &Path) -> PathBuf {
+    match fs::read_to_string(case.join("file")) {
+        Ok(file) => case.join(file.trim()),
+        Err(_) if case.join("model").is_dir() => case.join("model"),
+        Err(_) => case.to_path_buf(),
+    }
+}
+
 /// Runs `selvedge forward` on a case; returns the worst relative error and the tensor that has it.
 fn worst(case: &Path, out: &Path) -> (f64, String) {
     let word = fs::read_to_string(case.join("component")).unwrap();
@@ -30,12 +40,15 @@ fn worst(case: &Path, out: &Path) -> (f64, String) {
     let text = |path: PathBuf| path.display().to_string();
     let lora = case.join("lora.safetensors");
     let mut words = vec!["forward".to_string(), word.trim().into(), "--model".into()];
-    words.extend([text(case.to_path_buf()), "--inputs".into()]);
+    words.extend([text(model(case)), "--inputs".into()]);
     words.extend([text(case.join("inputs.safetensors")), "--outputs".into(), text(out.clone())]);
-    words.push("--gradients".into());
-    match lora.exists() {
-        true => words.extend(["lora".into(), "--lora".into(), text(lora)]),
-        false => words.push("all".into()),
+    let which = fs::read_to_string(case.join("gradients")).unwrap_or("all".into());
+    match which.trim() {
+        "none" => {}
+        _ if lora.exists() => {
+            words.extend(["--gradients".into(), "lora".into(), "--lora".into(), text(lora)]);
+        }
+        which => words.extend(["--gradients".into(), which.into()]),
     }
     let line = Line::parse_from(words);
     if let Err(e) = run(&line.args) {
@@ -144,6 +157,34 @@ fn every_case_of(folder: &Path) -> usize {
 #[test]
 fn sixteen_random_configurations_equal_their_references() {
     assert_eq!(every_case_of(&fixtures().join("random")), 16);
+}
+
+#[test]
+fn clip_image_towers_equal_transformers_and_open_clip() {
+    committed("tower-clip-image");
+    committed("tower-clip-original");
+}
+
+#[test]
+fn the_clip_text_tower_equals_transformers() {
+    committed("tower-clip-text");
+}
+
+#[test]
+fn dino_and_dinov2_equal_their_references_at_other_sizes() {
+    committed("tower-dinov2-registers");
+    committed("tower-dinov2-swiglu");
+    committed("tower-dino-original");
+}
+
+#[test]
+fn dreamsim_equals_its_published_code() {
+    committed("tower-dreamsim");
+}
+
+#[test]
+fn imagereward_equals_its_published_code() {
+    committed("tower-imagereward");
 }
 
 #[test]

@@ -10,7 +10,7 @@ namespace activation {
 
 using namespace elementwise;
 
-enum class Kind : int { Silu = 0, Gelu = 1, QuickGelu = 2, Relu = 3 };  // as cuda.rs
+enum class Kind : int { Silu = 0, Gelu = 1, QuickGelu = 2, Relu = 3, Tanh = 4 };  // as cuda.rs
 
 template <class T>
 struct Args {
@@ -40,6 +40,10 @@ struct Relu {
   static __device__ float value(float x) { return fmaxf(x, 0.0f); }
   static __device__ float slope(float x) { return x > 0.0f ? 1.0f : 0.0f; }
 };
+struct Tanh {
+  static __device__ float value(float x) { return tanhf(x); }
+  static __device__ float slope(float x) { return 1.0f - tanhf(x) * tanhf(x); }
+};
 
 template <class T, class F>
 __device__ inline void map(const Args<T>& a) {
@@ -67,6 +71,7 @@ __device__ inline void forward(const Args<T>& a) {
     case Kind::Gelu: return map<T, Gelu>(a);
     case Kind::QuickGelu: return map<T, QuickGelu>(a);
     case Kind::Relu: return map<T, Relu>(a);
+    case Kind::Tanh: return map<T, Tanh>(a);
   }
 }
 
@@ -77,6 +82,7 @@ __device__ inline void backward(const Args<T>& a) {
     case Kind::Gelu: return pull_back<T, Gelu>(a);
     case Kind::QuickGelu: return pull_back<T, QuickGelu>(a);
     case Kind::Relu: return pull_back<T, Relu>(a);
+    case Kind::Tanh: return pull_back<T, Tanh>(a);
   }
 }
 

@@ -36,6 +36,7 @@ pub(super) fn forward(kind: Kind, mut io: Forward<'_>) {
         Kind::Gelu => map(io.out.f32(), x, gelu),
         Kind::QuickGelu => map(io.out.f32(), x, |x| x * sigmoid(QUICK * x)),
         Kind::Relu => map(io.out.f32(), x, |x| x.max(0.0)),
+        Kind::Tanh => map(io.out.f32(), x, f32::tanh),
     }
 }
 
@@ -48,6 +49,7 @@ pub(super) fn backward(kind: Kind, io: Backward<'_>) {
             Kind::Gelu => slope(mode, dx, x, dy, gelu_slope),
             Kind::QuickGelu => slope(mode, dx, x, dy, |x| swish_slope(x, QUICK)),
             Kind::Relu => slope(mode, dx, x, dy, |x| if x > 0.0 { 1.0 } else { 0.0 }),
+            Kind::Tanh => slope(mode, dx, x, dy, |x| 1.0 - x.tanh() * x.tanh()),
         }
     }
 }

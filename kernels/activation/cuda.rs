@@ -34,6 +34,7 @@ fn number(kind: Kind) -> i32 {
         Kind::Gelu => 1,
         Kind::QuickGelu => 2,
         Kind::Relu => 3,
+        Kind::Tanh => 4,
     }
 }
 

@@ -25,6 +25,8 @@ pub enum Kind {
     QuickGelu,
     /// `max(x, 0)`.
     Relu,
+    /// `tanh(x)`.
+    Tanh,
 }
 
 /// `y = f(x)`.

@@ -3,7 +3,7 @@
 use crate::{
     kernels::{
         activation, add, affine, attention, cast, concat, conv2d, depthwise, diffuse, embedding,
-        geglu, group_norm, latent_mix, layer_norm, linear, lora_linear, loss, moe, noise,
+        geglu, group_norm, latent_mix, layer_norm, linear, lora_linear, loss, moe, multiply, noise,
         posterior, resize, slice, windows,
     },
     op::Op,
@@ -155,6 +155,7 @@ pub fn operation(text: &str) -> Option<Arc<dyn Op>> {
             Arc::new(lora_linear::LoraLinear { bias: p.get("bias")?, scale: p.get("scale")? })
         }
         "MaskedMse" => Arc::new(loss::MaskedMse),
+        "Multiply" => Arc::new(multiply::Multiply),
         "Nearest" => Arc::new(resize::Nearest { h: p.get("h")?, w: p.get("w")? }),
         "Bilinear" => Arc::new(resize::Bilinear { h: p.get("h")?, w: p.get("w")? }),
         "Normal" => Arc::new(noise::Normal { dims: p.field("dims")?.words()? }),
@@ -191,6 +192,7 @@ fn kind(name: &str) -> Option<activation::Kind> {
         "Gelu" => Some(Kind::Gelu),
         "QuickGelu" => Some(Kind::QuickGelu),
         "Relu" => Some(Kind::Relu),
+        "Tanh" => Some(Kind::Tanh),
         _ => None,
     }
 }

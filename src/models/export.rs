@@ -110,10 +110,7 @@ fn weights_error(base: &Base, unknown: Vec<String>) -> Error {
 fn weights_name(component: Component) -> &'static str {
     match component {
         Component::Unet | Component::Vae => "diffusion_pytorch_model.safetensors",
-        Component::TextEncoder
-        | Component::TextEncoder2
-        | Component::SamImageEncoder
-        | Component::SamMaskDecoder => "model.safetensors",
+        _ => "model.safetensors",
     }
 }
 

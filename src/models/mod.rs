@@ -11,8 +11,10 @@ pub mod noise;
 pub mod sam;
 mod texts;
 pub mod tokenizer;
+pub mod towers;
 pub mod unet;
 pub mod vae;
+pub mod vit;
 
 pub use builtin::{builtin, builtin_names, segmenter_names};
 pub use texts::Texts;

@@ -198,6 +198,12 @@ impl Recorder {
         self.slot(spec, Class::Table(data), name.to_string())
     }
 
+    /// Row indices known while recording (the first token of every picture).
+    pub fn indices(&mut self, name: &str, rows: &[i32]) -> Value {
+        let bits = rows.iter().map(|r| f32::from_bits(r.cast_unsigned())).collect();
+        self.slot(Spec::i32(&[rows.len()]), Class::Table(bits), name.to_string())
+    }
+
     /// The parameter `name` with runtime `dims`; recorded once, however often it is asked for.
     pub fn param(&mut self, name: &str, dims: &[usize], layout: WeightLayout) -> Value {
         if let Some(v) = self.params.get(name) {

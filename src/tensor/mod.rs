@@ -10,6 +10,7 @@ pub mod philox;
 mod raw;
 pub mod safetensors;
 mod spec;
+mod torch;
 mod widen;
 mod write;
 
@@ -17,4 +18,5 @@ pub use dtype::DType;
 pub use floats::{Floats, WeakFloats};
 pub use host::Tensor;
 pub use spec::Spec;
+pub use torch::open_weights;
 pub use write::{Listed, write_safetensors, write_safetensors_from};

@@ -1,4 +1,5 @@
-//! Reading `.safetensors` files through a memory map: names, shapes, and values on demand.
+//! Files of tensors through a memory map: names, shapes, and values on demand. Reads the header of
+//! `.safetensors` files; torch files come from [`super::torch`].
 
 use super::{
     DType, Floats, Tensor,
@@ -19,15 +20,17 @@ use std::{
 pub use super::raw::Raw;
 pub use safetensors::Dtype;
 
-/// What the header says about one tensor.
+/// What a file says about one tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Element type in the file.
     pub dtype: Dtype,
     /// Extents, outermost first; empty for a scalar.
     pub dims: Vec<usize>,
-    /// Byte range in the file.
-    range: (usize, usize),
+    /// Byte range in its part.
+    pub(super) range: (usize, usize),
+    /// 0 for the file itself; else a copy of what does not lie in it in this order.
+    pub(super) part: usize,
 }
 
 /// The bytes as elements (whole ones only), copied because a map is not aligned.
@@ -38,14 +41,16 @@ fn elements<T: bytemuck::Pod>(bytes: &[u8]) -> Vec<T> {
     out
 }
 
-enum Bytes {
+/// Where the bytes of a file lie.
+pub(super) enum Bytes {
     Mapped(memmap2::Mmap),
     Owned(Vec<u8>),
     Static(&'static [u8]),
 }
 
 impl Bytes {
-    fn get(&self) -> &[u8] {
+    /// The bytes.
+    pub fn get(&self) -> &[u8] {
         match self {
             Bytes::Mapped(m) => m,
             Bytes::Owned(v) => v,
@@ -136,11 +141,12 @@ impl Stored {
     }
 }
 
-/// An open `.safetensors` file: the header parsed and checked, the data left on disk until asked
-/// for.
+/// An open file of tensors, `.safetensors` or torch's: the header parsed and checked, the data left on
+/// disk until asked for.
 pub struct SafeFile {
     path: PathBuf,
-    bytes: Arc<Bytes>,
+    /// The file, and copies of tensors that do not lie in it in their order.
+    parts: Vec<Arc<Bytes>>,
     entries: BTreeMap<String, Entry>,
     metadata: BTreeMap<String, String>,
 }
@@ -162,6 +168,11 @@ impl SafeFile {
     /// [`Error::File`] when the system refuses; [`Error::Format`] when the content is no such file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
+        Self::parse(path.to_path_buf(), Self::map(path)?)
+    }
+
+    /// Maps a regular file of at least 8 bytes.
+    pub(super) fn map(path: &Path) -> Result<Bytes> {
         let about = fs::metadata(path).map_err(Error::file("open", path))?;
         if !about.is_file() {
             let found = if about.is_dir() { "a folder" } else { "no regular file" };
@@ -171,8 +182,18 @@ impl SafeFile {
             return Err(truncated(path, &format!("{} bytes", about.len())));
         }
         let file = File::open(path).map_err(Error::file("open", path))?;
-        let map = map_file(&file).map_err(Error::file("map", path))?;
-        Self::parse(path.to_path_buf(), Bytes::Mapped(map))
+        Ok(Bytes::Mapped(map_file(&file).map_err(Error::file("map", path))?))
+    }
+
+    /// A file of another format whose reader has found its tensors.
+    pub(super) fn of_parts(
+        path: &Path,
+        file: Bytes,
+        copies: Vec<Bytes>,
+        entries: BTreeMap<String, Entry>,
+    ) -> Self {
+        let parts = [file].into_iter().chain(copies).map(Arc::new).collect();
+        Self { path: path.to_path_buf(), parts, entries, metadata: BTreeMap::new() }
     }
 
     /// The same over bytes in memory; `name` stands for the path in messages.
@@ -204,11 +225,11 @@ impl SafeFile {
             .map(|(name, info)| {
                 let (from, to) = info.data_offsets;
                 let range = (start + from, start + to);
-                (name, Entry { dtype: info.dtype, dims: info.shape.clone(), range })
+                (name, Entry { dtype: info.dtype, dims: info.shape.clone(), range, part: 0 })
             })
             .collect();
         let metadata = meta.metadata().clone().unwrap_or_default().into_iter().collect();
-        Ok(Self { path, bytes: Arc::new(bytes), entries, metadata })
+        Ok(Self { path, parts: vec![Arc::new(bytes)], entries, metadata })
     }
 
     /// Where it was opened.
@@ -244,8 +265,8 @@ impl SafeFile {
     /// # Errors
     /// As [`SafeFile::entry`].
     pub fn bytes(&self, name: &str) -> Result<&[u8]> {
-        let (from, to) = self.entry(name)?.range;
-        Ok(&self.bytes.get()[from..to])
+        let entry = self.entry(name)?;
+        Ok(&self.parts[entry.part].get()[entry.range.0..entry.range.1])
     }
 
     /// The F32, F16 or BF16 tensor `name` where it lies; the system is told that it is wanted.
@@ -257,11 +278,11 @@ impl SafeFile {
         if element_bytes(entry.dtype).is_none() {
             return Err(self.dtype_error(name, entry, "f32, f16 or bf16"));
         }
-        let range = entry.range.0..entry.range.1;
-        if let Bytes::Mapped(map) = &*self.bytes {
+        let (range, bytes) = (entry.range.0..entry.range.1, &self.parts[entry.part]);
+        if let Bytes::Mapped(map) = &**bytes {
             expect(map, &range);
         }
-        Ok(Stored { bytes: self.bytes.clone(), dtype: entry.dtype, range })
+        Ok(Stored { bytes: bytes.clone(), dtype: entry.dtype, range })
     }
 
     /// A copy of `name`, bit for bit.

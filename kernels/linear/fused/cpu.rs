@@ -52,5 +52,6 @@ fn value(kind: Kind, x: f32) -> f32 {
         Kind::Gelu => gelu(x),
         Kind::QuickGelu => x * sigmoid(1.702 * x),
         Kind::Relu => x.max(0.0),
+        Kind::Tanh => x.tanh(),
     }
 }

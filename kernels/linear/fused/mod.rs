@@ -79,6 +79,10 @@ impl Op for FusedLinear {
     }
 
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
+        if self.then == Then::Activation(Kind::Tanh) {
+            let problem = "tanh is not computed behind a product; record it on its own".into();
+            return Err(Error::Plan { at: self.name().into(), problem });
+        }
         check::float_inputs("linear", ins, self.names())?;
         let bias = if self.bias { ins.get(2) } else { None };
         let h = output("linear", &ins[0], &ins[1], bias)?;

@@ -1,7 +1,9 @@
 //! `selvedge forward`: one pass of one model, for comparing with any other implementation.
 
+mod inputs;
 mod record;
 mod sam;
+mod towers;
 
 use crate::{
     cli::common::{self, Compute},
@@ -17,7 +19,8 @@ use crate::{
     },
 };
 use clap::{Args as ClapArgs, ValueEnum};
-use record::{Data, Recorded, record};
+use inputs::{Data, Output};
+use record::{Recorded, record};
 use std::{collections::BTreeMap, path::PathBuf};
 
 /// Runs one component once: tensors in, tensors out, gradients on request.
@@ -29,7 +32,8 @@ pub struct Args {
     /// Which component.
     #[arg(value_enum, value_name = "COMPONENT")]
     pub component: Part,
-    /// A diffusers folder, one component's folder, a single-file checkpoint, or `nano`.
+    /// A diffusers or transformers folder, one component's folder, a file with the original names (.safetensors or
+    /// torch's), or `nano`.
     #[arg(long, value_name = "PATH")]
     pub model: PathBuf,
     /// Input tensors; with --gradients also `grad.<output>`.
@@ -68,10 +72,23 @@ pub enum Part {
     /// image_embeddings, input_points, input_labels, input_boxes, input_masks, multimask_output (all but the first may
     /// be left out) -> pred_masks, iou_scores.
     SamMaskDecoder,
+    /// pixel_values -> image_embeds (not normalized), last_hidden_state.
+    ClipImage,
+    /// input_ids -> text_embeds (not normalized), last_hidden_state.
+    ClipText,
+    /// pixel_values -> last_hidden_state, pooler_output.
+    Dinov2,
+    /// pixel_values -> last_hidden_state, pooler_output where there is a pooler.
+    Dino,
+    /// img in [0, 1] -> embed.
+    Dreamsim,
+    /// image, prompt_ids, prompt_attention_mask -> rewards, last_hidden_state.
+    Imagereward,
 }
 
 impl Part {
-    fn component(self) -> Component {
+    /// The part of a checkpoint that it needs.
+    pub fn component(self) -> Component {
         match self {
             Part::Unet => Component::Unet,
             Part::VaeEncoder | Part::VaeDecoder => Component::Vae,
@@ -79,6 +96,12 @@ impl Part {
             Part::TextEncoder2 => Component::TextEncoder2,
             Part::SamImageEncoder => Component::SamImageEncoder,
             Part::SamMaskDecoder => Component::SamMaskDecoder,
+            Part::ClipImage => Component::ClipImage,
+            Part::ClipText => Component::ClipText,
+            Part::Dinov2 => Component::Dinov2,
+            Part::Dino => Component::Dino,
+            Part::Dreamsim => Component::DreamSim,
+            Part::Imagereward => Component::ImageReward,
         }
     }
 }
@@ -179,7 +202,7 @@ fn forward(
             let data = checkpoint.chained(names.plain(&p.name), data);
             match names.stack(p) {
                 Some(stored) => stacks.entry(stored.into()).or_default().push((p, data)),
-                None => out.push(gradient(names.of(p), p, &data)),
+                None => out.push(names.gradient(p, &data)),
             }
         }
         for (stored, parts) in stacks {
@@ -188,22 +211,17 @@ fn forward(
                 Some((dims, data)) => {
                     out.push((format!("grad.{stored}"), Raw::f32(&dims, &data)));
                 }
-                None => out.extend(parts.iter().map(|(p, d)| gradient(names.of(p), p, d))),
+                None => out.extend(parts.iter().map(|(p, d)| names.gradient(p, d))),
             }
         }
     }
     Ok(out)
 }
 
-/// A parameter's gradient as the file has it.
-fn gradient(name: String, p: &ParamInfo, data: &[f32]) -> (String, Raw) {
-    (format!("grad.{name}"), Raw::f32(&p.layout.checkpoint_dims(&p.dims), data))
-}
-
 /// Gives the program `grad.<output>` of every output that the file has it for.
 fn seed(
     program: &mut Program,
-    outputs: &[record::Output],
+    outputs: &[Output],
     dims: &[Vec<usize>],
     inputs: &SafeFile,
 ) -> Result<()> {
@@ -285,6 +303,18 @@ impl Names<'_> {
         let shares =
             |p: &&ParamInfo| self.checkpoint.stored_name(self.plain(&p.name)) == Some(stored);
         (!is_adapter(&param.name) && self.own.iter().filter(shares).count() > 1).then_some(stored)
+    }
+
+    /// A parameter's gradient as the file has the parameter.
+    fn gradient(&self, param: &ParamInfo, data: &[f32]) -> (String, Raw) {
+        let dims = param.layout.checkpoint_dims(&param.dims);
+        let raw = Raw::f32(self.dims(param, data.len()).unwrap_or(&dims), data);
+        (format!("grad.{}", self.of(param)), raw)
+    }
+
+    /// Dims of our own parameter in the file.
+    fn dims(&self, param: &ParamInfo, len: usize) -> Option<&[usize]> {
+        self.checkpoint.stored_dims(self.plain(&param.name), len)
     }
 
     fn plain<'n>(&self, name: &'n str) -> &'n str {

@@ -1,6 +1,6 @@
 //! Segment Anything's two components with their inputs and outputs as files name them.
 
-use super::record::{Inputs, Output};
+use super::inputs::{Inputs, Output};
 use crate::{
     error::{Error, Result},
     lora::Adapters,

@@ -2,12 +2,14 @@
 
 mod sam;
 mod show;
+mod towers;
 
 use super::{
-    bench::Latent,
+    bench::{Latent, parse_latent},
     common::{dtype, note, out, positive},
 };
 use crate::{
+    cli::forward::Part,
     data::TrainConfig,
     device::Device,
     error::{Error, Result},
@@ -24,8 +26,8 @@ use crate::{
     tensor::Spec,
     train::{Blueprint, StepSize, fit, plan_denoising, plan_training},
 };
-use clap::{Args as ClapArgs, Subcommand};
-use show::{Title, View, print};
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+use show::{COMPONENTS, Title, View, print};
 use std::path::{Path, PathBuf};
 
 /// Prints the planned program: steps, shapes, work, memory. Needs configurations, no weights.
@@ -98,9 +100,13 @@ struct Generate {
 
 #[derive(Debug, ClapArgs)]
 struct ForwardArgs {
-    /// unet, vae-encoder, vae-decoder, text-encoder, text-encoder-2, sam-image-encoder or sam-mask-decoder (--model
-    /// sam-vit-b, -l, -h or mobile-sam, or a checkpoint).
+    /// unet, vae-encoder, vae-decoder, text-encoder, text-encoder-2; sam-image-encoder, sam-mask-decoder (--model
+    /// sam-vit-b, -l, -h or mobile-sam, or a checkpoint); clip-image, clip-text, dinov2, dino (a configuration is
+    /// enough, original names need their file), dreamsim, imagereward (their folder).
     component: String,
+    /// Side of a tower's pictures in pixels, or HEIGHTxWIDTH; by default the size it was made for.
+    #[arg(long, value_parser = parse_latent)]
+    size: Option<Latent>,
     #[command(flatten)]
     common: Common,
 }
@@ -140,7 +146,11 @@ pub fn run(args: Args) -> Result<u8> {
             }
             let device = Device::parse(&f.common.view.device)?;
             let title = Title::of(&f.component, &f.common.model, &f.common.view);
-            print(&forward(&f.component, &f.common)?, &title, &device, &[])?;
+            let plan = match Part::from_str(&f.component, false).map(Part::component) {
+                Ok(tower) if tower.is_tower() => tower_plan(tower, &f)?,
+                _ => base_plan(&f)?,
+            };
+            print(&plan, &title, &device, &[])?;
         }
     }
     Ok(0)
@@ -251,6 +261,36 @@ fn unet_config(common: &Common) -> Result<UnetConfig> {
     UnetConfig::from_json(&component_json(&common.model, Component::Unet)?)
 }
 
+fn tower_plan(component: Component, args: &ForwardArgs) -> Result<Plan> {
+    let common = &args.common;
+    if common.view.latent.is_some() {
+        return Err(misplaced("--latent", "a tower has no latent; use --size"));
+    }
+    let size = towers::Size {
+        batch: common.batch,
+        tokens: common.tokens,
+        picture: args.size,
+        dtype: dtype(&common.view.dtype)?,
+    };
+    towers::plan(component, &common.model, &size)
+}
+
+fn base_plan(args: &ForwardArgs) -> Result<Plan> {
+    match args.size {
+        Some(_) => Err(misplaced("--size", "use --latent for a part of a base model")),
+        None => forward(&args.component, &args.common),
+    }
+}
+
+fn misplaced(flag: &str, fix: &str) -> Error {
+    Error::Config {
+        key: flag.into(),
+        found: "a size".into(),
+        expected: "no such size for this component".into(),
+        fix: fix.into(),
+    }
+}
+
 fn forward(component: &str, common: &Common) -> Result<Plan> {
     let (model, n) = (common.model.as_str(), common.batch);
     let json = |c: Component| component_json(model, c);
@@ -302,9 +342,7 @@ fn forward(component: &str, common: &Common) -> Result<Plan> {
             return Err(Error::Config {
                 key: "COMPONENT".into(),
                 found: other.into(),
-                expected: "unet, vae-encoder, vae-decoder, text-encoder, text-encoder-2, \
-                           sam-image-encoder, sam-mask-decoder"
-                    .into(),
+                expected: COMPONENTS.join(", "),
                 fix: "name one of these".into(),
             });
         }

@@ -58,6 +58,23 @@ fn memory(s: &Summary) -> Memory {
     Memory { weights, arena, moments, peak: weights + arena + moments }
 }
 
+/// What one pass may be of.
+pub(super) const COMPONENTS: [&str; 13] = [
+    "unet",
+    "vae-encoder",
+    "vae-decoder",
+    "text-encoder",
+    "text-encoder-2",
+    "sam-image-encoder",
+    "sam-mask-decoder",
+    "clip-image",
+    "clip-text",
+    "dinov2",
+    "dino",
+    "dreamsim",
+    "imagereward",
+];
+
 /// What a plan is called, and how it is shown.
 pub(super) struct Title {
     pub what: &'static str,
@@ -68,9 +85,7 @@ pub(super) struct Title {
 impl Title {
     /// The title of one component's plan.
     pub fn of(component: &str, model: &str, view: &View) -> Self {
-        let known = ["unet", "vae-encoder", "vae-decoder", "text-encoder", "text-encoder-2"];
-        let known = known.into_iter().chain(super::sam::COMPONENTS);
-        let what = known.into_iter().find(|k| *k == component).unwrap_or("plan");
+        let what = COMPONENTS.into_iter().find(|k| *k == component).unwrap_or("plan");
         Self { what, model: model.into(), view: view.clone() }
     }
 }

@@ -81,18 +81,16 @@ pub fn open(folder: &Path, component: Component) -> Result<Slots> {
 /// The current name of a parameter of a diffusers or transformers file.
 pub fn canonical(component: Component, name: &str) -> String {
     match component {
-        Component::Unet | Component::SamImageEncoder | Component::SamMaskDecoder => {
-            name.to_string()
-        }
         Component::Vae => names::old_vae_attention(name),
         Component::TextEncoder | Component::TextEncoder2 => names::text(name),
+        _ => name.to_string(),
     }
 }
 
-/// Files, and which of their tensors count: all of them where nothing says so.
+/// Weight files, each with the names to take from it where not all.
 pub type Files = Vec<(PathBuf, Option<Vec<String>>)>;
 
-/// The files of a component's weights, and which of their tensors count where an index says so.
+/// The files that hold the weights in `folder`.
 pub fn weight_files(folder: &Path) -> Result<Files> {
     match find(folder)? {
         Found::One(file, _) => Ok(vec![(file, None)]),

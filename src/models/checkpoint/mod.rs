@@ -1,10 +1,12 @@
-//! Weights of the base model: diffusers folders, single files with the original names, the embedded
-//! base.
+//! Weights of the base model (diffusers folders, single files with the original names, the embedded base) and of
+//! the towers that judge pictures.
 
 pub mod assets;
+mod component;
 mod derive;
 mod family;
 mod folder;
+mod format;
 mod names;
 mod runtime;
 mod sam;
@@ -13,6 +15,7 @@ mod single;
 mod stacked;
 mod store;
 mod target;
+mod tower;
 
 use crate::{
     device::Pool,
@@ -29,54 +32,15 @@ use std::{
 };
 use store::{Slot, Slots};
 
+pub use component::Component;
 pub use family::Family;
 pub use folder::model_files;
 pub use sam_names::POSITIONS;
 pub use target::Target;
+pub use tower::config_of;
 
 /// The word that stands for the embedded base.
 pub const NANO: &str = "nano";
-
-/// A part of a text-to-image model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Component {
-    /// The denoiser.
-    Unet,
-    /// The image autoencoder.
-    Vae,
-    /// The first text encoder.
-    TextEncoder,
-    /// The second text encoder (SDXL).
-    TextEncoder2,
-    /// Segment Anything's image encoder.
-    SamImageEncoder,
-    /// Segment Anything's prompt encoder and mask decoder.
-    SamMaskDecoder,
-}
-
-impl Component {
-    /// Its folder name, also the prefix of its parameter names: `unet`, `text_encoder_2`, ...
-    pub fn name(self) -> &'static str {
-        match self {
-            Component::Unet => "unet",
-            Component::Vae => "vae",
-            Component::TextEncoder => "text_encoder",
-            Component::TextEncoder2 => "text_encoder_2",
-            Component::SamImageEncoder => "sam_image_encoder",
-            Component::SamMaskDecoder => "sam_mask_decoder",
-        }
-    }
-
-    /// What its configuration calls itself, in part.
-    fn class(self) -> &'static str {
-        match self {
-            Component::Unet => "UNet2DConditionModel",
-            Component::Vae => "AutoencoderKL",
-            Component::TextEncoder | Component::TextEncoder2 => "CLIP",
-            Component::SamImageEncoder | Component::SamMaskDecoder => "Sam",
-        }
-    }
-}
 
 type Cache = HashMap<(String, WeightLayout), WeakFloats>;
 
@@ -87,6 +51,8 @@ pub struct Checkpoint {
     source: String,
     config: Value,
     slots: Slots,
+    /// How the file calls what it lacks; empty for a part of a text-to-image model.
+    published: Vec<tower::Published>,
     /// What programs hold now; a parameter is read again when nobody does.
     cache: Mutex<Cache>,
     pool: Pool,
@@ -96,13 +62,20 @@ impl Checkpoint {
     /// Opens `component` of `model`: a diffusers folder, the component's own folder (`config.json`
     /// and `*.safetensors`, also in shards), a single `.safetensors` file with the original names
     /// of SDXL, SD 1.5 or SD 2.1, or the word `nano`. Full-precision files are preferred to `fp16`
-    /// variants.
+    /// variants. A tower is a transformers folder, a file with the original names (`.safetensors` or torch's), or
+    /// a folder with one.
     ///
     /// # Errors
     /// [`Error::File`] for what cannot be opened, [`Error::Format`] for what is not such a model.
     pub fn open(model: impl AsRef<Path>, component: Component) -> Result<Self> {
         let model = model.as_ref();
+        let mut published = vec![];
         let (config, slots) = match () {
+            () if component.is_tower() => {
+                let opened = tower::open(model, component)?;
+                published = opened.published;
+                (opened.config, opened.slots)
+            }
             () if model == Path::new(NANO) => embedded(component)?,
             () if matches!(component, Component::SamImageEncoder | Component::SamMaskDecoder) => {
                 sam::open(model, component)?
@@ -122,6 +95,7 @@ impl Checkpoint {
             source,
             config,
             slots,
+            published,
             cache: Mutex::default(),
             pool: Pool::default(),
         })
@@ -130,6 +104,11 @@ impl Checkpoint {
     /// Which part it is.
     pub fn component(&self) -> Component {
         self.component
+    }
+
+    /// The file or folder it was opened from.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// The component's configuration, as diffusers or transformers writes `config.json`.
@@ -180,7 +159,7 @@ impl Checkpoint {
         for (name, param) in &wanted {
             let want = param.layout.checkpoint_dims(&param.dims);
             match self.slots.get(*name) {
-                None => missing.push((*name).to_string()),
+                None => missing.push(self.published_name(name)),
                 Some(s) if !fits(&s.dims, &want) => {
                     misshaped.push(format!("{name}: found {:?}, expected {want:?}", s.dims));
                 }
@@ -204,7 +183,6 @@ impl Checkpoint {
         let recorded =
             |part: &str| wanted.range(part..).next().is_some_and(|(n, _)| n.starts_with(part));
         match self.component {
-            Component::Unet | Component::SamImageEncoder => false,
             Component::SamMaskDecoder => {
                 let prompts = ["prompt_encoder.mask_embed.", "prompt_encoder.no_mask_embed."];
                 name == POSITIONS || prompts.iter().any(|p| name.starts_with(p) && !recorded(p))
@@ -222,7 +200,19 @@ impl Checkpoint {
                     l < layers && !recorded(&format!("text_model.encoder.layers.{l}."))
                 }) || name.starts_with("text_model.final_layer_norm.")
             }
+            _ => false,
         }
+    }
+
+    /// The name that the file would have for the parameter `name` (no component prefix).
+    pub fn published_name(&self, name: &str) -> String {
+        self.published.iter().find_map(|p| p.name(name)).unwrap_or_else(|| name.to_string())
+    }
+
+    /// Dims of the parameter `name` (no component prefix) in the file, where they are of `len` elements.
+    pub fn stored_dims(&self, name: &str, len: usize) -> Option<&[usize]> {
+        let dims = self.slots.get(name).map(|s| s.dims.as_slice());
+        dims.filter(|d| d.iter().product::<usize>() == len)
     }
 
     /// `name` without the component prefix; `None` for another component's parameter.
@@ -334,11 +324,15 @@ pub fn model_json(model: impl AsRef<Path>, inner: &str) -> Result<Option<Value>>
     path.is_file().then(|| folder::read_json(&path)).transpose()
 }
 
-/// A 1x1 convolution and a linear weight are the same numbers: trailing ones do not count.
+/// A 1x1 convolution and a linear weight are the same numbers, and so are a row and a table of one row: ones before
+/// and behind do not count.
 fn fits(found: &[usize], want: &[usize]) -> bool {
-    let bare = |d: &[usize]| match d {
-        [o, i, 1, 1] => vec![*o, *i],
-        other => other.to_vec(),
+    let bare = |d: &[usize]| {
+        let first = d.iter().position(|n| *n != 1).unwrap_or(d.len());
+        match &d[first..] {
+            [o, i, 1, 1] => vec![*o, *i],
+            other => other.to_vec(),
+        }
     };
     bare(found) == bare(want)
 }

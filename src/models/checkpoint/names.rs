@@ -88,7 +88,7 @@ pub fn open_clip(name: &str, slot: &Slot) -> Option<Vec<(String, Slot)>> {
         let parts = ["q", "k", "v"]
             .iter()
             .enumerate()
-            .map(|(i, p)| Some((format!("{at}.self_attn.{p}_proj.{kind}"), slot.third(i)?)));
+            .map(|(i, p)| Some((format!("{at}.self_attn.{p}_proj.{kind}"), slot.share(i, 3)?)));
         return parts.collect();
     }
     let table = [
@@ -106,13 +106,13 @@ pub fn harmless(component: super::Component, name: &str) -> bool {
     use super::Component as C;
     let starts = |list: &[&str]| list.iter().any(|p| name.starts_with(p));
     match component {
-        C::Unet | C::SamImageEncoder | C::SamMaskDecoder => false,
         C::Vae => starts(&["loss.", "model_ema."]),
         C::TextEncoder | C::TextEncoder2 => {
             name.ends_with("position_ids")
                 || starts(&["logit_scale", "vision_model.", "visual.", "visual_projection."])
                 || starts(&["text_projection", "attn_mask"])
         }
+        _ => false,
     }
 }
 

@@ -95,7 +95,7 @@ fn put(slots: &mut Slots, name: String, slot: Slot) -> Result<()> {
         };
     }
     match name.split_once("attn.qkv.") {
-        Some((block, kind)) => thirds(slots, (block, kind), &slot, |i| slot.third(i)),
+        Some((block, kind)) => thirds(slots, (block, kind), &slot, |i| slot.share(i, 3)),
         None => store::insert(slots, name, slot),
     }
 }

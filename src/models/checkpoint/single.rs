@@ -1,4 +1,4 @@
-//! Single-file checkpoints with the original key names of SDXL, SD 1.5 and SD 2.1.
+//! Single-file checkpoints (`.safetensors`, torch's) with the original key names of SDXL, SD 1.5 and SD 2.1.
 
 use super::{
     Component, derive,
@@ -9,7 +9,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     lora::Sgm,
-    tensor::safetensors::SafeFile,
+    tensor::{open_weights, safetensors::SafeFile},
 };
 use serde_json::Value;
 use std::{path::Path, sync::Arc};
@@ -25,12 +25,13 @@ fn prefixes(component: Component, family: Family) -> &'static [&'static str] {
         (Component::TextEncoder2, _) => &["conditioner.embedders.1.model."],
         (Component::SamImageEncoder, _) => &["image_encoder."],
         (Component::SamMaskDecoder, _) => &["prompt_encoder.", "mask_decoder."],
+        _ => &[], // towers are opened elsewhere
     }
 }
 
 /// Opens `component` of the single file `path`; the configuration is read off the shapes.
 pub fn open(path: &Path, component: Component) -> Result<(Value, Slots)> {
-    let file = Arc::new(SafeFile::open(path)?);
+    let file = Arc::new(open_weights(path)?);
     let family = Family::of(&file);
     let mut found: Vec<(String, Slot)> = vec![];
     for prefix in prefixes(component, family) {

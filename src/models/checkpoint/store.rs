@@ -13,8 +13,8 @@ use std::{collections::BTreeMap, sync::Arc};
 #[derive(Clone, Debug)]
 enum Part {
     Whole,
-    /// The `i`-th third of the rows: q, k, v of a stacked projection.
-    Third(usize),
+    /// The `i`-th of `n` equal shares of the rows: q, k, v of a stacked projection.
+    Share(usize, usize),
     /// The matrix transposed.
     Transposed,
     /// The rows of q, k or v (`i`) in a projection that stacks the three head by head.
@@ -34,13 +34,26 @@ pub struct Slot {
     /// Dims of the parameter, in the published layout.
     pub dims: Vec<usize>,
     part: Part,
+    /// A merged adapter.
+    added: Option<Arc<LowRank>>,
+}
+
+/// What a merged adapter adds to a matrix: `scale up down`.
+#[derive(Debug)]
+pub struct LowRank {
+    /// `[out, rank]`.
+    pub up: Slot,
+    /// `[rank, in]`.
+    pub down: Slot,
+    /// The factor.
+    pub scale: f32,
 }
 
 impl Slot {
     /// The whole tensor `name`.
     pub fn whole(file: &Arc<SafeFile>, name: &str) -> Result<Self> {
         let dims = file.entry(name)?.dims.clone();
-        Ok(Self { file: file.clone(), stored: name.into(), dims, part: Part::Whole })
+        Ok(Self { file: file.clone(), stored: name.into(), dims, part: Part::Whole, added: None })
     }
 
     /// The transposed matrix; `None` when it is no matrix.
@@ -51,12 +64,23 @@ impl Slot {
         }
     }
 
-    /// The `i`-th third of the rows; `None` when they do not divide.
-    pub fn third(&self, i: usize) -> Option<Self> {
+    /// The `i`-th of `n` equal shares of the rows; `None` when they do not divide.
+    pub fn share(&self, i: usize, n: usize) -> Option<Self> {
         let rows = *self.dims.first()?;
         let mut dims = self.dims.clone();
-        dims[0] = rows / 3;
-        (rows % 3 == 0).then(|| Self { dims, part: Part::Third(i), ..self.clone() })
+        dims[0] = rows / n;
+        (rows % n == 0).then(|| Self { dims, part: Part::Share(i, n), ..self.clone() })
+    }
+
+    /// The matrix with an adapter merged into it; `None` when the shapes do not fit.
+    pub fn merged(&self, low_rank: LowRank) -> Option<Self> {
+        let ([out, width], [o, r], [rank, i]) =
+            (&self.dims[..], &low_rank.up.dims[..], &low_rank.down.dims[..])
+        else {
+            return None;
+        };
+        (o == out && i == width && r == rank)
+            .then(|| Self { added: Some(Arc::new(low_rank)), ..self.clone() })
     }
 
     /// Rows of q, k or v (`i` from 0) in a projection whose rows are q, k and v of the first head, then of the next;
@@ -88,8 +112,8 @@ impl Slot {
         match &self.part {
             Part::Whole | Part::Known(_) => {}
             Part::Transposed => t = t.permuted(&[1, 0]),
-            Part::Third(i) => {
-                let n = t.data.len() / 3;
+            Part::Share(i, shares) => {
+                let n = t.data.len() / shares;
                 t.data = t.data.drain(i * n..(i + 1) * n).collect();
                 t.dims = self.dims.clone();
             }
@@ -99,6 +123,16 @@ impl Slot {
                 t = Tensor { dims: self.dims.clone(), data: own.flatten().copied().collect() };
             }
             Part::Scaled(_) => self.scale(&mut t.data),
+        }
+        if let Some(low_rank) = &self.added {
+            let (up, down) = (low_rank.up.read()?, low_rank.down.read()?);
+            let width = down.dims.last().copied().unwrap_or(0).max(1);
+            let rank = down.dims.first().copied().unwrap_or(0).max(1);
+            for (row, up) in t.data.chunks_exact_mut(width).zip(up.data.chunks_exact(rank)) {
+                for (u, down) in up.iter().zip(down.data.chunks_exact(width)) {
+                    row.iter_mut().zip(down).for_each(|(w, d)| *w += low_rank.scale * u * d);
+                }
+            }
         }
         Ok(t)
     }
@@ -116,13 +150,13 @@ impl Slot {
     /// Puts `own`, values of this part of a stacked projection, at their place in `whole`, values of all of it; false
     /// for what is no such part.
     pub fn put_back(&self, whole: &mut [f32], own: &[f32]) -> bool {
-        let (i, heads) = match self.part {
-            Part::Third(i) => (i, 1),
-            Part::OfHeads(i, heads) => (i, heads),
+        let (i, heads, shares) = match self.part {
+            Part::Share(i, n) => (i, 1, n),
+            Part::OfHeads(i, heads) => (i, heads, 3),
             _ => return false,
         };
         let n = own.len().checked_div(heads).unwrap_or(0).max(1);
-        let places = whole.chunks_exact_mut(n).skip(i).step_by(3);
+        let places = whole.chunks_exact_mut(n).skip(i).step_by(shares);
         places.zip(own.chunks_exact(n)).for_each(|(to, from)| to.copy_from_slice(from));
         true
     }
@@ -131,8 +165,9 @@ impl Slot {
     pub fn stored(&self) -> Result<Option<Stored>> {
         let stored = self.file.stored(&self.stored)?;
         Ok(match self.part {
+            _ if self.added.is_some() => None,
             Part::Whole => Some(stored),
-            Part::Third(i) => Some(stored.part(i, 3)),
+            Part::Share(i, n) => Some(stored.part(i, n)),
             Part::Transposed | Part::OfHeads(..) | Part::Scaled(_) | Part::Known(_) => None,
         })
     }

@@ -1,7 +1,7 @@
 //! What a checkpoint says about the training target of its U-Net, where it has no `scheduler_config.json`.
 
 use super::{NANO, family::Family};
-use crate::{error::Result, models::noise::Prediction, tensor::safetensors::SafeFile};
+use crate::{error::Result, models::noise::Prediction, tensor::open_weights};
 use std::path::Path;
 
 /// The training target of a U-Net, and how far the checkpoint tells it.
@@ -28,7 +28,7 @@ impl Target {
         if model == Path::new(NANO) || model.is_dir() {
             return Ok(Self { known: context != Some(1024), ..noise });
         }
-        let file = SafeFile::open(model)?;
+        let file = open_weights(model)?;
         let has = |name: &str| file.entries().contains_key(name);
         let text = |key: &str| file.metadata().get(key).map_or("", String::as_str);
         let kind = text("modelspec.prediction_type");
