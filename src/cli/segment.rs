@@ -67,7 +67,7 @@ pub fn run(args: &SegmentArgs) -> Result<u8> {
         "share": share, "quality": cut.quality,
     }]);
     let text = serde_json::to_string_pretty(&all).unwrap_or_default();
-    atomic_write(&args.out.join("segments.json"), |w| w.write_all(text.as_bytes()))?;
+    atomic_write(args.out.join("segments.json"), |w| w.write_all(text.as_bytes()))?;
     out(&format!(
         "{}: {:.1} % of the photo, quality {:.3}\n",
         mask.display(),

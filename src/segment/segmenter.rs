@@ -67,8 +67,17 @@ impl Segmenter {
         let mut rec = Recorder::in_dtype(dtype);
         let pixels = rec.input("pixel_values", Spec::f32(&[1, input[0], input[1], 3]));
         let out = within(&mut rec, &weights, |net| image_encoder(net, &config, pixels))?;
+        let channels = rec.spec(out).last();
         let encoder = load(rec, &[("image_embeddings", out)], &weights, &device)?;
         let config = DecoderConfig::from_json(decoder.config())?;
+        if channels != config.width {
+            return Err(Error::Data {
+                at: path.display().to_string(),
+                found: format!("{channels} channels out of the encoder"),
+                expected: format!("{}, which the mask decoder takes", config.width),
+                fix: "give encoder and decoder of one network".into(),
+            });
+        }
         Ok(Self { device, dtype, input, encoder, decoder, config, matrix })
     }
 

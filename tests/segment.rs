@@ -1,0 +1,161 @@
+//! `selvedge segment` with a prompt given by hand, on a small random SAM.
+#![allow(clippy::unwrap_used)]
+
+use selvedge::{
+    segment::frame::Frame,
+    tensor::{
+        Tensor,
+        image::{Picture, read, write_png},
+        philox::fill_normal,
+        safetensors::{Raw, SafeFile},
+        write_safetensors,
+    },
+};
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+fn selvedge(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_selvedge")).args(args).output().unwrap()
+}
+
+fn refusal(args: &[&str]) -> String {
+    let output = selvedge(args);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {error}");
+    assert!(!error.contains("panicked"), "{error}");
+    error
+}
+
+fn normal(dims: &[usize], seed: u64) -> Raw {
+    let mut data = vec![0.0; dims.iter().product()];
+    fill_normal(seed, 0, &mut data);
+    Raw::f32(dims, &data)
+}
+
+/// An encoder for pictures of 64 x 144 pixels and a decoder as wide as its output.
+fn sam(path: &Path) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/sam");
+    let mut all = BTreeMap::new();
+    for part in ["07-original-encoder", "08-original-decoder"] {
+        let file = SafeFile::open(folder.join(part).join("sam.safetensors")).unwrap();
+        let own = file.entries().keys().map(|n| (n.clone(), file.raw(n).unwrap()));
+        all.extend(own);
+    }
+    let neck = |n: &str| format!("image_encoder.neck.{n}");
+    for (seed, (name, dims)) in [
+        ("0.weight", &[16, 8, 1, 1][..]),
+        ("1.weight", &[16]),
+        ("1.bias", &[16]),
+        ("2.weight", &[16, 16, 3, 3]),
+        ("3.weight", &[16]),
+        ("3.bias", &[16]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        all.insert(neck(name), normal(dims, seed as u64));
+    }
+    let list = all.iter().map(|(n, t)| (n.as_str(), t));
+    write_safetensors(path, list, &BTreeMap::new()).unwrap();
+}
+
+/// A photo in which every pixel differs.
+fn photo(path: &Path, width: usize, height: usize) -> Picture {
+    let mut photo = Picture::filled(width, height, 3, 0);
+    for (i, v) in photo.data.iter_mut().enumerate() {
+        *v = (i * 7919 % 251) as u8;
+    }
+    write_png(path, &photo, &[]).unwrap();
+    photo
+}
+
+#[test]
+fn the_mask_is_the_networks_at_the_photos_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let text = |name: &str| at(name).display().to_string();
+    sam(&at("sam.safetensors"));
+    let photo = photo(&at("dog.png"), 90, 50);
+    let (model, out) = (text("sam.safetensors"), text("out"));
+    let area = ["--box", "9,5,60,45", "--point", "30,20", "--point", "80,48,0"];
+    let common = ["segment", &text("dog.png"), "--segmenter", &model, "--device", "cpu"];
+    let run = selvedge(&[&common[..], &area[..], &["--out", &out]].concat());
+    let error = String::from_utf8_lossy(&run.stderr).into_owned();
+    let mask = read(&at("out/dog_mask.png")).unwrap();
+    assert_eq!((mask.width, mask.height, mask.channels), (90, 50, 1));
+    let inside = mask.data.iter().filter(|v| **v == 255).count();
+    assert!(mask.data.iter().all(|v| *v == 0 || *v == 255));
+    assert_eq!(run.status.code(), Some(i32::from(inside == 0)), "{error}");
+    let listed: Value =
+        serde_json::from_slice(&fs::read(at("out/segments.json")).unwrap()).unwrap();
+    assert_eq!(listed[0]["prompt"]["box"], serde_json::json!([9.0, 5.0, 60.0, 45.0]));
+    assert!(read(&at("out/dog_overlay.png")).unwrap().channels == 3);
+
+    // the same by `forward`, step by step
+    let frame = Frame::fit([50, 90], [64, 144]);
+    let pixels = Tensor { dims: vec![1, 64, 144, 3], data: frame.pixels(&photo) };
+    let pixels = pixels.permuted(&[0, 3, 1, 2]);
+    let forward = |part: &str, inputs: &[(&str, &Raw)]| {
+        write_safetensors(at("in.safetensors"), inputs.iter().copied(), &BTreeMap::new()).unwrap();
+        let (from, to) = (text("in.safetensors"), text("to.safetensors"));
+        let args = ["forward", part, "--model", &model, "--inputs", &from, "--outputs", &to];
+        let run = selvedge(&[&args[..], &["--device", "cpu"]].concat());
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        SafeFile::open(at("to.safetensors")).unwrap()
+    };
+    let pixels = Raw::f32(&pixels.dims, &pixels.data);
+    let encoded = forward("sam-image-encoder", &[("pixel_values", &pixels)]);
+    let embeddings = encoded.raw("image_embeddings").unwrap();
+    let place = |x: f64, y: f64| frame.place([x, y]);
+    let boxes = [place(9.0, 5.0), place(60.0, 45.0)].concat();
+    let points = [place(30.0, 20.0), place(80.0, 48.0)].concat();
+    let masks = forward(
+        "sam-mask-decoder",
+        &[
+            ("image_embeddings", &embeddings),
+            ("input_boxes", &Raw::f32(&[1, 1, 4], &boxes)),
+            ("input_points", &Raw::f32(&[1, 1, 2, 2], &points)),
+            ("input_labels", &Raw::f32(&[1, 1, 2], &[1.0, 0.0])),
+            ("multimask_output", &Raw::f32(&[1], &[0.0])),
+        ],
+    );
+    let logits = masks.f32("pred_masks").unwrap();
+    assert_eq!(logits.dims, [1, 1, 1, 16, 36]);
+    let (low, high) =
+        logits.data.iter().fold((f32::MAX, f32::MIN), |(a, b), v| (a.min(*v), b.max(*v)));
+    assert!(low < 0.0 && high > 0.0, "a mask with an edge: {low} {high}");
+    assert_eq!(frame.mask(&logits.data, [16, 36]), mask);
+    let quality = masks.f32("iou_scores").unwrap().data[0];
+    assert_eq!(listed[0]["quality"].as_f64().unwrap() as f32, quality);
+}
+
+#[test]
+fn what_cannot_be_cut_is_one_clear_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let text = |name: &str| at(name).display().to_string();
+    sam(&at("sam.safetensors"));
+    photo(&at("dog.png"), 90, 50);
+    fs::write(at("text.png"), "no picture").unwrap();
+    let (model, out, dog) = (text("sam.safetensors"), text("out"), text("dog.png"));
+    let run = |photo: &str, segmenter: &str, more: &[&str]| {
+        let args = ["segment", photo, "--segmenter", segmenter, "--out", &out];
+        refusal(&[&args[..], more].concat())
+    };
+    assert!(run(&dog, &model, &[]).contains("neither"));
+    assert!(run(&dog, &model, &["--box", "0,0,91,50"]).contains("0 to 90 across"));
+    assert!(run(&dog, &model, &["--box", "5,5,5,9"]).contains("x0 < x1"));
+    assert!(run(&dog, &model, &["--point", "-1,3"]).contains("--point"));
+    assert!(run(&text("text.png"), &model, &["--point", "1,3"]).contains("no picture"));
+    assert!(run(&dog, &text("none"), &["--point", "1,3"]).contains("none"));
+    // a decoder of another width than the encoder
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/sam");
+    let encoder = fixtures.join("07-original-encoder").display().to_string();
+    run(&dog, &encoder, &["--point", "1,3"]);
+    assert!(!at("out").exists());
+}
