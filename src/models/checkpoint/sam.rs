@@ -5,10 +5,11 @@ use super::{
     Component, folder,
     sam_names::{self as names, POSITIONS},
     store::{self, Slot, Slots},
+    tower::only_file,
 };
 use crate::{
     error::{Error, Result},
-    tensor::safetensors::SafeFile,
+    tensor::open_weights,
 };
 use serde_json::{Value, json};
 use std::{path::Path, sync::Arc};
@@ -20,8 +21,8 @@ const BATCH_NORM: [&str; 4] = ["weight", "bias", "running_mean", "running_var"];
 
 type Found = Vec<(String, Slot)>;
 
-/// Opens `component` of `model`: transformers' folder (`config.json` with `model_type` sam), or a safetensors file with
-/// the names of segment_anything or MobileSAM, or a folder that holds one.
+/// Opens `component` of `model`: transformers' folder (`config.json` with `model_type` sam), or a file (safetensors or
+/// torch's) with the names of segment_anything or MobileSAM, or a folder that holds one.
 pub fn open(model: &Path, component: Component) -> Result<(Value, Slots)> {
     let config = model.join("config.json");
     let found = read(model)?;
@@ -46,15 +47,16 @@ pub fn open(model: &Path, component: Component) -> Result<(Value, Slots)> {
     }
 }
 
-/// Every tensor of a file, or of the file or shards in a folder.
+/// Every tensor of a file (safetensors or torch's), or of the file or shards in a folder.
 fn read(model: &Path) -> Result<Found> {
     let files = match model.is_dir() {
-        true => folder::weight_files(model)?,
+        true if model.join("config.json").is_file() => folder::weight_files(model)?,
+        true => vec![(only_file(model)?, None)],
         false => vec![(model.to_path_buf(), None)],
     };
     let mut found = vec![];
     for (path, only) in files {
-        let file = Arc::new(SafeFile::open(&path)?);
+        let file = Arc::new(open_weights(&path)?);
         let names = only.unwrap_or_else(|| file.entries().keys().cloned().collect());
         for name in names {
             let slot = Slot::whole(&file, &name)?;

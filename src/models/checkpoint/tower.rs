@@ -196,8 +196,8 @@ fn original(model: &Path, component: Component) -> Result<Opened> {
 /// Endings of files of weights.
 const ENDINGS: [&str; 5] = [".safetensors", ".pth", ".pt", ".pth.tar", ".bin"];
 
-/// The one file of weights in a folder.
-fn only_file(folder: &Path) -> Result<PathBuf> {
+/// The one file of weights in a folder, safetensors or torch's.
+pub(super) fn only_file(folder: &Path) -> Result<PathBuf> {
     let ends = |p: &PathBuf| {
         let name = p.file_name().unwrap_or_default().to_string_lossy().into_owned();
         ENDINGS.iter().any(|end| name.ends_with(end))
