@@ -3,7 +3,7 @@
 
 use super::{
     Attention,
-    bias::{Added, Place},
+    added::{Added, Place},
     block::{harden, row_stride, seen},
     cpu::{PIECES, Shape},
 };

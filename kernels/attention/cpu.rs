@@ -2,7 +2,7 @@
 
 use super::{
     Attention,
-    bias::{Added, Place},
+    added::{Added, Place},
     block::{row_stride, seen, soften},
 };
 use crate::{

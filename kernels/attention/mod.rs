@@ -1,5 +1,6 @@
 //! Scaled dot-product attention over heads.
 
+mod added;
 mod backward;
 mod bias;
 mod block;
@@ -122,7 +123,7 @@ impl Op for Attention {
         match io.device {
             Device::Cpu => {
                 check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::forward(*self, bias::Added::Nothing, io);
+                cpu::forward(*self, added::Added::Nothing, io);
             }
             Device::Cuda(cuda) => return cuda::forward(self, &cuda.clone(), &io),
         }
@@ -133,7 +134,7 @@ impl Op for Attention {
         match io.device {
             Device::Cpu => {
                 check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                backward::backward(*self, (bias::Added::Nothing, [0, 0]), io);
+                backward::backward(*self, (added::Added::Nothing, [0, 0]), io);
             }
             Device::Cuda(cuda) => return cuda::backward(self, &cuda.clone(), &io),
         }

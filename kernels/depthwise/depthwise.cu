@@ -42,6 +42,7 @@ __device__ inline void forward(const Args<T>& a) {
     const int x0 = int(pixel - line * unsigned(a.ow)) * a.stride - a.pad;
     Lane<Vec> sum = load<Vec>(a.bias + p.col);
     for (int u = max(0, -y0); u < min(a.kh, a.h - y0); ++u)
+#pragma unroll 1  // unrolled by the compiler it spills at four blocks
       for (int v = max(0, -x0); v < min(a.kw, a.w - x0); ++v)
         add_product<Vec>(sum, a.from + ((Count(n) * a.h + y0 + u) * a.w + x0 + v) * a.c + p.col,
                          a.weight + (u * a.kw + v) * a.c + p.col);
