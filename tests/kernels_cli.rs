@@ -153,7 +153,7 @@ fn variants_are_listed_with_the_shapes_they_serve() {
 fn a_variant_that_does_not_exist_is_refused_before_anything_runs() {
     for (word, expected) in [
         ("attention.sideways=sm80", "attention.forward, attention.backward"),
-        ("atention=sm80", "an operation with variants: attention, conv2d"),
+        ("atention=sm80", "an operation with variants: attention, biased_attention, conv2d"),
         ("attention=sm81", "a variant of attention: "),
         ("attention.backward=sm90_m128", "sm80"),
         ("attention", "OPERATION.PASS=VARIANT"),
