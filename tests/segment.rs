@@ -60,6 +60,8 @@ fn sam(path: &Path) {
     {
         all.insert(neck(name), normal(dims, seed as u64));
     }
+    // patches of 16, as published networks have them
+    all.insert("image_encoder.patch_embed.proj.weight".into(), normal(&[8, 3, 16, 16], 9));
     let list = all.iter().map(|(n, t)| (n.as_str(), t));
     write_safetensors(path, list, &BTreeMap::new()).unwrap();
 }
@@ -86,6 +88,7 @@ fn the_mask_is_the_networks_at_the_photos_size() {
     let common = ["segment", &text("dog.png"), "--segmenter", &model, "--device", "cpu"];
     let run = selvedge(&[&common[..], &area[..], &["--out", &out]].concat());
     let error = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(at("out/dog_mask.png").is_file(), "{error}");
     let mask = read(&at("out/dog_mask.png")).unwrap();
     assert_eq!((mask.width, mask.height, mask.channels), (90, 50, 1));
     let inside = mask.data.iter().filter(|v| **v == 255).count();

@@ -39,6 +39,7 @@ pub struct Segmenter {
     device: Device,
     dtype: DType,
     input: [usize; 2],
+    cells: [usize; 2],
     encoder: Program,
     decoder: Checkpoint,
     config: DecoderConfig,
@@ -67,7 +68,8 @@ impl Segmenter {
         let mut rec = Recorder::in_dtype(dtype);
         let pixels = rec.input("pixel_values", Spec::f32(&[1, input[0], input[1], 3]));
         let out = within(&mut rec, &weights, |net| image_encoder(net, &config, pixels))?;
-        let channels = rec.spec(out).last();
+        let dims = rec.spec(out).dims.clone();
+        let (cells, channels) = ([dims[1], dims[2]], dims[3]);
         let encoder = load(rec, &[("image_embeddings", out)], &weights, &device)?;
         let config = DecoderConfig::from_json(decoder.config())?;
         if channels != config.width {
@@ -78,7 +80,7 @@ impl Segmenter {
                 fix: "give encoder and decoder of one network".into(),
             });
         }
-        Ok(Self { device, dtype, input, encoder, decoder, config, matrix })
+        Ok(Self { device, dtype, input, cells, encoder, decoder, config, matrix })
     }
 
     /// The mask of what `prompt` shows in `photo`: single-mask output, mask 0.
@@ -92,7 +94,7 @@ impl Segmenter {
         self.encoder.set("pixel_values", &frame.pixels(photo))?;
         self.encoder.forward()?;
         let embeddings = self.encoder.get("image_embeddings")?;
-        let [h, w] = self.input.map(|n| n / crate::models::sam::STRIDE);
+        let [h, w] = self.cells;
         let width = self.config.width;
         let tokens = prompts(&frame, prompt).tokens(&self.matrix, self.config.masks, self.input)?;
         let mut rec = Recorder::in_dtype(self.dtype);
