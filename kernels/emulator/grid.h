@@ -198,12 +198,31 @@ void retire(std::unique_ptr<Unit> u, bool failed) {
   if (!failed) pool.give(std::move(u));
 }
 
+// Whether a worker has polled in vain for long since the last progress: progress anywhere makes all of them try again,
+// also one that the system has not let run since.
+struct Idle {
+  void at(Shared& s, uint64_t progress) {
+    if (counted && since == progress) return;
+    const std::lock_guard lock(s.idle_guard);
+    if (s.idle_since != progress) s.idle_since = progress, s.idle = 0;
+    counted = true, since = progress, ++s.idle;
+  }
+  void leave(Shared& s) {
+    if (!counted) return;
+    const std::lock_guard lock(s.idle_guard);
+    if (s.idle_since == since) --s.idle;
+    counted = false;
+  }
+  bool counted = false;
+  uint64_t since = 0;
+};
+
 // Polling units take turns until at most `keep` are left; when nobody's poll has changed for long, it is a
 // deadlock.
 void run_polling(Shared& s, std::vector<std::unique_ptr<Unit>>& polling, size_t keep) {
   uint64_t seen = s.progress;
   unsigned fruitless = 0;
-  bool idle = false;
+  Idle idle;
   while (polling.size() > keep && !s.failed) {
     for (size_t i = 0; i < polling.size() && !s.failed;) {
       const Outcome outcome = run_unit(*polling[i]);
@@ -214,13 +233,12 @@ void run_polling(Shared& s, std::vector<std::unique_ptr<Unit>>& polling, size_t 
     }
     fruitless = s.progress == seen ? fruitless + 1 : 0;
     seen = s.progress;
-    const bool now_idle = fruitless > kFruitlessRounds;
-    if (now_idle != idle) now_idle ? ++s.idle : --s.idle;
-    idle = now_idle;
-    if (idle && s.idle == s.workers && !polling.empty()) describe_deadlock(*polling[0]);
+    if (fruitless > kFruitlessRounds) idle.at(s, seen);
+    else idle.leave(s);
+    if (s.all_idle(seen) && !polling.empty()) describe_deadlock(*polling[0]);
     sched_yield();
   }
-  if (idle) --s.idle;
+  idle.leave(s);
 }
 
 void work(Shared& s) {

@@ -31,7 +31,14 @@ struct Shared {
   uint64_t units = 0;
   std::atomic<uint64_t> started{0};  // units taken by a worker
   std::atomic<uint64_t> progress{0};
-  std::atomic<unsigned> idle{0}, workers{1};  // workers whose units only poll
+  std::atomic<unsigned> workers{1};
+  std::mutex idle_guard;
+  unsigned idle = 0;        // workers whose units have only polled since
+  uint64_t idle_since = 0;  // this progress
+  bool all_idle(uint64_t seen) {
+    const std::lock_guard lock(idle_guard);
+    return idle_since == seen && seen == progress && idle > 0 && idle == workers;
+  }
   std::atomic<bool> failed{false};
   char ended = 0;  // a name for ThreadSanitizer
   std::mutex guard;
