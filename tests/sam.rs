@@ -275,3 +275,16 @@ fn prompts_that_do_not_fit_are_refused_with_the_shape_that_would() {
     let text = prompted(&[("input_masks", raw(&[n, 1, 3, 3]))]);
     assert!(text.contains("input_masks"), "{text}");
 }
+
+#[test]
+fn plan_takes_the_model_that_is_named() {
+    let plan = |model: &[&str]| {
+        let args = [&["plan", "forward", "sam-image-encoder", "--summary"], model].concat();
+        std::process::Command::new(env!("CARGO_BIN_EXE_selvedge")).args(args).output().unwrap()
+    };
+    let text = |model: &[&str]| String::from_utf8(plan(model).stdout).unwrap();
+    assert!(text(&[]).contains("sam-vit-h"));
+    assert!(text(&["--model", "sam-vit-b"]).contains("sam-vit-b"));
+    let refused = plan(&["--model", "sdxl"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", String::from_utf8_lossy(&refused.stdout));
+}

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use selvedge::{
+    data::{Subject, SubjectConfig},
     segment::frame::Frame,
     tensor::{
         Tensor,
@@ -97,7 +98,7 @@ fn the_mask_is_the_networks_at_the_photos_size() {
     let listed: Value =
         serde_json::from_slice(&fs::read(at("out/segments.json")).unwrap()).unwrap();
     assert_eq!(listed[0]["prompt"]["box"], serde_json::json!([9.0, 5.0, 60.0, 45.0]));
-    assert!(read(&at("out/dog_overlay.png")).unwrap().channels == 3);
+    assert_eq!(read(&at("out/overlays/dog.png")).unwrap().channels, 3);
 
     // the same by `forward`, step by step
     let frame = Frame::fit([50, 90], [64, 144]);
@@ -135,6 +136,47 @@ fn the_mask_is_the_networks_at_the_photos_size() {
     assert_eq!(frame.mask(&logits.data, [16, 36]), mask);
     let quality = masks.f32("iou_scores").unwrap().data[0];
     assert_eq!(listed[0]["quality"].as_f64().unwrap() as f32, quality);
+}
+
+#[test]
+fn masks_beside_the_photos_are_what_training_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let model = at("sam.safetensors").display().to_string();
+    sam(&at("sam.safetensors"));
+    let photos = at("dog");
+    fs::create_dir(&photos).unwrap();
+    let out = photos.display().to_string();
+    for (name, area) in [("00.png", "9,5,60,45"), ("01.png", "20,9,70,40"), ("00.png", "5,5,80,48")]
+    {
+        photo(&photos.join(name), 90, 50);
+        let file = photos.join(name).display().to_string();
+        let args = ["segment", &file, "--box", area, "--segmenter", &model, "--out", &out];
+        let run = selvedge(&[&args[..], &["--device", "cpu"]].concat());
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    }
+    let config = SubjectConfig {
+        id: "dog".into(),
+        class: "dog".into(),
+        images: photos,
+        ..Default::default()
+    };
+    let mut warnings = vec![];
+    let subject = Subject::load(&config, &mut warnings).unwrap();
+    let names: Vec<&str> = subject.photos.iter().map(|p| p.name.as_str()).collect();
+    assert_eq!(names, ["00.png", "01.png"], "an overlay is no photo");
+    assert!(subject.photos.iter().all(|p| p.mask.is_some()) && warnings.is_empty(), "{warnings:?}");
+    // one entry a photo, the later one of 00.png
+    let listed: Value =
+        serde_json::from_slice(&fs::read(at("dog/segments.json")).unwrap()).unwrap();
+    let boxes: Vec<&Value> =
+        listed.as_array().unwrap().iter().map(|e| &e["prompt"]["box"][0]).collect();
+    assert_eq!(boxes, [&serde_json::json!(20.0), &serde_json::json!(5.0)]);
+    fs::write(at("dog/segments.json"), "not ours").unwrap();
+    let file = at("dog/00.png").display().to_string();
+    let error =
+        refusal(&["segment", &file, "--point", "9,9", "--segmenter", &model, "--out", &out]);
+    assert!(error.contains("segments.json"), "{error}");
 }
 
 #[test]

@@ -26,7 +26,7 @@ struct Ring {
   }
 };
 
-// 0, but not before `x` is computed: ptxas sinks work on registers past an asm barrier, never past a use. No
+// 0, but not before `x` is computed: ptxas sinks work on registers past a barrier of raw instructions, never past a use. No
 // sum of exponentials is a negative subnormal.
 __device__ __forceinline__ uint32_t zero_after(float x) { return __float_as_uint(x) == 0x80000001u; }
 

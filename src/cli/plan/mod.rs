@@ -52,9 +52,10 @@ enum What {
 
 #[derive(Clone, Debug, ClapArgs)]
 struct Common {
-    /// A base model, a folder with config.json, nano, or one of sdxl, sd15, sd21.
-    #[arg(long, default_value = "sdxl")]
-    model: String,
+    /// A base model, a folder with config.json, nano, or one of sdxl, sd15, sd21; sdxl when left out, sam-vit-h for the
+    /// parts of a SAM.
+    #[arg(long)]
+    model: Option<String>,
     /// Pictures.
     #[arg(long, default_value = "1", value_parser = positive)]
     batch: usize,
@@ -63,6 +64,13 @@ struct Common {
     tokens: usize,
     #[command(flatten)]
     view: View,
+}
+
+impl Common {
+    /// The model that is planned.
+    fn model(&self) -> &str {
+        self.model.as_deref().unwrap_or("sdxl")
+    }
 }
 
 #[derive(Debug, ClapArgs)]
@@ -134,18 +142,18 @@ pub fn run(args: Args) -> Result<u8> {
                 };
                 print(
                     &forward(part, &common)?,
-                    &Title::of(part, &common.model, &common.view),
+                    &Title::of(part, common.model(), &common.view),
                     &device,
                     &[],
                 )?;
             }
         }
         What::Forward(mut f) => {
-            if sam::COMPONENTS.contains(&f.component.as_str()) && f.common.model == "sdxl" {
-                f.common.model = sam::DEFAULT.into();
+            if sam::COMPONENTS.contains(&f.component.as_str()) {
+                f.common.model.get_or_insert_with(|| sam::DEFAULT.into());
             }
             let device = Device::parse(&f.common.view.device)?;
-            let title = Title::of(&f.component, &f.common.model, &f.common.view);
+            let title = Title::of(&f.component, f.common.model(), &f.common.view);
             let plan = match Part::from_str(&f.component, false).map(Part::component) {
                 Ok(tower) if tower.is_tower() => tower_plan(tower, &f)?,
                 _ => base_plan(&f)?,
@@ -253,12 +261,12 @@ fn in_type(common: &Common, dtype: String) -> Common {
 }
 
 fn vae_dtype(common: &Common) -> Result<String> {
-    let config = VaeConfig::from_json(&component_json(&common.model, Component::Vae)?)?;
+    let config = VaeConfig::from_json(&component_json(common.model(), Component::Vae)?)?;
     Ok(config.storage(dtype(&common.view.dtype)?).to_string())
 }
 
 fn unet_config(common: &Common) -> Result<UnetConfig> {
-    UnetConfig::from_json(&component_json(&common.model, Component::Unet)?)
+    UnetConfig::from_json(&component_json(common.model(), Component::Unet)?)
 }
 
 fn tower_plan(component: Component, args: &ForwardArgs) -> Result<Plan> {
@@ -272,7 +280,7 @@ fn tower_plan(component: Component, args: &ForwardArgs) -> Result<Plan> {
         picture: args.size,
         dtype: dtype(&common.view.dtype)?,
     };
-    towers::plan(component, &common.model, &size)
+    towers::plan(component, common.model(), &size)
 }
 
 fn base_plan(args: &ForwardArgs) -> Result<Plan> {
@@ -292,7 +300,7 @@ fn misplaced(flag: &str, fix: &str) -> Error {
 }
 
 fn forward(component: &str, common: &Common) -> Result<Plan> {
-    let (model, n) = (common.model.as_str(), common.batch);
+    let (model, n) = (common.model(), common.batch);
     let json = |c: Component| component_json(model, c);
     let side = |default: usize| common.view.latent.map_or([default; 2], |Latent(s)| s);
     let (mut rec, none) = (Recorder::in_dtype(dtype(&common.view.dtype)?), Adapters::new());

@@ -76,10 +76,10 @@ impl Checkpoint {
                 published = opened.published;
                 (opened.config, opened.slots)
             }
-            () if model == Path::new(NANO) => embedded(component)?,
             () if matches!(component, Component::SamImageEncoder | Component::SamMaskDecoder) => {
                 sam::open(model, component)?
             }
+            () if model == Path::new(NANO) => embedded(component)?,
             () if model.is_dir() => {
                 let folder = folder::component_folder(model, component)?;
                 (checked_config(&folder, component)?, folder::open(&folder, component)?)
