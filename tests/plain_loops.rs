@@ -214,7 +214,7 @@ fn conv2d_equals_the_plain_loops() {
     let same = [1; 4];
     // x, w without its channels, stride, pad; the last ones upsample
     type Shape = ([usize; 4], [usize; 3], usize, [usize; 4]);
-    let cases: [Shape; 17] = [
+    let cases: [Shape; 23] = [
         ([1, 1, 1, 1], [1, 1, 1], 1, [0; 4]),
         ([2, 5, 4, 3], [7, 1, 1], 1, [0; 4]),
         ([1, 6, 7, 4], [5, 3, 3], 1, same),
@@ -222,6 +222,11 @@ fn conv2d_equals_the_plain_loops() {
         ([2, 13, 11, 17], [18, 3, 3], 1, same),
         ([1, 24, 20, 64], [64, 3, 3], 1, same),
         ([2, 20, 21, 96], [80, 3, 3], 1, same),
+        // by tiles: many and few of them, ragged channels, slabs, edges and padding
+        ([1, 15, 66, 65], [100, 3, 3], 1, same),
+        ([2, 9, 14, 66], [99, 3, 3], 1, same),
+        ([1, 12, 12, 300], [64, 3, 3], 1, [0, 2, 2, 1]),
+        ([3, 7, 9, 64], [64, 3, 3], 1, [2; 4]),
         ([1, 9, 9, 6], [4, 3, 3], 1, [0; 4]),
         ([2, 9, 8, 5], [6, 3, 3], 2, same),
         ([2, 8, 10, 16], [24, 3, 3], 2, [0, 1, 0, 1]),
@@ -232,10 +237,12 @@ fn conv2d_equals_the_plain_loops() {
         ([2, 5, 7, 17], [18, 3, 3], 1, same),
         ([1, 3, 4, 2], [3, 2, 5], 1, [0, 1, 3, 1]),
         ([2, 3, 3, 5], [4, 1, 1], 1, [0; 4]),
+        ([1, 6, 7, 64], [72, 3, 3], 1, same),
+        ([2, 8, 9, 65], [64, 3, 3], 1, [2, 1, 0, 2]),
     ];
     for (i, (x, [o, kh, kw], stride, pad)) in cases.into_iter().enumerate() {
         let w = [o, kh, kw, x[3]];
-        let op = Conv2d { stride, pad, bias: i % 2 == 0, upsample: i >= 13 };
+        let op = Conv2d { stride, pad, bias: i % 2 == 0, upsample: i >= 17 };
         let dims: [&[usize]; 3] = [&x, &w, &[o]];
         let dims = &dims[..2 + usize::from(op.bias)];
         let specs: Vec<Spec> = dims.iter().map(|d| Spec::f32(d)).collect();

@@ -3,7 +3,7 @@
 //! Forward and the data gradient are products of listed rows with the packed weight; the weight gradient
 //! sums outer products over blocks of output positions. No patches are ever stored.
 
-use super::shape::Shape;
+use super::{shape::Shape, winograd::Winograd};
 use crate::{
     device::cpu::{
         Columns, Initial, Left, OUTER_DEPTH, OUTER_SCRATCH_LEN, Out, Right, Rows, Taps, Term,
@@ -98,6 +98,9 @@ fn block(total: usize) -> usize {
 }
 
 pub(super) fn forward_scratch(s: &Shape) -> usize {
+    if let Some(w) = Winograd::forward(s) {
+        return w.scratch().saturating_mul(4);
+    }
     if by_columns(s.outputs(), s.o) {
         let lists = s.taps().saturating_mul(s.outputs());
         return lists.saturating_add(sum_columns_scratch(s.o)).saturating_mul(4);
@@ -109,7 +112,9 @@ pub(super) fn forward_scratch(s: &Shape) -> usize {
 
 pub(super) fn backward_scratch(s: &Shape) -> usize {
     let taps = s.taps().saturating_mul(s.copies());
-    let data = if s.shares_input_channels() {
+    let data = if let Some(w) = Winograd::data_gradient(s) {
+        w.scratch()
+    } else if s.shares_input_channels() {
         let lists = taps.saturating_mul(s.inputs().saturating_add(1));
         lists.saturating_add(sum_columns_scratch(s.c))
     } else {
@@ -142,6 +147,9 @@ pub(super) fn forward(s: &Shape, mut io: Forward<'_>) {
         scale: 1.0,
     };
     let start = io.ins.get(2).map_or(Initial::Zero, |b| Initial::Bias(b.f32()));
+    if let Some(w) = Winograd::forward(s) {
+        return w.run(out, x, &source, start, io.scratch.f32());
+    }
     if by_columns(s.outputs(), s.o) {
         let (lists, scratch) = io.scratch.f32().split_at_mut(taps * s.outputs());
         let lists: &mut [u32] = bytemuck::cast_slice_mut(lists);
@@ -189,6 +197,20 @@ pub(super) fn backward(s: &Shape, mut io: Backward<'_>) {
     }
 }
 
+/// The weight with its outputs as rows and its inputs as columns.
+fn transposed<'a>(s: &Shape, w: &'a [f32], taps: &'a [u32]) -> Unpacked<'a> {
+    Unpacked {
+        data: w,
+        taps: Taps::Some(taps),
+        tap_stride: s.c,
+        len: s.o,
+        row_stride: s.taps() * s.c,
+        n: s.c,
+        column_stride: 1,
+        scale: 1.0,
+    }
+}
+
 /// One product for each residue of the pixel modulo the stride, with the taps that meet it.
 fn data_gradient(s: &Shape, dy: &[f32], w: &[f32], dx: &mut Grad<'_>, scratch: &mut [f32]) {
     let start = if dx.beta() == 0.0 { Initial::Zero } else { Initial::Old };
@@ -196,22 +218,17 @@ fn data_gradient(s: &Shape, dy: &[f32], w: &[f32], dx: &mut Grad<'_>, scratch: &
     if dx.is_empty() {
         return;
     }
+    if let Some(winograd) = Winograd::data_gradient(s) {
+        let mirrored: [u32; 9] = std::array::from_fn(|i| 8 - i as u32);
+        return winograd.run(dx, dy, &transposed(s, w, &mirrored), start, scratch);
+    }
     let meetings = s.taps() * s.copies();
     let residues = || (0..s.stride.pow(2)).map(|r| (r / s.stride, r % s.stride));
     let (list, rest) = scratch.split_at_mut(meetings);
     let list: &mut [u32] = bytemuck::cast_slice_mut(list);
     let all = residues().flat_map(|(y, x)| s.meeting(y, x));
     list.iter_mut().zip(all).for_each(|(l, t)| *l = u32::try_from(t % s.taps()).unwrap_or(0));
-    let source = |list| Unpacked {
-        data: w,
-        taps: Taps::Some(list),
-        tap_stride: s.c,
-        len: s.o,
-        row_stride: s.taps() * s.c,
-        n: s.c,
-        column_stride: 1,
-        scale: 1.0,
-    };
+    let source = |list| transposed(s, w, list);
     if s.shares_input_channels() {
         let (rows, scratch) = rest.split_at_mut(meetings * s.inputs());
         let rows: &mut [u32] = bytemuck::cast_slice_mut(rows);

@@ -4,6 +4,7 @@ pub mod cases;
 mod cpu;
 mod cuda;
 mod shape;
+mod winograd;
 
 use self::shape::Shape;
 use crate::{

@@ -19,7 +19,7 @@ pub use columns::{Term, by_columns, sum_columns, sum_columns_scratch};
 pub use isa::{ISA_VARIABLE, Isa};
 pub use matmul::{Mat, MatMut, Threads, matmul};
 pub use outer::{Columns, OUTER_DEPTH, OUTER_SCRATCH_LEN, outer, outer_rows};
-pub use pack::{Taps, Unpacked, pack, packed_len};
+pub use pack::{Taps, Unpacked, pack, pack_here, packed_len};
 pub use product::{Initial, Left, Out, Right, Rows, ZEROS, product};
 pub use reduce::{max, sum, sum2};
 pub use rows::{add_row_sums, fill_rows};

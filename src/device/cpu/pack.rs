@@ -67,6 +67,11 @@ impl Unpacked<'_> {
         packed_len(self.rows(), self.n)
     }
 
+    /// Columns of a panel; fewer in the last one.
+    pub fn panel(&self) -> usize {
+        tiles().panel
+    }
+
     /// Rows `k` of some taps.
     pub(super) fn part(&self, taps: Range<usize>, k: Range<usize>) -> Self {
         let (list, tap) = match self.taps {
@@ -98,7 +103,7 @@ pub fn pack(to: &mut [f32], source: &Unpacked<'_>) {
 }
 
 /// As [`pack`], on the calling thread.
-pub(super) fn pack_here(to: &mut [f32], source: &Unpacked<'_>) {
+pub fn pack_here(to: &mut [f32], source: &Unpacked<'_>) {
     let (len, width) = (source.packed_len(), tiles().panel);
     if len > 0 {
         let panels = to[..len].chunks_mut(source.rows() * width).enumerate();
