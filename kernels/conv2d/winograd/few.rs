@@ -78,13 +78,18 @@ pub fn run(
     share(m.chunks_mut(each).enumerate(), scratch, piece, |(i, m), scratch| {
         let columns = i * GROUP..n.min((i + 1) * GROUP);
         let (after, before) = scratch.split_at_mut(parts(grid)[0]);
-        for (k, v) in slabs(grid).zip(v.chunks(step)) {
+        let part = |k: Range<usize>| {
             let first = k.start * kernel.row_stride + columns.start * kernel.column_stride;
             let data = &kernel.data[first..];
-            let part = Unpacked { data, len: k.len(), n: columns.len(), ..*kernel };
-            transform_kernel(after, &part, before);
+            Unpacked { data, len: k.len(), n: columns.len(), ..*kernel }
+        };
+        let mut slabs = slabs(grid).zip(v.chunks(step)).peekable();
+        while let Some((k, v)) = slabs.next() {
             let initial = if k.start > 0 { Initial::Old } else { Initial::Zero };
-            multiply(m, v, after, (tiles, k.len(), columns.len()), initial);
+            let sizes = (tiles, k.len(), columns.len());
+            transform_kernel(after, &part(k), before);
+            let next = slabs.peek().map(|(k, _)| part(k.clone()));
+            multiply(m, v, after, sizes, initial, next.as_ref());
         }
     });
     let m = &*m;
@@ -99,17 +104,21 @@ pub fn run(
     });
 }
 
-/// `m[p] = initial + v[p] kernel[p]` for every position.
+/// `m[p] = initial + v[p] kernel[p]` for every position; meanwhile memory is asked for the `next` slab.
 fn multiply(
     m: &mut [f32],
     v: &[f32],
     kernel: &[f32],
     (tiles, len, width): (usize, usize, usize),
     initial: Initial<'_>,
+    next: Option<&Unpacked<'_>>,
 ) {
     let (from, to) = (position(tiles, len), position(tiles, width));
     let each = kernel_len(len, width) / POSITIONS;
     for p in 0..POSITIONS {
+        if let Some(next) = next {
+            next.fetch(p, POSITIONS);
+        }
         let v = &v[p * from..][..tiles * len];
         let left = Left { data: v, len, rows: Rows::From(0), taps: 1 };
         let out = Out::dense(&mut m[p * to..][..tiles * width]);

@@ -3,7 +3,7 @@
 use super::{
     isa::Isa,
     lanes::{self, LANES},
-    tile::tiles,
+    tile::{LINE, fetch, tiles},
 };
 use rayon::prelude::*;
 use std::ops::Range;
@@ -80,6 +80,22 @@ impl Unpacked<'_> {
         };
         let data = &self.data[tap + k.start * self.row_stride..];
         Self { data, taps: list, len: k.len(), ..*self }
+    }
+
+    /// Asks for one of `parts` parts of what packing reads: while there is other work, memory need not be waited for.
+    #[inline]
+    pub fn fetch(&self, part: usize, parts: usize) {
+        let along = self.row_stride == 1;
+        let (count, len) = if along { (self.n, self.len) } else { (self.len, self.n) };
+        let stride = if along { self.column_stride } else { self.row_stride };
+        let lines = len.div_ceil(LINE);
+        let each = count * lines;
+        let all = each * self.taps.count();
+        for line in part * all / parts..(part + 1) * all / parts {
+            let (tap, line) = (self.taps.get(line / each), line % each);
+            let at = tap * self.tap_stride + line / lines * stride + line % lines * LINE;
+            fetch(self.data.as_ptr().wrapping_add(at));
+        }
     }
 
     /// Rows of a panel.

@@ -161,6 +161,9 @@ pub(super) unsafe fn product_packing(
     within.sum(&mut out, &left, Panels::Here(right, scratch), initial);
 }
 
+/// Taps and `k` of a slab.
+type NextSlab = (Range<usize>, Range<usize>);
+
 /// Where the panels come from.
 enum Panels<'a> {
     /// All of them are packed.
@@ -194,7 +197,7 @@ impl Group {
             return fill(out, initial, &self.columns, self.count);
         }
         let mut first = true;
-        let mut depth = |taps: Range<usize>, k: Range<usize>| {
+        let mut depth = |taps: Range<usize>, k: Range<usize>, next: Option<NextSlab>| {
             let seed = match (first, initial) {
                 (true, Initial::Zero) => Seed::Zero,
                 (true, Initial::Bias(_)) => Seed::Bias,
@@ -203,6 +206,7 @@ impl Group {
             first = false;
             let bias = if let Initial::Bias(b) = initial { b } else { &[] };
             let rows = taps.len() * k.len();
+            let mut ahead = None;
             let right = match &mut panels {
                 Panels::All(data) => {
                     // a panel starts after the columns before it, of all k
@@ -210,29 +214,34 @@ impl Group {
                     Packed { data, rows: left.taps * len, skip, first: 0 }
                 }
                 Panels::Here(source, scratch) => {
+                    ahead = next.map(|(taps, k)| source.part(taps, k));
                     let source = source.part(taps.clone(), k.clone());
                     let scratch = &mut scratch[..source.packed_len()];
                     pack_here(scratch, &source);
                     Packed { data: scratch, rows, skip: 0, first: self.columns.start }
                 }
             };
-            slab(out, left, &right, &Slab { taps, k, within: self, seed, bias });
+            let ahead = ahead.as_ref();
+            slab(out, left, &right, &Slab { taps, k, within: self, seed, bias, ahead });
         };
         let most = tiles().depth;
         if len <= most {
             let group = (most / len).min(SEGMENTS);
-            let mut tap = 0;
-            while tap < left.taps {
-                depth(tap..(tap + group).min(left.taps), 0..len);
-                tap += group;
+            let taps = |tap: usize| tap..(tap + group).min(left.taps);
+            for tap in (0..left.taps).step_by(group) {
+                let next = tap + group;
+                depth(taps(tap), 0..len, (next < left.taps).then(|| (taps(next), 0..len)));
             }
             return;
         }
         let step = len.div_ceil(len.div_ceil(most));
-        for tap in 0..left.taps {
-            for k in (0..len).step_by(step) {
-                depth(tap..tap + 1, k..(k + step).min(len));
-            }
+        let mut slabs = (0..left.taps)
+            .flat_map(|tap| {
+                (0..len).step_by(step).map(move |k| (tap..tap + 1, k..(k + step).min(len)))
+            })
+            .peekable();
+        while let Some((taps, k)) = slabs.next() {
+            depth(taps, k, slabs.peek().cloned());
         }
     }
 }
@@ -252,6 +261,8 @@ struct Slab<'a> {
     within: &'a Group,
     seed: Seed,
     bias: &'a [f32],
+    /// What is packed next.
+    ahead: Option<&'a Unpacked<'a>>,
 }
 
 fn slab(out: &mut Target<'_>, left: &Left<'_>, right: &Packed<'_>, s: &Slab<'_>) {
@@ -270,6 +281,10 @@ fn slab(out: &mut Target<'_>, left: &Left<'_>, right: &Packed<'_>, s: &Slab<'_>)
         let ahead = panel * lines / panels..(panel + 1) * lines / panels;
         for row in (0..count).step_by(tiles.rows) {
             let rows = tiles.rows.min(count - row);
+            if let Some(source) = s.ahead {
+                let heights = count.div_ceil(tiles.rows);
+                source.fetch(panel * heights + row / tiles.rows, panels * heights);
+            }
             for (segment, tap) in s.taps.clone().enumerate() {
                 for (i, a) in a[segment][..rows].iter_mut().enumerate() {
                     *a = match index(left.rows, tap * count + row + i) {
