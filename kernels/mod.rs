@@ -18,6 +18,7 @@ pub mod diffuse;
 pub(crate) mod elementwise;
 pub mod ema;
 pub mod embedding;
+mod frame;
 pub mod geglu;
 pub mod grad_norm;
 pub mod group_norm;

@@ -7,9 +7,8 @@ mod cuda;
 pub(crate) use cpu::{gelu, gelu_slope};
 
 use crate::{
-    device::Device,
     error::Result,
-    kernels::check,
+    kernels::{check, frame},
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::Spec,
 };
@@ -63,23 +62,19 @@ impl Op for Activation {
         format!("{:?}", self.kind)
     }
     fn forward(&self, io: Forward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::forward(self.kind, io);
-            }
-            Device::Cuda(cuda) => return cuda::forward(self.kind, cuda, &io),
-        }
-        Ok(())
+        frame::forward(
+            self.name(),
+            io,
+            |io| cpu::forward(self.kind, io),
+            |cuda, io| cuda::forward(self.kind, cuda, io),
+        )
     }
     fn backward(&self, io: Backward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::backward(self.kind, io);
-            }
-            Device::Cuda(cuda) => return cuda::backward(self.kind, cuda, &io),
-        }
-        Ok(())
+        frame::backward(
+            self.name(),
+            io,
+            |io| cpu::backward(self.kind, io),
+            |cuda, io| cuda::backward(self.kind, cuda, io),
+        )
     }
 }

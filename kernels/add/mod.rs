@@ -5,9 +5,8 @@ mod cpu;
 mod cuda;
 
 use crate::{
-    device::Device,
     error::Result,
-    kernels::check,
+    kernels::{check, frame},
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::Spec,
 };
@@ -52,24 +51,15 @@ impl Op for Add {
         Cost { flop: ins[0].len() as f64, bytes: 3.0 * ins[0].bytes() as f64 }
     }
     fn forward(&self, io: Forward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::add(io);
-            }
-            Device::Cuda(cuda) => return cuda::add(cuda, &io),
-        }
-        Ok(())
+        frame::forward(self.name(), io, |io| cpu::add(io), |cuda, io| cuda::add(cuda, io))
     }
     fn backward(&self, io: Backward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::add_backward(io);
-            }
-            Device::Cuda(cuda) => return cuda::add_backward(cuda, &io),
-        }
-        Ok(())
+        frame::backward(
+            self.name(),
+            io,
+            |io| cpu::add_backward(io),
+            |cuda, io| cuda::add_backward(cuda, io),
+        )
     }
 }
 
@@ -91,23 +81,19 @@ impl Op for AddChannels {
         Cost { flop: ins[0].len() as f64, bytes: 2.0 * ins[0].bytes() as f64 }
     }
     fn forward(&self, io: Forward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::add_channels(io);
-            }
-            Device::Cuda(cuda) => return cuda::add_channels(cuda, &io),
-        }
-        Ok(())
+        frame::forward(
+            self.name(),
+            io,
+            |io| cpu::add_channels(io),
+            |cuda, io| cuda::add_channels(cuda, io),
+        )
     }
     fn backward(&self, io: Backward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::add_channels_backward(io);
-            }
-            Device::Cuda(cuda) => return cuda::add_channels_backward(cuda, &io),
-        }
-        Ok(())
+        frame::backward(
+            self.name(),
+            io,
+            |io| cpu::add_channels_backward(io),
+            |cuda, io| cuda::add_channels_backward(cuda, io),
+        )
     }
 }

@@ -5,9 +5,8 @@ mod cpu;
 mod cuda;
 
 use crate::{
-    device::Device,
     error::Result,
-    kernels::check,
+    kernels::{check, frame},
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::Spec,
 };
@@ -59,24 +58,20 @@ impl Op for Affine {
     }
 
     fn forward(&self, io: Forward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::forward(self, io);
-            }
-            Device::Cuda(cuda) => return cuda::forward(self, cuda, &io),
-        }
-        Ok(())
+        frame::forward(
+            self.name(),
+            io,
+            |io| cpu::forward(self, io),
+            |cuda, io| cuda::forward(self, cuda, io),
+        )
     }
 
     fn backward(&self, io: Backward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::backward(self, io);
-            }
-            Device::Cuda(cuda) => return cuda::backward(self, cuda, &io),
-        }
-        Ok(())
+        frame::backward(
+            self.name(),
+            io,
+            |io| cpu::backward(self, io),
+            |cuda, io| cuda::backward(self, cuda, io),
+        )
     }
 }

@@ -4,7 +4,7 @@ use super::{Attention, added::Added, backward, cpu, cuda};
 use crate::{
     device::{Cuda, Device},
     error::Result,
-    kernels::check,
+    kernels::{check, frame},
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::{DType, Spec},
 };
@@ -158,14 +158,12 @@ impl Op for BiasedAttention {
     }
 
     fn forward(&self, io: Forward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::forward(self.plain(), self.on_host(&io.ins), io);
-            }
-            Device::Cuda(cuda) => return cuda::biased_forward(self, &cuda.clone(), &io),
-        }
-        Ok(())
+        frame::forward(
+            self.name(),
+            io,
+            |io| cpu::forward(self.plain(), self.on_host(&io.ins), io),
+            |cuda, io| cuda::biased_forward(self, cuda, io),
+        )
     }
 
     fn backward(&self, io: Backward<'_>) -> Result<()> {

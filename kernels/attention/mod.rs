@@ -12,9 +12,9 @@ pub use bias::{Bias, BiasedAttention};
 pub use cuda::{BACKWARD, FORWARD, Problem};
 
 use crate::{
-    device::{Cuda, Device},
+    device::Cuda,
     error::Result,
-    kernels::check,
+    kernels::{check, frame},
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::{DType, Spec},
 };
@@ -120,24 +120,20 @@ impl Op for Attention {
     }
 
     fn forward(&self, io: Forward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::forward(*self, added::Added::Nothing, io);
-            }
-            Device::Cuda(cuda) => return cuda::forward(self, &cuda.clone(), &io),
-        }
-        Ok(())
+        frame::forward(
+            self.name(),
+            io,
+            |io| cpu::forward(*self, added::Added::Nothing, io),
+            |cuda, io| cuda::forward(self, cuda, io),
+        )
     }
 
     fn backward(&self, io: Backward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                backward::backward(*self, (added::Added::Nothing, [0, 0]), io);
-            }
-            Device::Cuda(cuda) => return cuda::backward(self, &cuda.clone(), &io),
-        }
-        Ok(())
+        frame::backward(
+            self.name(),
+            io,
+            |io| backward::backward(*self, (added::Added::Nothing, [0, 0]), io),
+            |cuda, io| cuda::backward(self, cuda, io),
+        )
     }
 }

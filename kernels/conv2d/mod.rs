@@ -8,9 +8,9 @@ mod winograd;
 
 use self::shape::Shape;
 use crate::{
-    device::{Cuda, Device},
+    device::Cuda,
     error::Result,
-    kernels::check,
+    kernels::{check, frame},
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::{DType, Spec},
 };
@@ -179,25 +179,21 @@ impl Op for Conv2d {
 
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         let s = self.shape(&io.specs[0], &io.specs[1], io.out_spec);
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::forward(&s, io);
-                Ok(())
-            }
-            Device::Cuda(cuda) => cuda::forward(&s, &cuda.clone(), &io),
-        }
+        frame::forward(
+            self.name(),
+            io,
+            |io| cpu::forward(&s, io),
+            |cuda, io| cuda::forward(&s, cuda, io),
+        )
     }
 
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         let s = self.shape(&io.specs[0], &io.specs[1], io.out_spec);
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::backward(&s, io);
-                Ok(())
-            }
-            Device::Cuda(cuda) => cuda::backward(&s, &cuda.clone(), &io),
-        }
+        frame::backward(
+            self.name(),
+            io,
+            |io| cpu::backward(&s, io),
+            |cuda, io| cuda::backward(&s, cuda, io),
+        )
     }
 }

@@ -5,9 +5,8 @@ mod cpu;
 mod cuda;
 
 use crate::{
-    device::Device,
     error::Result,
-    kernels::check,
+    kernels::{check, frame},
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::{DType, Spec},
 };
@@ -124,25 +123,21 @@ impl Op for Depthwise {
 
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         let Some(s) = self.shape(io.specs) else { unreachable!("depthwise: infer saw the shapes") };
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::forward(&s, io);
-                Ok(())
-            }
-            Device::Cuda(cuda) => cuda::forward(&s, cuda, &io),
-        }
+        frame::forward(
+            self.name(),
+            io,
+            |io| cpu::forward(&s, io),
+            |cuda, io| cuda::forward(&s, cuda, io),
+        )
     }
 
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         let Some(s) = self.shape(io.specs) else { unreachable!("depthwise: infer saw the shapes") };
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::backward(&s, io);
-                Ok(())
-            }
-            Device::Cuda(cuda) => cuda::backward(&s, cuda, &io),
-        }
+        frame::backward(
+            self.name(),
+            io,
+            |io| cpu::backward(&s, io),
+            |cuda, io| cuda::backward(&s, cuda, io),
+        )
     }
 }

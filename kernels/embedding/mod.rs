@@ -8,7 +8,7 @@ mod sinusoid;
 use crate::{
     device::Device,
     error::{Error, Result},
-    kernels::check,
+    kernels::{check, frame},
     op::{Backward, Cost, Forward, Indices, Keeps, Op, Signature},
     tensor::{DType, Spec},
 };
@@ -113,14 +113,12 @@ impl Op for Embedding {
         }
     }
     fn backward(&self, io: Backward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::embed_backward(io);
-            }
-            Device::Cuda(cuda) => return cuda::embed_backward(cuda, &io),
-        }
-        Ok(())
+        frame::backward(
+            self.name(),
+            io,
+            |io| cpu::embed_backward(io),
+            |cuda, io| cuda::embed_backward(cuda, io),
+        )
     }
 }
 
@@ -195,13 +193,11 @@ impl Op for GatherRows {
         }
     }
     fn backward(&self, io: Backward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::gather_backward(io);
-            }
-            Device::Cuda(cuda) => return cuda::gather_backward(cuda, &io),
-        }
-        Ok(())
+        frame::backward(
+            self.name(),
+            io,
+            |io| cpu::gather_backward(io),
+            |cuda, io| cuda::gather_backward(cuda, io),
+        )
     }
 }

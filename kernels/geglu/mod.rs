@@ -5,9 +5,8 @@ mod cpu;
 mod cuda;
 
 use crate::{
-    device::Device,
     error::Result,
-    kernels::check,
+    kernels::{check, frame},
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::Spec,
 };
@@ -45,23 +44,14 @@ impl Op for Geglu {
         Cost { flop: 0.0, bytes: (ins[0].bytes() + out.bytes()) as f64 }
     }
     fn forward(&self, io: Forward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::forward(io);
-            }
-            Device::Cuda(cuda) => return cuda::forward(cuda, &io),
-        }
-        Ok(())
+        frame::forward(self.name(), io, |io| cpu::forward(io), |cuda, io| cuda::forward(cuda, io))
     }
     fn backward(&self, io: Backward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::backward(io);
-            }
-            Device::Cuda(cuda) => return cuda::backward(cuda, &io),
-        }
-        Ok(())
+        frame::backward(
+            self.name(),
+            io,
+            |io| cpu::backward(io),
+            |cuda, io| cuda::backward(cuda, io),
+        )
     }
 }

@@ -8,9 +8,9 @@ pub mod cuda;
 mod problem;
 
 use crate::{
-    device::{Cuda, Device},
+    device::Cuda,
     error::Result,
-    kernels::check,
+    kernels::{check, frame},
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::Spec,
 };
@@ -112,24 +112,20 @@ impl Op for GroupNorm {
     }
 
     fn forward(&self, io: Forward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::forward(*self, io);
-                Ok(())
-            }
-            Device::Cuda(cuda) => cuda::forward(*self, cuda, &io),
-        }
+        frame::forward(
+            self.name(),
+            io,
+            |io| cpu::forward(*self, io),
+            |cuda, io| cuda::forward(*self, cuda, io),
+        )
     }
 
     fn backward(&self, io: Backward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                backward::backward(*self, io);
-                Ok(())
-            }
-            Device::Cuda(cuda) => cuda::backward(*self, cuda, &io),
-        }
+        frame::backward(
+            self.name(),
+            io,
+            |io| backward::backward(*self, io),
+            |cuda, io| cuda::backward(*self, cuda, io),
+        )
     }
 }

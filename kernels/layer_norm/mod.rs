@@ -5,9 +5,9 @@ mod cpu;
 pub mod cuda;
 
 use crate::{
-    device::{Cuda, Device},
+    device::Cuda,
     error::Result,
-    kernels::check,
+    kernels::{check, frame},
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::Spec,
 };
@@ -95,24 +95,20 @@ impl Op for LayerNorm {
     }
 
     fn forward(&self, io: Forward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::forward(self.eps, io);
-                Ok(())
-            }
-            Device::Cuda(cuda) => cuda::forward(*self, cuda, &io),
-        }
+        frame::forward(
+            self.name(),
+            io,
+            |io| cpu::forward(self.eps, io),
+            |cuda, io| cuda::forward(*self, cuda, io),
+        )
     }
 
     fn backward(&self, io: Backward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::backward(io);
-                Ok(())
-            }
-            Device::Cuda(cuda) => cuda::backward(*self, cuda, &io),
-        }
+        frame::backward(
+            self.name(),
+            io,
+            |io| cpu::backward(io),
+            |cuda, io| cuda::backward(*self, cuda, io),
+        )
     }
 }

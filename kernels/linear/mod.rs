@@ -16,9 +16,9 @@ mod tilings;
 pub use batched::BatchedLinear;
 
 use crate::{
-    device::{Cuda, Device},
+    device::Cuda,
     error::Result,
-    kernels::check,
+    kernels::{check, frame},
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::Spec,
 };
@@ -105,19 +105,16 @@ impl Op for Linear {
     }
 
     fn forward(&self, io: Forward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => cpu::forward(io),
-            Device::Cuda(cuda) => return cuda::forward(&cuda.clone(), &io),
-        }
-        Ok(())
+        frame::forward(self.name(), io, |io| cpu::forward(io), |cuda, io| cuda::forward(cuda, io))
     }
 
     fn backward(&self, io: Backward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => cpu::backward(io),
-            Device::Cuda(cuda) => return cuda::backward(&cuda.clone(), &io),
-        }
-        Ok(())
+        frame::backward(
+            self.name(),
+            io,
+            |io| cpu::backward(io),
+            |cuda, io| cuda::backward(cuda, io),
+        )
     }
 }
 

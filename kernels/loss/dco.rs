@@ -5,9 +5,8 @@ use super::{
     map_dims, same, write,
 };
 use crate::{
-    device::Device,
     error::{Error, Result},
-    kernels::check,
+    kernels::{check, frame},
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::{DType, Spec},
 };
@@ -79,19 +78,21 @@ impl Op for Dco {
     }
 
     fn forward(&self, io: Forward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => forward(self.beta, io),
-            Device::Cuda(cuda) => return cuda::forward(self.beta, cuda, &io),
-        }
-        Ok(())
+        frame::forward(
+            self.name(),
+            io,
+            |io| forward(self.beta, io),
+            |cuda, io| cuda::forward(self.beta, cuda, io),
+        )
     }
 
     fn backward(&self, io: Backward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => backward(io),
-            Device::Cuda(cuda) => return cuda::backward(self.beta, cuda, &io),
-        }
-        Ok(())
+        frame::backward(
+            self.name(),
+            io,
+            |io| backward(io),
+            |cuda, io| cuda::backward(self.beta, cuda, io),
+        )
     }
 }
 
@@ -135,6 +136,7 @@ fn backward(mut io: Backward<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Device;
     use crate::op::{Buf, BufMut};
 
     fn value(d: f32, beta: f32) -> (f32, f32) {

@@ -5,9 +5,8 @@ use super::{
     extents, map_dims, same, write,
 };
 use crate::{
-    device::Device,
     error::{Error, Result},
-    kernels::check,
+    kernels::{check, frame},
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::{DType, Spec},
 };
@@ -84,19 +83,11 @@ impl Op for MaskedMse {
     }
 
     fn forward(&self, io: Forward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => forward(io),
-            Device::Cuda(cuda) => return cuda::forward(cuda, &io),
-        }
-        Ok(())
+        frame::forward(self.name(), io, |io| forward(io), |cuda, io| cuda::forward(cuda, io))
     }
 
     fn backward(&self, io: Backward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => backward(io),
-            Device::Cuda(cuda) => return cuda::backward(cuda, &io),
-        }
-        Ok(())
+        frame::backward(self.name(), io, |io| backward(io), |cuda, io| cuda::backward(cuda, io))
     }
 }
 

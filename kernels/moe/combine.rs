@@ -2,9 +2,8 @@
 
 use super::{check_experts, check_table, count, cpu, cuda, extents, floats};
 use crate::{
-    device::Device,
     error::Result,
-    kernels::check,
+    kernels::{check, frame},
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::Spec,
 };
@@ -80,21 +79,20 @@ impl Op for Combine {
     }
 
     fn forward(&self, io: Forward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::combine(self.top_k, io);
-            }
-            Device::Cuda(cuda) => return cuda::combine::forward(self.top_k, cuda, &io),
-        }
-        Ok(())
+        frame::forward(
+            self.name(),
+            io,
+            |io| cpu::combine(self.top_k, io),
+            |cuda, io| cuda::combine::forward(self.top_k, cuda, io),
+        )
     }
 
     fn backward(&self, io: Backward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => cpu::combine_backward(self.top_k, io),
-            Device::Cuda(cuda) => return cuda::combine::backward(self.top_k, cuda, &io),
-        }
-        Ok(())
+        frame::backward(
+            self.name(),
+            io,
+            |io| cpu::combine_backward(self.top_k, io),
+            |cuda, io| cuda::combine::backward(self.top_k, cuda, io),
+        )
     }
 }

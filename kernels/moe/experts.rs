@@ -2,9 +2,9 @@
 
 use super::{Table, check_table, count, cpu, cuda, floats};
 use crate::{
-    device::{Cuda, Device},
+    device::Cuda,
     error::Result,
-    kernels::check,
+    kernels::{check, frame},
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::Spec,
 };
@@ -62,21 +62,20 @@ impl Op for Experts {
     }
 
     fn forward(&self, io: Forward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::experts(io);
-            }
-            Device::Cuda(cuda) => return cuda::experts::forward(cuda, &io),
-        }
-        Ok(())
+        frame::forward(
+            self.name(),
+            io,
+            |io| cpu::experts(io),
+            |cuda, io| cuda::experts::forward(cuda, io),
+        )
     }
 
     fn backward(&self, io: Backward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => cpu::experts_backward(io),
-            Device::Cuda(cuda) => return cuda::experts::backward(cuda, &io),
-        }
-        Ok(())
+        frame::backward(
+            self.name(),
+            io,
+            |io| cpu::experts_backward(io),
+            |cuda, io| cuda::experts::backward(cuda, io),
+        )
     }
 }

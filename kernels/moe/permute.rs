@@ -2,9 +2,8 @@
 
 use super::{Table, check_table, count, cpu, cuda, floats, leading};
 use crate::{
-    device::Device,
     error::Result,
-    kernels::check,
+    kernels::frame,
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::Spec,
 };
@@ -56,21 +55,20 @@ impl Op for Permute {
     }
 
     fn forward(&self, io: Forward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::permute(self.slots, io);
-            }
-            Device::Cuda(cuda) => return cuda::permute::forward(self.slots, cuda, &io),
-        }
-        Ok(())
+        frame::forward(
+            self.name(),
+            io,
+            |io| cpu::permute(self.slots, io),
+            |cuda, io| cuda::permute::forward(self.slots, cuda, io),
+        )
     }
 
     fn backward(&self, io: Backward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => cpu::permute_backward(self.slots, io),
-            Device::Cuda(cuda) => return cuda::permute::backward(self.slots, cuda, &io),
-        }
-        Ok(())
+        frame::backward(
+            self.name(),
+            io,
+            |io| cpu::permute_backward(self.slots, io),
+            |cuda, io| cuda::permute::backward(self.slots, cuda, io),
+        )
     }
 }

@@ -5,9 +5,8 @@ mod cpu;
 mod cuda;
 
 use crate::{
-    device::Device,
     error::{Error, Result},
-    kernels::check,
+    kernels::{check, frame},
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::{DType, Spec},
 };
@@ -85,18 +84,20 @@ impl Op for Posterior {
     }
 
     fn forward(&self, io: Forward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => cpu::forward(self.scale, io),
-            Device::Cuda(cuda) => return cuda::forward(self.scale, cuda, &io),
-        }
-        Ok(())
+        frame::forward(
+            self.name(),
+            io,
+            |io| cpu::forward(self.scale, io),
+            |cuda, io| cuda::forward(self.scale, cuda, io),
+        )
     }
 
     fn backward(&self, io: Backward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => cpu::backward(self.scale, io),
-            Device::Cuda(cuda) => return cuda::backward(self.scale, cuda, &io),
-        }
-        Ok(())
+        frame::backward(
+            self.name(),
+            io,
+            |io| cpu::backward(self.scale, io),
+            |cuda, io| cuda::backward(self.scale, cuda, io),
+        )
     }
 }

@@ -5,9 +5,8 @@ mod cpu;
 mod cuda;
 
 use crate::{
-    device::Device,
     error::Result,
-    kernels::check,
+    kernels::{check, frame},
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::Spec,
 };
@@ -66,24 +65,20 @@ macro_rules! resize_op {
                 Cost { flop: 0.0, bytes: (ins[0].bytes() + out.bytes()) as f64 }
             }
             fn forward(&self, io: Forward<'_>) -> Result<()> {
-                match io.device {
-                    Device::Cpu => {
-                        check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                        $forward(io);
-                    }
-                    Device::Cuda(cuda) => return cuda::forward(&$symbols, cuda, &io),
-                }
-                Ok(())
+                frame::forward(
+                    self.name(),
+                    io,
+                    |io| $forward(io),
+                    |cuda, io| cuda::forward(&$symbols, cuda, io),
+                )
             }
             fn backward(&self, io: Backward<'_>) -> Result<()> {
-                match io.device {
-                    Device::Cpu => {
-                        check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                        $backward(io);
-                    }
-                    Device::Cuda(cuda) => return cuda::backward(&$symbols, cuda, &io),
-                }
-                Ok(())
+                frame::backward(
+                    self.name(),
+                    io,
+                    |io| $backward(io),
+                    |cuda, io| cuda::backward(&$symbols, cuda, io),
+                )
             }
         }
     };

@@ -5,9 +5,8 @@ mod cpu;
 mod cuda;
 
 use crate::{
-    device::Device,
     error::Result,
-    kernels::check,
+    kernels::{check, frame},
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::Spec,
 };
@@ -100,26 +99,22 @@ fn moved(x: &Spec, y: &Spec) -> Cost {
 
 fn forward(name: &'static str, cut: Option<Cut>, way: Way, io: Forward<'_>) -> Result<()> {
     let Some(cut) = cut else { unreachable!("windows: infer saw the picture") };
-    match io.device {
-        Device::Cpu => {
-            check::cpu_dtype(name, io.out_spec.dtype)?;
-            cpu::forward(cut, way, io);
-            Ok(())
-        }
-        Device::Cuda(cuda) => cuda::forward(cut, way, cuda, &io),
-    }
+    frame::forward(
+        name,
+        io,
+        |io| cpu::forward(cut, way, io),
+        |cuda, io| cuda::forward(cut, way, cuda, io),
+    )
 }
 
 fn backward(name: &'static str, cut: Option<Cut>, way: Way, io: Backward<'_>) -> Result<()> {
     let Some(cut) = cut else { unreachable!("windows: infer saw the picture") };
-    match io.device {
-        Device::Cpu => {
-            check::cpu_dtype(name, io.out_spec.dtype)?;
-            cpu::backward(cut, way.back(), io);
-            Ok(())
-        }
-        Device::Cuda(cuda) => cuda::backward(cut, way.back(), cuda, &io),
-    }
+    frame::backward(
+        name,
+        io,
+        |io| cpu::backward(cut, way.back(), io),
+        |cuda, io| cuda::backward(cut, way.back(), cuda, io),
+    )
 }
 
 impl Op for Partition {
