@@ -174,6 +174,13 @@ impl Generate {
         })
     }
 
+    /// As [`Generate::metadata`] for picture `i` made alone: by its own seed.
+    pub fn metadata_alone(&self, made: &Made, i: usize) -> serde_json::Value {
+        let seed = self.compute.seed.wrapping_add(i as u64);
+        let compute = Compute { seed, ..self.compute.clone() };
+        Self { compute, count: 1, batch: 1, ..self.clone() }.metadata(made, 0)
+    }
+
     /// Reads the words and refuses numbers that cannot be used.
     fn words(&self) -> Result<Words> {
         at_least("--gamma", self.gamma.into(), 0.0)?;

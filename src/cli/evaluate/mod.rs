@@ -2,18 +2,58 @@
 
 mod correlate;
 mod page;
+mod plan;
 mod study;
 
-use crate::error::Result;
+use super::common::DeviceArgs;
+use crate::error::{Error, Result};
 use clap::{Args as ClapArgs, Subcommand};
 use std::{path::PathBuf, str::FromStr};
 
-/// Judge pictures: pages that ask people, and what their answers say about methods and metrics.
+/// Compare methods: train, sample and score what a plan names; pages that ask people; what their answers say.
+///
+/// A plan has a base, prompts, seeds, combinations of subjects, and rows (methods or their ablations). Everything that is
+/// made is a file in --out: a run that was stopped goes on where it was, and so do shards of a job array. With all of it
+/// there, table.md and side_by_side.html compare the rows.
+///
+/// Example: selvedge evaluate plan.toml --out evaluation --shard 3/8, where plan.toml is
+///
+///   base = "nano"
+///   prompts = ["a photo of {subjects}, on the beach"]
+///   [training.train]
+///   steps = 450
+///   [score]
+///   detector = "owlv2"
+///   dreamsim = "dreamsim"
+///   [[combination]]
+///   name = "bears"
+///   subjects = "bears.toml"
+///   [[row]]
+///   name = "MuDI"
+///   [[row]]
+///   name = "MuDI without init"
+///   init = "none"
+///   [[row]]
+///   name = "DreamBooth"
+///   set = ["method.name=dreambooth"]
 #[derive(Clone, Debug, ClapArgs)]
+#[command(args_conflicts_with_subcommands = true, verbatim_doc_comment)]
 pub struct Args {
-    /// What to do.
+    /// What to do beside that.
     #[command(subcommand)]
-    pub what: What,
+    pub what: Option<What>,
+    /// The plan.
+    #[arg(value_name = "PLAN.toml")]
+    pub plan: Option<PathBuf>,
+    /// The folder for everything that is made.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Do only part I of N of the work.
+    #[arg(long, default_value = "1/1", value_name = "I/N")]
+    pub shard: plan::Shard,
+    /// Where and in which element type.
+    #[command(flatten)]
+    pub place: DeviceArgs,
 }
 
 /// The parts.
@@ -35,8 +75,19 @@ pub enum What {
 /// Those of reading and writing.
 pub fn run(args: &Args) -> Result<u8> {
     match &args.what {
-        What::Study(args) => study::run(args),
-        What::Correlate(args) => correlate::run(args),
+        Some(What::Study(args)) => study::run(args),
+        Some(What::Correlate(args)) => correlate::run(args),
+        None => {
+            let (Some(plan), Some(out)) = (args.plan.clone(), args.out.clone()) else {
+                return Err(Error::Config {
+                    key: "evaluate".into(),
+                    found: "no PLAN.toml or no --out".into(),
+                    expected: "PLAN.toml --out DIR, study, or correlate".into(),
+                    fix: "`selvedge evaluate --help` shows a plan".into(),
+                });
+            };
+            plan::Evaluation { plan, out, shard: args.shard, place: args.place.clone() }.run()
+        }
     }
 }
 

@@ -1,0 +1,327 @@
+//! The plan: which subjects, prompts, seeds and rows (methods) are compared.
+
+use crate::{
+    data::config::{Method, SubjectConfig, TrainConfig, load_subjects},
+    error::{Error, Result},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Pictures of a combination, prompt and row in the paper: ten fixed seeds (methods.md §1.10).
+const SEEDS: u64 = 10;
+
+/// A plan as it is written.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// A diffusers folder, a single-file checkpoint, or nano.
+    pub base: String,
+    /// Texts with `{subjects}` (all, joined by "and") or `{ID}` (one) where the subjects' words go.
+    #[serde(default)]
+    pub prompts: Vec<String>,
+    /// The seeds of the pictures, or how many from 0; 10 when left out.
+    #[serde(default)]
+    pub seeds: Seeds,
+    /// `[training.method]`, `[training.train]` and the other keys of a training configuration, for every row.
+    #[serde(default)]
+    pub training: toml::Table,
+    /// How pictures are sampled.
+    #[serde(default)]
+    pub generate: Sampling,
+    /// What judges them.
+    #[serde(default)]
+    pub score: Models,
+    /// Subjects that are shown together.
+    #[serde(rename = "combination")]
+    pub combinations: Vec<Combination>,
+    /// The rows of the table: methods, and their ablations.
+    #[serde(rename = "row")]
+    pub rows: Vec<Row>,
+}
+
+/// Seeds, or a count of them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Seeds {
+    /// From 0.
+    Count(u64),
+    /// These.
+    List(Vec<u64>),
+}
+
+impl Default for Seeds {
+    fn default() -> Self {
+        Self::Count(SEEDS)
+    }
+}
+
+impl Seeds {
+    /// All of them.
+    pub fn all(&self) -> Vec<u64> {
+        match self {
+            Self::Count(n) => (0..*n).collect(),
+            Self::List(list) => list.clone(),
+        }
+    }
+}
+
+/// As the flags of `selvedge generate`, whose defaults hold.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sampling {
+    /// `--sampler`.
+    pub sampler: Option<String>,
+    /// `--steps`.
+    pub steps: Option<usize>,
+    /// `--guidance`.
+    pub guidance: Option<f32>,
+    /// `--height`.
+    pub height: Option<usize>,
+    /// `--width`.
+    pub width: Option<usize>,
+}
+
+/// As the flags of `selvedge score`; without any of them the pictures are made and shown, and not judged.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Models {
+    /// `--detector`.
+    pub detector: Option<PathBuf>,
+    /// `--dreamsim`.
+    pub dreamsim: Option<PathBuf>,
+    /// `--dinov2`.
+    pub dinov2: Option<PathBuf>,
+    /// `--dino`.
+    pub dino: Option<PathBuf>,
+    /// `--clip`.
+    pub clip: Option<PathBuf>,
+    /// `--imagereward`.
+    pub imagereward: Option<PathBuf>,
+    /// `--threshold`.
+    pub threshold: Option<f64>,
+}
+
+/// Subjects that are shown together.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Combination {
+    /// Its name, in files and tables.
+    pub name: String,
+    /// A file with `[[subject]]` tables.
+    pub subjects: PathBuf,
+    /// Prompts of its own in place of the plan's.
+    #[serde(default)]
+    pub prompts: Vec<String>,
+}
+
+/// A row of the table.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Row {
+    /// Its name, in files and tables.
+    pub name: String,
+    /// A preset under `[training]`.
+    pub preset: Option<String>,
+    /// Keys of the training configuration that differ here, as `--set` takes them.
+    #[serde(default)]
+    pub set: Vec<String>,
+    /// Whether anything is trained; `false` shows the base as it is.
+    #[serde(default = "yes")]
+    pub train: bool,
+    /// How pictures start: seg-mix, none or a layout file; when left out as the paper has it, seg-mix for method mudi
+    /// and none for the others.
+    pub init: Option<String>,
+    /// Strength of the initialization; 1 when left out.
+    pub gamma: Option<f32>,
+    /// What pictures are guided away from; the method's own when left out.
+    pub negative: Option<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A refusal of something in the plan.
+fn refuse(path: &Path, key: String, found: String, expected: &str, fix: &str) -> Error {
+    Error::Config {
+        key: format!("{}: {key}", path.display()),
+        found,
+        expected: expected.into(),
+        fix: fix.into(),
+    }
+}
+
+impl Plan {
+    /// Reads a plan; paths are taken from its folder.
+    ///
+    /// # Errors
+    /// [`Error::File`]; [`Error::Config`] for an unknown key, for a name that is used twice or cannot be a file's, and where
+    /// nothing would be made.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).map_err(Error::file("read", path))?;
+        let mut plan: Self = toml::from_str(&text).map_err(|e| {
+            let line = e.span().map(|s| text[..s.start].matches('\n').count() + 1);
+            let at = line.map_or(String::new(), |n| format!("line {n}"));
+            refuse(path, at, e.message().into(), "a plan", "`selvedge evaluate --help` shows one")
+        })?;
+        plan.check(path)?;
+        let root = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        plan.resolve(&root);
+        Ok(plan)
+    }
+
+    fn check(&self, path: &Path) -> Result<()> {
+        let seeds = self.seeds.all();
+        let distinct: BTreeSet<&u64> = seeds.iter().collect();
+        if seeds.is_empty() || distinct.len() < seeds.len() {
+            let found = format!("{} seeds, {} different", seeds.len(), distinct.len());
+            return Err(refuse(path, "seeds".into(), found, "each once", "change the list"));
+        }
+        let combinations = self.combinations.iter().map(|c| &c.name);
+        names(path, "combination", combinations)?;
+        names(path, "row", self.rows.iter().map(|r| &r.name))?;
+        for c in &self.combinations {
+            if self.prompts_of(c).is_empty() {
+                let key = format!("combination {}: prompts", c.name);
+                let fix = "add prompts = [\"a photo of {subjects}, on the beach\"]";
+                return Err(refuse(path, key, "none".into(), "at least one", fix));
+            }
+        }
+        for row in self.rows.iter().filter(|r| !r.train) {
+            if row.preset.is_some() || !row.set.is_empty() {
+                let (key, found) =
+                    (format!("row {}", row.name), "train = false with set or preset");
+                let fix = "leave out set and preset, or train = false";
+                return Err(refuse(path, key, found.into(), "one of the two", fix));
+            }
+        }
+        if self.training.contains_key("base") || self.training.contains_key("subject") {
+            let fix = "base and combinations are keys of the plan itself";
+            let found = "base or subject".to_string();
+            return Err(refuse(path, "training".into(), found, "other keys", fix));
+        }
+        Ok(())
+    }
+
+    fn resolve(&mut self, root: &Path) {
+        let beside = |p: &Path| match p.is_relative() && root.join(p).exists() {
+            true => root.join(p),
+            false => p.to_path_buf(),
+        };
+        if self.base != "nano" {
+            self.base = beside(Path::new(&self.base)).display().to_string();
+        }
+        self.combinations.iter_mut().for_each(|c| c.subjects = beside(&c.subjects));
+        let s = &mut self.score;
+        for path in [&mut s.detector, &mut s.dreamsim, &mut s.dinov2, &mut s.dino, &mut s.clip]
+            .into_iter()
+            .chain([&mut s.imagereward])
+            .flatten()
+        {
+            *path = beside(path);
+        }
+    }
+
+    /// The prompts of a combination, with `{subjects}` and `{ID}`.
+    pub fn prompts_of<'a>(&'a self, combination: &'a Combination) -> &'a [String] {
+        if combination.prompts.is_empty() { &self.prompts } else { &combination.prompts }
+    }
+
+    /// The training configuration of a row for some subjects; `root` is the plan's folder.
+    ///
+    /// # Errors
+    /// Those of a training configuration.
+    pub fn config(
+        &self,
+        row: &Row,
+        subjects: &[SubjectConfig],
+        root: &Path,
+    ) -> Result<TrainConfig> {
+        let mut table = self.training.clone();
+        table.insert("base".into(), self.base.clone().into());
+        if let Some(preset) = &row.preset {
+            table.insert("preset".into(), preset.clone().into());
+        }
+        let name = format!("row {}", row.name);
+        let text = |e: toml::ser::Error| Error::Config {
+            key: name.clone(),
+            found: e.to_string(),
+            expected: "values that TOML can hold".into(),
+            fix: "use paths in UTF-8".into(),
+        };
+        let subjects = toml::Value::try_from(subjects).map_err(text)?;
+        table.insert("subject".into(), subjects);
+        let written = toml::to_string(&table).map_err(text)?;
+        TrainConfig::parse(&written, &name, root, &row.set)
+    }
+}
+
+impl Row {
+    /// How pictures start; `config` is what was trained.
+    pub fn init(&self, config: Option<&TrainConfig>) -> &str {
+        let mudi = config.is_some_and(|c| c.method.name == Method::Mudi);
+        self.init.as_deref().unwrap_or(if mudi { "seg-mix" } else { "none" })
+    }
+}
+
+/// Names that can be folders, each once.
+fn names<'a>(path: &Path, what: &str, all: impl Iterator<Item = &'a String>) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    for name in all {
+        let plain = |c: char| c.is_alphanumeric() || " -_+.".contains(c);
+        if name.trim().is_empty() || name.starts_with('.') || !name.chars().all(plain) {
+            let expected = "a name of letters, digits, blanks and - _ + .";
+            return Err(refuse(path, what.into(), format!("{name:?}"), expected, "rename it"));
+        }
+        if !seen.insert(name) {
+            return Err(refuse(
+                path,
+                what.into(),
+                format!("{name:?} twice"),
+                "each once",
+                "rename one",
+            ));
+        }
+    }
+    if seen.is_empty() {
+        let fix = format!("add a [[{what}]]");
+        return Err(refuse(path, what.into(), "none".into(), "at least one", &fix));
+    }
+    Ok(())
+}
+
+/// The subjects of a combination, and its prompts with their words.
+///
+/// # Errors
+/// Those of the file; [`Error::Config`] for a name in braces that is no subject.
+pub fn subjects_and_prompts(
+    plan: &Plan,
+    combination: &Combination,
+) -> Result<(Vec<SubjectConfig>, Vec<String>)> {
+    let subjects = load_subjects(&combination.subjects)?;
+    let words: Vec<String> = subjects.iter().map(|s| format!("a {}", s.words())).collect();
+    let one = |prompt: &String| {
+        let mut text = prompt.replace("{subjects}", &words.join(" and "));
+        for (s, words) in subjects.iter().zip(&words) {
+            text = text.replace(&format!("{{{}}}", s.id), words);
+        }
+        match text.split_once('{') {
+            None => Ok(text),
+            Some((_, rest)) => Err(Error::Config {
+                key: format!("prompts of combination {}", combination.name),
+                found: format!("{{{}", rest.split_inclusive('}').next().unwrap_or_default()),
+                expected: format!(
+                    "{{subjects}}, {}",
+                    subjects.iter().map(|s| format!("{{{}}}", s.id)).collect::<Vec<_>>().join(", ")
+                ),
+                fix: "name a subject by its id".into(),
+            }),
+        }
+    };
+    let prompts = plan.prompts_of(combination).iter().map(one).collect::<Result<_>>()?;
+    Ok((subjects, prompts))
+}
