@@ -4,8 +4,10 @@
 mod dreamsim;
 mod imagereward;
 mod open;
+mod pictures;
 
 pub use imagereward::{Reward, masked_scores};
+pub use pictures::Preparation;
 
 use super::{
     clip::{TextConfig, TextInputs, text_encoder},
