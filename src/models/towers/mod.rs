@@ -70,6 +70,16 @@ impl Tower {
         }
     }
 
+    /// Channels of the pictures it looks at.
+    pub fn channels(&self) -> Option<usize> {
+        match self {
+            Tower::ClipText(_) => None,
+            Tower::ClipImage(v) | Tower::Dinov2(v) | Tower::Dino(v) => Some(v.channels),
+            Tower::DreamSim(all) => Some(all[0].channels),
+            Tower::ImageReward(r) => Some(r.vision.channels),
+        }
+    }
+
     /// Records it; gives the outputs by the names of the published implementations.
     ///
     /// # Errors
