@@ -11,6 +11,7 @@ pub mod forward;
 pub mod generate;
 pub mod kernels;
 pub mod mix;
+pub mod pictures;
 pub mod plan;
 pub mod plot;
 pub mod quickstart;
@@ -47,7 +48,7 @@ pub enum Command {
     Mix(mix::MixArgs),
     Generate(Box<generate::Generate>),
     Segment(Box<segment::SegmentArgs>),
-    Score(score::ScoreArgs),
+    Score(Box<score::ScoreArgs>),
     Evaluate(evaluate::Args),
     Forward(Box<forward::Args>),
     Plan(plan::Args),

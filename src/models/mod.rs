@@ -15,6 +15,7 @@ pub mod towers;
 pub mod unet;
 pub mod vae;
 pub mod vit;
+pub mod wordpiece;
 
 pub use builtin::{builtin, builtin_names, segmenter_names};
 pub use texts::Texts;

@@ -29,6 +29,8 @@ pub mod streams {
 
     /// A study with people: which pictures, which side, which order.
     pub const STUDY: u64 = 0x57D7;
+    /// Scores: which pictures are drawn again for the interval of a mean.
+    pub const INTERVAL: u64 = 0x117E;
 
     /// Number `index` of the stream `of`.
     pub fn numbered(of: u64, index: u64) -> u64 {

@@ -2,20 +2,20 @@
 
 use super::{Named, page};
 use crate::{
-    cli::common::out,
+    cli::{
+        common::out,
+        pictures::{names, small},
+    },
     data::{Subject, config},
     error::{Error, Result},
     metrics::study::Key,
-    tensor::{
-        atomic::atomic_write,
-        image::{self, Picture},
-    },
+    tensor::{atomic::atomic_write, image},
 };
 use clap::Args;
 use std::{
     collections::BTreeSet,
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 /// Flags of `evaluate study`.
@@ -109,33 +109,6 @@ fn shared_pictures(methods: &[Named]) -> Result<Vec<String>> {
         });
     }
     Ok(shared)
-}
-
-/// Pictures in a folder; overviews (`grid.png`) are none.
-fn names(folder: &Path) -> Result<BTreeSet<String>> {
-    let mut names = BTreeSet::new();
-    for entry in fs::read_dir(folder).map_err(Error::file("list", folder))? {
-        let name = entry.map_err(Error::file("list", folder))?.file_name();
-        let Some(name) = name.to_str() else { continue };
-        let ending = Path::new(name).extension().and_then(|e| e.to_str()).unwrap_or_default();
-        if ["png", "jpg", "jpeg", "webp"].contains(&ending) && name != "grid.png" {
-            names.insert(name.to_string());
-        }
-    }
-    Ok(names)
-}
-
-/// A PNG of at most `most` pixels a side.
-fn small(picture: &Picture, most: usize) -> Result<Vec<u8>> {
-    let longest = picture.width.max(picture.height).max(1);
-    let picture = picture.rgb();
-    let name = Path::new("a picture of the study");
-    if longest <= most {
-        return image::encode_png(&picture, &[], name);
-    }
-    let side = |n: usize| (n * most / longest).max(1);
-    let (width, height) = (side(picture.width), side(picture.height));
-    image::encode_png(&picture.resize(width, height, image::Filter::Lanczos), &[], name)
 }
 
 /// Class and first photos of every subject.

@@ -37,7 +37,7 @@ pub use family::Family;
 pub use folder::model_files;
 pub use sam_names::POSITIONS;
 pub use target::Target;
-pub use tower::config_of;
+pub use tower::{config_of, has_tower};
 
 /// The word that stands for the embedded base.
 pub const NANO: &str = "nano";

@@ -147,6 +147,19 @@ pub fn config_of(folder: &Path, component: Component) -> Result<Json> {
     }
 }
 
+/// Whether the CLIP in `model` has the tower `component`: a transformers configuration of one tower has no other.
+///
+/// # Errors
+/// Those of reading the configuration.
+pub fn has_tower(model: &Path, component: Component) -> Result<bool> {
+    let path = model.join("config.json");
+    if !path.is_file() {
+        return Ok(true);
+    }
+    let config = folder::read_json(&path)?;
+    Ok(config["model_type"].as_str().is_some_and(|k| model_types(component).contains(&k)))
+}
+
 /// Takes wrappers' names off the front of every name.
 fn bare(tensors: &mut [(String, Slot)], roots: &[&str]) {
     for (name, _) in tensors {

@@ -1,5 +1,6 @@
 //! DreamSim's ensemble of three vision transformers.
 
+use super::pictures::{CLIP, IMAGENET};
 use crate::{
     error::Result,
     kernels::{concat::Concat, layer_norm::LayerNorm, linear::Linear},
@@ -7,13 +8,6 @@ use crate::{
     nn::{Bias, Net, layer_norm, linear},
     plan::Value,
 };
-
-/// Mean and deviation of ImageNet's pictures, by channel.
-const IMAGENET: [[f32; 3]; 2] = [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]];
-
-/// Those of CLIP's.
-const CLIP: [[f32; 3]; 2] =
-    [[0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_6, 0.275_777_1]];
 
 /// Below every variance of an embedding.
 const TINY: f32 = 1e-12;

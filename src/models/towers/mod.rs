@@ -4,8 +4,10 @@
 mod dreamsim;
 mod imagereward;
 mod open;
+mod pictures;
 
 pub use imagereward::{Reward, masked_scores};
+pub use pictures::Preparation;
 
 use super::{
     clip::{TextConfig, TextInputs, text_encoder},
@@ -65,6 +67,16 @@ impl Tower {
             Tower::ClipImage(v) | Tower::Dinov2(v) | Tower::Dino(v) => v.grid.map(|n| n * v.patch),
             Tower::DreamSim(all) => all[0].grid.map(|n| n * all[0].patch),
             Tower::ImageReward(r) => r.vision.grid.map(|n| n * r.vision.patch),
+        }
+    }
+
+    /// Channels of the pictures it looks at.
+    pub fn channels(&self) -> Option<usize> {
+        match self {
+            Tower::ClipText(_) => None,
+            Tower::ClipImage(v) | Tower::Dinov2(v) | Tower::Dino(v) => Some(v.channels),
+            Tower::DreamSim(all) => Some(all[0].channels),
+            Tower::ImageReward(r) => Some(r.vision.channels),
         }
     }
 

@@ -1,7 +1,8 @@
-//! `selvedge score`: whether identities were kept apart, from similarities or embeddings that exist already.
+//! Scores from similarities or embeddings that exist already.
 
-use super::common::out;
+use super::show::values;
 use crate::{
+    cli::common::out,
     error::{Error, Result},
     metrics::{
         detect_compare::{Matrix, Scores},
@@ -9,38 +10,9 @@ use crate::{
     },
     tensor::safetensors::SafeFile,
 };
-use clap::Args;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
-
-/// Detect-and-Compare scores of pictures, from numbers that exist already.
-///
-/// Example: selvedge score --embeddings crops.safetensors --json
-#[derive(Clone, Debug, Args)]
-pub struct ScoreArgs {
-    /// Where the numbers are.
-    #[command(flatten)]
-    pub numbers: NumbersArgs,
-    /// Print one JSON object instead of the table.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// One of these files.
-#[derive(Clone, Debug, Args)]
-#[group(required = true, multiple = false)]
-pub struct NumbersArgs {
-    /// JSON with `ground_truth` and, for every image, `name` and `similarity`: a row per box, a column per subject.
-    #[arg(long, value_name = "IN.json")]
-    pub similarities: Option<PathBuf>,
-    /// Safetensors with `references.SUBJECT [R, D]` and `crops.IMAGE [B, D]`.
-    #[arg(long, value_name = "IN.safetensors")]
-    pub embeddings: Option<PathBuf>,
-}
+use std::{fs, path::Path};
 
 /// What is to be scored.
 #[derive(Deserialize)]
@@ -58,22 +30,28 @@ struct Image {
     similarity: Matrix,
 }
 
-/// Runs the command.
+/// Scores the numbers of `--similarities`.
 ///
 /// # Errors
 /// Those of reading; [`Error::Data`] for numbers that do not fit together.
-pub fn run(args: &ScoreArgs) -> Result<u8> {
-    let numbers = match (&args.numbers.similarities, &args.numbers.embeddings) {
-        (Some(path), _) => from_json(path)?,
-        (_, Some(path)) => from_embeddings(path)?,
-        // clap asks for one of them
-        (None, None) => return Ok(2),
-    };
+pub(super) fn similarities(path: &Path, json: bool) -> Result<u8> {
+    Ok(print(&from_json(path)?, json))
+}
+
+/// Scores the embeddings of `--embeddings`.
+///
+/// # Errors
+/// As [`similarities`].
+pub(super) fn embeddings(path: &Path, json: bool) -> Result<u8> {
+    Ok(print(&from_embeddings(path)?, json))
+}
+
+fn print(numbers: &Numbers, json: bool) -> u8 {
     let truth = &numbers.ground_truth;
     let scores: Vec<Scores> =
         numbers.images.iter().map(|i| Scores::of(&i.similarity, truth)).collect();
-    out(&if args.json { as_json(&numbers, &scores) } else { as_table(&numbers, &scores) });
-    Ok(0)
+    out(&if json { as_json(numbers, &scores) } else { as_table(numbers, &scores) });
+    0
 }
 
 fn from_json(path: &Path) -> Result<Numbers> {
@@ -171,12 +149,6 @@ fn from_embeddings(path: &Path) -> Result<Numbers> {
 }
 
 fn as_json(numbers: &Numbers, scores: &[Scores]) -> String {
-    let values = |s: &Scores| {
-        json!({
-            "dc": s.dc, "dc_max": s.dc_max,
-            "dc_spectral": s.dc_spectral, "dc_frobenius": s.dc_frobenius,
-        })
-    };
     let image = |(image, scores): (&Image, &Scores)| {
         let boxes = image.similarity.len();
         let mut all = json!({"name": image.name, "boxes": boxes, "similarity": image.similarity});

@@ -1,0 +1,124 @@
+//! `selvedge score`: whether identities were kept apart, from pictures or from numbers that exist already.
+
+mod boxes;
+mod images;
+mod numbers;
+mod page;
+mod results;
+mod show;
+
+use super::common::DeviceArgs;
+use crate::error::{Error, Result};
+use clap::Args;
+use std::path::PathBuf;
+
+/// Detect-and-Compare, similarities and text scores of pictures; or Detect-and-Compare from numbers that exist already.
+///
+/// Pictures are judged by the models that are named, in f32 on the CPU; every one that is not is listed as missing.
+///
+/// Example: selvedge score --images pictures --subjects two_subjects.toml --boxes boxes.json --dreamsim DREAMSIM
+/// --clip clip-vit-large-patch14 --out scores
+///
+/// Example: selvedge score --embeddings crops.safetensors --json
+#[derive(Clone, Debug, Args)]
+pub struct ScoreArgs {
+    /// What is scored.
+    #[command(flatten)]
+    pub of: OfArgs,
+    /// What judges pictures.
+    #[command(flatten)]
+    pub by: ByArgs,
+    /// Print one JSON object instead of the tables.
+    #[arg(long)]
+    pub json: bool,
+    /// Where to compute, with --images.
+    #[command(flatten)]
+    pub place: DeviceArgs,
+}
+
+/// One of these.
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct OfArgs {
+    /// A folder of pictures.
+    #[arg(long, value_name = "DIR", requires = "subjects")]
+    pub images: Option<PathBuf>,
+    /// JSON with `ground_truth` and, for every image, `name` and `similarity`: a row per box, a column per subject.
+    #[arg(long, value_name = "IN.json")]
+    pub similarities: Option<PathBuf>,
+    /// Safetensors with `references.SUBJECT [R, D]` and `crops.IMAGE [B, D]`.
+    #[arg(long, value_name = "IN.safetensors")]
+    pub embeddings: Option<PathBuf>,
+}
+
+/// Subjects, models, boxes and prompts of `--images`.
+#[derive(Clone, Debug, Args)]
+pub struct ByArgs {
+    /// A file with [[subject]] tables, as a training configuration: their photos are the references.
+    #[arg(long, value_name = "FILE.toml", requires = "images")]
+    pub subjects: Option<PathBuf>,
+    /// Boxes given by hand, {"0001.png": [[x0, y0, x1, y1], ...], ...} in pixels, an entry for every picture.
+    #[arg(long, value_name = "FILE.json", requires = "images")]
+    pub boxes: Option<PathBuf>,
+    /// DreamSim's folder.
+    #[arg(long, value_name = "DIR", requires = "images")]
+    pub dreamsim: Option<PathBuf>,
+    /// A DINOv2; the published numbers are dinov2-base's.
+    #[arg(long, value_name = "DIR", requires = "images")]
+    pub dinov2: Option<PathBuf>,
+    /// A DINO of the first version.
+    #[arg(long, value_name = "DIR", requires = "images")]
+    pub dino: Option<PathBuf>,
+    /// A CLIP: its image tower compares pictures, both towers give the CLIP score.
+    #[arg(long, value_name = "DIR", requires = "images")]
+    pub clip: Option<PathBuf>,
+    /// ImageReward's folder, with vocab.txt of bert-base-uncased in it.
+    #[arg(long, value_name = "DIR", requires = "images")]
+    pub imagereward: Option<PathBuf>,
+    /// The text of all pictures; without it each PNG's own, which `generate` writes into it.
+    #[arg(long, value_name = "TEXT", requires = "images")]
+    pub prompt: Option<String>,
+    /// Compare with the prompt's identifiers in it; without it the class words stand alone.
+    #[arg(long, requires = "images")]
+    pub keep_tokens: bool,
+    /// A folder for scores.jsonl (a line a picture) and score.html (the worst first).
+    #[arg(long, value_name = "DIR", requires = "images")]
+    pub out: Option<PathBuf>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Those of reading; [`Error::Data`] for numbers and boxes that do not fit; those of the models.
+pub fn run(args: &ScoreArgs) -> Result<u8> {
+    let OfArgs { images, similarities, embeddings } = &args.of;
+    match (images, similarities, embeddings) {
+        (Some(folder), ..) => images::run(folder, args),
+        (_, Some(path), _) => {
+            nothing_computes(&args.place).and_then(|()| numbers::similarities(path, args.json))
+        }
+        (.., Some(path)) => {
+            nothing_computes(&args.place).and_then(|()| numbers::embeddings(path, args.json))
+        }
+        // clap asks for one of them
+        (None, None, None) => Ok(2),
+    }
+}
+
+/// Refuses flags of a device where there is nothing to compute on it.
+fn nothing_computes(place: &DeviceArgs) -> Result<()> {
+    let kernels = &place.kernels;
+    let swapped = kernels.kernel_dir.is_some()
+        || !(kernels.variants.is_empty()
+            && kernels.kernel_sources.is_empty()
+            && kernels.left_out.is_empty());
+    if place.device == "auto" && place.dtype.is_none() && place.capture.is_none() && !swapped {
+        return Ok(());
+    }
+    Err(Error::Config {
+        key: "--device, --dtype and flags of kernels".into(),
+        found: "numbers that exist already".into(),
+        expected: "--images: only pictures are computed on a device".into(),
+        fix: "leave them out".into(),
+    })
+}
