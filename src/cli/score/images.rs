@@ -43,12 +43,28 @@ struct Run<'a> {
     place: (Device, DType),
 }
 
-/// Scores the pictures of `folder`.
+/// Scores the pictures of `folder` and shows what was found.
+///
+/// # Errors
+/// As [`judge`]; those of the files that are written.
+pub(super) fn run(folder: &Path, args: &ScoreArgs) -> Result<u8> {
+    judge(folder, args)?.finish()
+}
+
+/// Scores the pictures of `folder`: the object that `--json` prints.
+///
+/// # Errors
+/// As [`judge`].
+pub(super) fn judged(folder: &Path, args: &ScoreArgs) -> Result<serde_json::Value> {
+    Ok(show::as_json(&judge(folder, args)?.results))
+}
+
+/// Judges the pictures of `folder`.
 ///
 /// # Errors
 /// Those of reading and of the models; [`Error::Config`] without a model; [`Error::Data`] for a folder without pictures, and
 /// for pictures without a prompt where one is needed.
-pub(super) fn run(folder: &Path, args: &ScoreArgs) -> Result<u8> {
+fn judge<'a>(folder: &'a Path, args: &'a ScoreArgs) -> Result<Run<'a>> {
     let by = &args.by;
     let asked = [&by.dreamsim, &by.dinov2, &by.dino, &by.clip, &by.imagereward];
     if asked.iter().all(|path| path.is_none()) {
@@ -84,7 +100,7 @@ pub(super) fn run(folder: &Path, args: &ScoreArgs) -> Result<u8> {
     }
     run.clip_score(whole)?;
     run.reward()?;
-    run.finish()
+    Ok(run)
 }
 
 /// Size and prompt of every picture; each is read once before anything is computed.

@@ -10,7 +10,7 @@ mod show;
 use super::common::DeviceArgs;
 use crate::error::{Error, Result};
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Detect-and-Compare, similarities and text scores of pictures; or Detect-and-Compare from numbers that exist already.
 ///
@@ -103,6 +103,15 @@ pub fn run(args: &ScoreArgs) -> Result<u8> {
         // clap asks for one of them
         (None, None, None) => Ok(2),
     }
+}
+
+/// The object that `--json` prints for the pictures of `folder`.
+///
+/// # Errors
+/// As [`run`].
+pub fn judged(folder: &Path, by: ByArgs, place: DeviceArgs) -> Result<serde_json::Value> {
+    let of = OfArgs { images: Some(folder.into()), similarities: None, embeddings: None };
+    images::judged(folder, &ScoreArgs { of, by, json: true, place })
 }
 
 /// Refuses flags of a device where there is nothing to compute on it.

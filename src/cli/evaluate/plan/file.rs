@@ -1,6 +1,7 @@
 //! The plan: which subjects, prompts, seeds and rows (methods) are compared.
 
 use crate::{
+    cli::score::ByArgs,
     data::config::{Method, SubjectConfig, TrainConfig, load_subjects},
     error::{Error, Result},
 };
@@ -171,6 +172,7 @@ impl Plan {
         plan.check(path)?;
         let root = path.parent().map(Path::to_path_buf).unwrap_or_default();
         plan.resolve(&root);
+        plan.look(path)?;
         Ok(plan)
     }
 
@@ -216,14 +218,26 @@ impl Plan {
             self.base = beside(Path::new(&self.base)).display().to_string();
         }
         self.combinations.iter_mut().for_each(|c| c.subjects = beside(&c.subjects));
-        let s = &mut self.score;
-        for path in [&mut s.detector, &mut s.dreamsim, &mut s.dinov2, &mut s.dino, &mut s.clip]
-            .into_iter()
-            .chain([&mut s.imagereward])
-            .flatten()
-        {
+        for (_, path) in self.score.paths() {
             *path = beside(path);
         }
+        for layout in self.rows.iter_mut().filter_map(|r| r.init.as_mut()) {
+            if !["seg-mix", "none"].contains(&layout.as_str()) {
+                *layout = beside(Path::new(layout)).display().to_string();
+            }
+        }
+    }
+
+    /// What is read long after the start is there.
+    fn look(&mut self, plan: &Path) -> Result<()> {
+        for (key, path) in self.score.paths() {
+            if !path.exists() {
+                let found = format!("{}, which is not there", path.display());
+                let fix = "check the path; it is taken from the plan's folder";
+                return Err(refuse(plan, format!("score.{key}"), found, "a model", fix));
+            }
+        }
+        Ok(())
     }
 
     /// The prompts of a combination, with `{subjects}` and `{ID}`.
@@ -257,6 +271,42 @@ impl Plan {
         table.insert("subject".into(), subjects);
         let written = toml::to_string(&table).map_err(text)?;
         TrainConfig::parse(&written, &name, root, &row.set)
+    }
+}
+
+impl Models {
+    fn paths(&mut self) -> impl Iterator<Item = (&'static str, &mut PathBuf)> {
+        let all = [
+            ("detector", &mut self.detector),
+            ("dreamsim", &mut self.dreamsim),
+            ("dinov2", &mut self.dinov2),
+            ("dino", &mut self.dino),
+            ("clip", &mut self.clip),
+            ("imagereward", &mut self.imagereward),
+        ];
+        all.into_iter().filter_map(|(key, path)| Some((key, path.as_mut()?)))
+    }
+
+    /// Whether nothing judges.
+    pub fn none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The flags of `selvedge score`.
+    pub fn flags(&self, subjects: PathBuf, prompt: &str) -> ByArgs {
+        let Self { dreamsim, dinov2, dino, clip, imagereward, .. } = self.clone();
+        ByArgs {
+            subjects: Some(subjects),
+            boxes: None,
+            dreamsim,
+            dinov2,
+            dino,
+            clip,
+            imagereward,
+            prompt: Some(prompt.into()),
+            keep_tokens: false,
+            out: None,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod file;
 mod page;
+mod table;
 mod unit;
 
 use self::{
@@ -12,6 +13,7 @@ use crate::{
     cli::{
         common::{Compute, DeviceArgs, note},
         generate::Generate,
+        score::judged,
         train::{stop_flag, train},
     },
     error::{Error, Result},
@@ -91,16 +93,24 @@ impl Evaluation {
             for (row, cell) in unit.cells() {
                 self.sample(&plan, unit, row, &cell)?;
                 self.go_on(&stop, &cell)?;
+                self.score(&plan, unit, &cell)?;
             }
         }
         let seeds = plan.seeds.all();
-        let open = units.iter().flat_map(|u| u.cells().map(|(_, cell)| cell)).filter(|cell| {
-            seeds.iter().any(|s| !cell.folder(&self.out).join(picture(*s)).exists())
-        });
-        let open = open.count();
+        let made = |cell: &Cell| {
+            let there = seeds.iter().all(|s| cell.folder(&self.out).join(picture(*s)).exists());
+            there && (plan.score.none() || cell.scores(&self.out).exists())
+        };
+        let cells = units.iter().flat_map(|u| u.cells().map(|(_, cell)| cell));
+        let open = cells.filter(|cell| !made(cell)).count();
         if open > 0 {
             note(&format!("{open} prompts of rows are still to be made by other shards"));
             return Ok(0);
+        }
+        if plan.score.none() {
+            note("the plan has no [score]: the pictures were not judged");
+        } else {
+            table::write(&plan, &units, &self.out)?;
         }
         page::write(&plan, &units, &self.out)?;
         Ok(0)
@@ -175,6 +185,20 @@ impl Evaluation {
             }
         }
         Ok(())
+    }
+
+    /// The scores of a cell, once.
+    fn score(&self, plan: &Plan, unit: &Unit, cell: &Cell) -> Result<()> {
+        let path = cell.scores(&self.out);
+        if plan.score.none() || path.exists() {
+            return Ok(());
+        }
+        let by = plan.score.flags(unit.subjects_file()?, &cell.prompt);
+        let scores = judged(&cell.folder(&self.out), by, self.place.clone())?;
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
+        }
+        atomic_write(&path, |w| w.write_all(format!("{scores:#}\n").as_bytes()))
     }
 
     /// Paths inside the folder without it: the same bytes wherever it lies.
