@@ -33,7 +33,8 @@ use crate::{
 /// `x` for `dw`.
 ///
 /// # Numerics
-/// f32 accumulation, one rounding; bitwise repeatable for a number of threads or a kernel.
+/// f32 accumulation, one rounding; bitwise repeatable for a number of threads or a kernel. On the CPU 3x3 kernels of stride
+/// 1 with 64 channels and more go by Winograd's F(2x2, 3x3) (1509.09308), whose sums are in another order.
 ///
 /// # Errors
 /// `infer` refuses other ranks, channel counts that differ, stride 0, a kernel larger than the
