@@ -90,6 +90,15 @@ mod tests {
     }
 
     #[test]
+    fn points_follow_the_rounding_of_their_own_axis() {
+        let frame = Frame::fit([999, 1500], [1024, 1024]);
+        assert_eq!(frame.place([1500.0, 999.0]), [1024.0, 682.0]);
+        assert_eq!(frame.place([750.0, 0.0]), [512.0, 0.0]);
+        let frame = Frame::fit([3, 2047], [1024, 1024]);
+        assert_eq!(frame.place([2047.0, 3.0]), [1024.0, 2.0]);
+    }
+
+    #[test]
     fn a_mask_comes_back_where_it_was() {
         // the lower right quarter of the photo, which fills the upper half of the input
         let frame = Frame::fit([40, 80], [64, 64]);
