@@ -12,11 +12,7 @@ use crate::{
     tensor::{atomic::atomic_write, image},
 };
 use clap::Args;
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::PathBuf,
-};
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 /// Flags of `evaluate study`.
 #[derive(Clone, Debug, Args)]

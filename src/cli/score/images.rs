@@ -153,7 +153,7 @@ impl Run<'_> {
     fn boxes(&mut self) -> Result<()> {
         match &self.args.by.boxes {
             Some(path) => boxes::from_file(path, &mut self.results.shots)?,
-            None => self.missing("boxes, Detect-and-Compare", "no --boxes".into()),
+            None => self.missing("Detect-and-Compare", "no --boxes".into()),
         }
         Ok(())
     }
