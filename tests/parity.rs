@@ -1,7 +1,7 @@
 //! The models against diffusers and transformers: every output, input gradient and parameter gradient; the towers
 //! with original names against the published code.
 //!
-//! The cases are written by `tools/fixtures/make_models.py` and `tools/fixtures/make_towers.py`.
+//! The cases are written by `make_models.py`, `make_towers.py` and `make_owlv2.py` of `tools/fixtures`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use clap::Parser;
@@ -180,6 +180,12 @@ fn dino_and_dinov2_equal_their_references_at_other_sizes() {
 #[test]
 fn dreamsim_equals_its_published_code() {
     committed("tower-dreamsim");
+}
+
+#[test]
+fn owlv2_equals_transformers_with_and_without_a_mask() {
+    committed("owlv2");
+    committed("owlv2-mask");
 }
 
 #[test]

@@ -37,9 +37,12 @@ fn parameters(component: Component, config: &Value) -> usize {
     let [h, w] = tower.side();
     let inputs = TowerInputs {
         pixels: (h > 0).then(|| rec.input("pixels", Spec::f32(&[1, h, w, 3]))),
-        ids: Some(rec.input("ids", Spec::i32(&[1, 77]))),
+        ids: Some(
+            rec.input("ids", Spec::i32(&[1, if component == Component::Owlv2 { 16 } else { 77 }])),
+        ),
         rows: Some(rec.input("rows", Spec::i32(&[1]))),
-        mask: None,
+        queries: Some(rec.input("queries", Spec::f32(&[1, 1]))),
+        ..TowerInputs::default()
     };
     tower.record(&mut Net::new(&mut rec, &none), &inputs).unwrap();
     rec.params().iter().map(|p| p.dims.iter().product::<usize>()).sum()
@@ -56,7 +59,14 @@ fn towers_have_the_published_number_of_parameters() {
             "intermediate_size": 3072},
         "vision_config": {"hidden_size": 1024, "num_attention_heads": 16, "num_hidden_layers": 24,
             "intermediate_size": 4096, "image_size": 224, "patch_size": 14}});
+    let owlv2 = json!({"model_type": "owlv2", "vision_config": {"image_size": 960}});
+    let large = json!({"model_type": "owlv2", "projection_dim": 768,
+        "text_config": {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12},
+        "vision_config": {"image_size": 1008, "patch_size": 14, "hidden_size": 1024,
+            "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}});
     for (component, config, want) in [
+        (Component::Owlv2, owlv2, 154_573_575), // base-patch16, and a projection nobody asks for
+        (Component::Owlv2, large, 436_824_327), // large-patch14
         (Component::Dinov2, dinov2(768, 12), 86_579_712), // and a mask token
         (Component::Dinov2, dinov2(384, 6), 22_056_192),
         (Component::ClipImage, clip.clone(), 303_966_208),
@@ -141,6 +151,26 @@ fn a_folder_of_another_model_is_named() {
     assert!(text.contains("0 files of weights"), "{text}");
     let text = refusal("tower-dreamsim", empty.path());
     assert!(text.contains("dino_vitb16_pretrain"), "{text}");
+}
+
+#[test]
+fn owlv2_takes_nothing_but_a_whole_folder_of_its_own() {
+    let text = refusal("owlv2", &fixture("tower-clip-image").join("model"));
+    assert!(text.contains("clip_vision_model") && text.contains("owlv2"), "{text}");
+    let empty = tempfile::tempdir().unwrap();
+    let text = refusal("owlv2", empty.path());
+    assert!(text.contains("no config.json"), "{text}");
+    let gone = "owlv2.vision_model.pre_layernorm.weight";
+    let folder = changed("owlv2", |all| {
+        all.remove(gone).unwrap();
+        all.insert("owlv2.surprise".into(), Raw::f32(&[1], &[0.0]));
+        all.insert("owlv2.text_model.embeddings.position_ids".into(), Raw::i64(&[1, 1], &[0]));
+        all.insert("box_head.dense2.bias".into(), Raw::f32(&[3], &[0.0; 3]));
+    });
+    let text = refusal("owlv2", folder.path());
+    for name in [gone, "1 unknown: owlv2.surprise", "[3]"] {
+        assert!(text.contains(name), "{name}: {text}");
+    }
 }
 
 #[test]

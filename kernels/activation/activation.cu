@@ -10,7 +10,7 @@ namespace activation {
 
 using namespace elementwise;
 
-enum class Kind : int { Silu = 0, Gelu = 1, QuickGelu = 2, Relu = 3, Tanh = 4 };  // as cuda.rs
+enum class Kind : int { Silu = 0, Gelu = 1, QuickGelu = 2, Relu = 3, Tanh = 4, Elu = 5 };  // as cuda.rs
 
 template <class T>
 struct Args {
@@ -44,6 +44,10 @@ struct Tanh {
   static __device__ float value(float x) { return tanhf(x); }
   static __device__ float slope(float x) { return 1.0f - tanhf(x) * tanhf(x); }
 };
+struct Elu {
+  static __device__ float value(float x) { return x > 0.0f ? x : expm1f(x); }
+  static __device__ float slope(float x) { return expf(fminf(x, 0.0f)); }
+};
 
 template <class T, class F>
 __device__ inline void map(const Args<T>& a) {
@@ -72,6 +76,7 @@ __device__ inline void forward(const Args<T>& a) {
     case Kind::QuickGelu: return map<T, QuickGelu>(a);
     case Kind::Relu: return map<T, Relu>(a);
     case Kind::Tanh: return map<T, Tanh>(a);
+    case Kind::Elu: return map<T, Elu>(a);
   }
 }
 
@@ -83,6 +88,7 @@ __device__ inline void backward(const Args<T>& a) {
     case Kind::QuickGelu: return pull_back<T, QuickGelu>(a);
     case Kind::Relu: return pull_back<T, Relu>(a);
     case Kind::Tanh: return pull_back<T, Tanh>(a);
+    case Kind::Elu: return pull_back<T, Elu>(a);
   }
 }
 

@@ -5,7 +5,7 @@ use crate::kernels::case::{Case, Fill};
 
 /// Every function on a ragged, an empty and a U-Net shape.
 pub fn cases() -> Vec<Case> {
-    let kinds = [Kind::Silu, Kind::Gelu, Kind::QuickGelu, Kind::Tanh];
+    let kinds = [Kind::Silu, Kind::Gelu, Kind::QuickGelu, Kind::Tanh, Kind::Elu];
     let of = |kind: Kind| {
         let name = format!("activation {kind:?}");
         let dims: [&[usize]; 3] = [&[3, 7, 5], &[0, 4], &[2, 1280]];

@@ -22,6 +22,12 @@ pub(crate) fn gelu_slope(x: f32) -> f32 {
     0.5 * (1.0 + erf(x * SQRT_HALF)) + x * INV_SQRT_TAU * exp(-0.5 * x * x)
 }
 
+/// `x` above 0, `exp(x) - 1` below.
+#[inline(always)]
+pub(crate) fn elu(x: f32) -> f32 {
+    if x > 0.0 { x } else { x.exp_m1() }
+}
+
 /// Slope of `x sigmoid(k x)`.
 #[inline(always)]
 fn swish_slope(x: f32, k: f32) -> f32 {
@@ -37,6 +43,7 @@ pub(super) fn forward(kind: Kind, mut io: Forward<'_>) {
         Kind::QuickGelu => map(io.out.f32(), x, |x| x * sigmoid(QUICK * x)),
         Kind::Relu => map(io.out.f32(), x, |x| x.max(0.0)),
         Kind::Tanh => map(io.out.f32(), x, f32::tanh),
+        Kind::Elu => map(io.out.f32(), x, elu),
     }
 }
 
@@ -50,6 +57,7 @@ pub(super) fn backward(kind: Kind, io: Backward<'_>) {
             Kind::QuickGelu => slope(mode, dx, x, dy, |x| swish_slope(x, QUICK)),
             Kind::Relu => slope(mode, dx, x, dy, |x| if x > 0.0 { 1.0 } else { 0.0 }),
             Kind::Tanh => slope(mode, dx, x, dy, |x| 1.0 - x.tanh() * x.tanh()),
+            Kind::Elu => slope(mode, dx, x, dy, |x| exp(x.min(0.0))),
         }
     }
 }

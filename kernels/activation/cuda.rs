@@ -35,6 +35,7 @@ fn number(kind: Kind) -> i32 {
         Kind::QuickGelu => 2,
         Kind::Relu => 3,
         Kind::Tanh => 4,
+        Kind::Elu => 5,
     }
 }
 

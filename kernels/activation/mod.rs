@@ -4,7 +4,7 @@ pub mod cases;
 mod cpu;
 mod cuda;
 
-pub(crate) use cpu::{gelu, gelu_slope};
+pub(crate) use cpu::{elu, gelu, gelu_slope};
 
 use crate::{
     device::Device,
@@ -27,6 +27,8 @@ pub enum Kind {
     Relu,
     /// `tanh(x)`.
     Tanh,
+    /// `x` above 0, `exp(x) - 1` below.
+    Elu,
 }
 
 /// `y = f(x)`.

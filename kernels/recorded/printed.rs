@@ -193,6 +193,7 @@ fn kind(name: &str) -> Option<activation::Kind> {
         "QuickGelu" => Some(Kind::QuickGelu),
         "Relu" => Some(Kind::Relu),
         "Tanh" => Some(Kind::Tanh),
+        "Elu" => Some(Kind::Elu),
         _ => None,
     }
 }

@@ -154,7 +154,7 @@ impl Architecture {
             let last = both && i + 1 == self.text.len();
             let rows = last.then(|| rec.input(rows, Spec::i32(&[batch])));
             let out = Net::new(rec, adapters).within(component.name(), |net| {
-                text_encoder(net, config, &TextInputs { ids, rows })
+                text_encoder(net, config, &TextInputs { ids, rows, padding: None })
             })?;
             let tokens = if both { out.penultimate } else { out.last };
             context = Some(match context {

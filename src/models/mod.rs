@@ -8,6 +8,7 @@ pub mod clip;
 pub mod config;
 pub mod export;
 pub mod noise;
+pub mod owlv2;
 pub mod sam;
 mod texts;
 pub mod tokenizer;

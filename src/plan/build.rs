@@ -131,7 +131,8 @@ fn needing_gradient(rec: &Recorder, nodes: &[Node], live: &[bool]) -> Vec<bool> 
         })
         .collect();
     for (n, _) in nodes.iter().zip(live).filter(|(_, l)| **l) {
-        let chosen = rec.slots[n.out.0].spec.dtype == DType::I32; // integers are steps: no slope
+        // integers are steps: no slope
+        let chosen = n.detached || rec.slots[n.out.0].spec.dtype == DType::I32;
         if !chosen && n.ins.iter().any(|v| needs[rec.slots[v.0].root]) {
             needs[n.out.0] = true;
         }

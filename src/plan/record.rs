@@ -2,7 +2,7 @@
 
 use crate::{
     error::{Error, Result},
-    kernels::cast::Cast,
+    kernels::{affine::Affine, cast::Cast},
     op::{Op, Signature},
     tensor::{DType, Spec},
 };
@@ -101,6 +101,8 @@ pub(crate) struct Node {
     pub signature: Signature,
     pub scope: String,
     pub segment: Option<usize>,
+    /// Whether no gradient goes back through it.
+    pub detached: bool,
 }
 
 /// One parameter of a recording.
@@ -240,6 +242,18 @@ impl Recorder {
         Ok(Value(self.slots.len() - 1))
     }
 
+    /// A copy of `v` through which no gradient goes back.
+    ///
+    /// # Errors
+    /// Those of the copy.
+    pub fn detached(&mut self, v: Value) -> Result<Value> {
+        let out = self.apply(Affine { scale: 1.0, shift: 0.0 }, &[v])?;
+        if let Some(node) = self.nodes.last_mut() {
+            node.detached = true;
+        }
+        Ok(out)
+    }
+
     /// Names everything recorded inside `body`.
     ///
     /// # Errors
@@ -283,7 +297,8 @@ impl Recorder {
         let saved = saved.into_iter().map(|s| self.slot(s, Class::Temp, scope.clone())).collect();
         let (ins, segment) = (ins.to_vec(), self.segment);
         let op = Box::new(op);
-        self.nodes.push(Node { op, ins, specs, out, saved, signature, scope, segment });
+        let detached = false;
+        self.nodes.push(Node { op, ins, specs, out, saved, signature, scope, segment, detached });
         Ok(out)
     }
 

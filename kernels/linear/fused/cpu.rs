@@ -4,7 +4,7 @@ use super::{FusedLinear, Then};
 use crate::{
     device::cpu::sigmoid,
     kernels::{
-        activation::{Kind, gelu},
+        activation::{Kind, elu, gelu},
         linear::{cpu, rows},
     },
     op::Forward,
@@ -53,5 +53,6 @@ fn value(kind: Kind, x: f32) -> f32 {
         Kind::QuickGelu => x * sigmoid(1.702 * x),
         Kind::Relu => x.max(0.0),
         Kind::Tanh => x.tanh(),
+        Kind::Elu => elu(x),
     }
 }

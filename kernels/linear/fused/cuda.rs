@@ -126,8 +126,8 @@ fn code(then: Then) -> i32 {
         Then::Activation(Kind::Gelu) => 1,
         Then::Activation(Kind::QuickGelu) => 2,
         Then::Activation(Kind::Relu) => 3,
-        // `infer` refuses tanh.
-        Then::Activation(Kind::Silu | Kind::Tanh) | Then::Nothing | Then::Geglu => 0,
+        // `infer` refuses tanh and ELU.
+        Then::Activation(Kind::Silu | Kind::Tanh | Kind::Elu) | Then::Nothing | Then::Geglu => 0,
     }
 }
 

@@ -79,8 +79,9 @@ impl Op for FusedLinear {
     }
 
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
-        if self.then == Then::Activation(Kind::Tanh) {
-            let problem = "tanh is not computed behind a product; record it on its own".into();
+        if let Then::Activation(kind @ (Kind::Tanh | Kind::Elu)) = self.then {
+            let problem =
+                format!("{kind:?} is not computed behind a product; record it on its own");
             return Err(Error::Plan { at: self.name().into(), problem });
         }
         check::float_inputs("linear", ins, self.names())?;

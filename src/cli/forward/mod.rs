@@ -84,6 +84,9 @@ pub enum Part {
     Dreamsim,
     /// image, prompt_ids, prompt_attention_mask -> rewards, last_hidden_state.
     Imagereward,
+    /// pixel_values, input_ids, attention_mask (may be left out) -> logits, pred_boxes, objectness_logits, text_embeds,
+    /// image_embeds, class_embeds.
+    Owlv2,
 }
 
 impl Part {
@@ -102,6 +105,7 @@ impl Part {
             Part::Dino => Component::Dino,
             Part::Dreamsim => Component::DreamSim,
             Part::Imagereward => Component::ImageReward,
+            Part::Owlv2 => Component::Owlv2,
         }
     }
 }

@@ -59,14 +59,21 @@ struct Common {
     /// Pictures.
     #[arg(long, default_value = "1", value_parser = positive)]
     batch: usize,
-    /// Text tokens.
-    #[arg(long, default_value = "77", value_parser = positive)]
-    tokens: usize,
+    /// Text tokens; by default 77, or as many as OWLv2's text tower takes.
+    #[arg(long, value_parser = positive)]
+    tokens: Option<usize>,
     #[command(flatten)]
     view: View,
 }
 
+/// Length of CLIP's texts.
+const TOKENS: usize = 77;
+
 impl Common {
+    fn tokens(&self) -> usize {
+        self.tokens.unwrap_or(TOKENS)
+    }
+
     /// The model that is planned.
     fn model(&self) -> &str {
         self.model.as_deref().unwrap_or("sdxl")
@@ -110,7 +117,7 @@ struct Generate {
 struct ForwardArgs {
     /// unet, vae-encoder, vae-decoder, text-encoder, text-encoder-2; sam-image-encoder, sam-mask-decoder (--model
     /// sam-vit-b, -l, -h or mobile-sam, or a checkpoint); clip-image, clip-text, dinov2, dino (a configuration is
-    /// enough, original names need their file), dreamsim, imagereward (their folder).
+    /// enough, original names need their file), owlv2, dreamsim, imagereward (their folder).
     component: String,
     /// Side of a tower's pictures in pixels, or HEIGHTxWIDTH; by default the size it was made for.
     #[arg(long, value_parser = parse_latent)]
@@ -235,7 +242,7 @@ fn train_unet(args: &Train, config: &TrainConfig, title: &Title, device: &Device
     let unet = UnetConfig::from_json(&component_json(&config.base, Component::Unet)?)?;
     let size = StepSize {
         batch: config.train.batch,
-        tokens: args.tokens.unwrap_or(77),
+        tokens: args.tokens.unwrap_or(TOKENS),
         rank: config.train.rank,
         checkpoint: config.train.checkpoint_gradients,
         dtype: dtype(&args.view.dtype)?,
@@ -308,7 +315,7 @@ fn forward(component: &str, common: &Common) -> Result<Plan> {
         "unet" => {
             let config = unet_config(common)?;
             let latent = side(config.sample_size.unwrap_or(64));
-            let (batch, tokens) = (n, common.tokens);
+            let (batch, tokens) = (n, common.tokens());
             let dtype = dtype(&common.view.dtype)?;
             let size = StepSize { batch, latent, tokens, dtype, ..StepSize::default() };
             return plan_denoising(&config, &size);
@@ -335,10 +342,10 @@ fn forward(component: &str, common: &Common) -> Result<Plan> {
                 _ => Component::TextEncoder2,
             };
             let config = TextConfig::from_json(&json(which)?)?;
-            let ids = rec.input("input_ids", Spec::i32(&[n, common.tokens]));
+            let ids = rec.input("input_ids", Spec::i32(&[n, common.tokens()]));
             let rows = Some(rec.input("eos", Spec::i32(&[n])));
             let out = Net::new(&mut rec, &none).within(which.name(), |net| {
-                text_encoder(net, &config, &TextInputs { ids, rows })
+                text_encoder(net, &config, &TextInputs { ids, rows, padding: None })
             })?;
             out.embeds.or(out.pooled).unwrap_or(out.last)
         }

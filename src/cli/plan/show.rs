@@ -59,7 +59,7 @@ fn memory(s: &Summary) -> Memory {
 }
 
 /// What one pass may be of.
-pub(super) const COMPONENTS: [&str; 13] = [
+pub(super) const COMPONENTS: [&str; 14] = [
     "unet",
     "vae-encoder",
     "vae-decoder",
@@ -73,6 +73,7 @@ pub(super) const COMPONENTS: [&str; 13] = [
     "dino",
     "dreamsim",
     "imagereward",
+    "owlv2",
 ];
 
 /// What a plan is called, and how it is shown.

@@ -1,5 +1,6 @@
 //! Plans of the towers that judge pictures.
 
+use super::TOKENS;
 use crate::{
     cli::bench::Latent,
     error::{Error, Result},
@@ -17,7 +18,8 @@ use std::path::Path;
 /// Sizes of a pass.
 pub(super) struct Size {
     pub batch: usize,
-    pub tokens: usize,
+    /// Length of the texts, where it is not the tower's own.
+    pub tokens: Option<usize>,
     /// Height and width in pixels, where they are not the tower's own.
     pub picture: Option<Latent>,
     pub dtype: DType,
@@ -52,12 +54,19 @@ pub(super) fn plan(component: Component, model: &str, size: &Size) -> Result<Pla
             fix: "leave it out".into(),
         });
     }
+    let tokens = size.tokens.unwrap_or(match &tower {
+        Tower::Owlv2(config) => config.text.positions,
+        _ => TOKENS,
+    });
     if texts {
-        given.ids = Some(rec.input("input_ids", Spec::i32(&[n, size.tokens])));
+        given.ids = Some(rec.input("input_ids", Spec::i32(&[n, tokens])));
         given.rows = Some(rec.input("rows", Spec::i32(&[n])));
     }
     if let Tower::ImageReward(reward) = &tower {
-        given.mask = Some(rec.input("mask", Spec::f32(&[n, size.tokens, reward.heads])));
+        given.mask = Some(rec.input("mask", Spec::f32(&[n, tokens, reward.heads])));
+    }
+    if matches!(tower, Tower::Owlv2(_)) {
+        given.queries = Some(rec.input("queries", Spec::f32(&[n, 1])));
     }
     let mut net = Net::new(&mut rec, &none);
     let outputs = net.within(component.name(), |net| tower.record(net, &given))?;

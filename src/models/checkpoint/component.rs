@@ -27,6 +27,8 @@ pub enum Component {
     DreamSim,
     /// ImageReward: BLIP's picture and text towers, and a reward head.
     ImageReward,
+    /// OWLv2: CLIP's towers with heads for boxes and their likeness to texts.
+    Owlv2,
 }
 
 impl Component {
@@ -45,6 +47,7 @@ impl Component {
             Component::Dino => "dino",
             Component::DreamSim => "dreamsim",
             Component::ImageReward => "imagereward",
+            Component::Owlv2 => "owlv2",
         }
     }
 

@@ -162,7 +162,9 @@ pub static DINO: Format = Format {
 };
 
 /// transformers' CLIP image tower.
-pub static CLIP_IMAGE: Format = Format {
+pub static CLIP_IMAGE: Format = CLIP_IMAGE_FORMAT;
+
+const CLIP_IMAGE_FORMAT: Format = Format {
     blocks: &["vision_model.encoder.layers.", "encoder.layers."],
     block: "blocks.",
     fixed: &[
@@ -194,7 +196,9 @@ pub static CLIP_IMAGE: Format = Format {
 };
 
 /// transformers' CLIP text tower.
-pub static CLIP_TEXT: Format = Format {
+pub static CLIP_TEXT: Format = CLIP_TEXT_FORMAT;
+
+const CLIP_TEXT_FORMAT: Format = Format {
     blocks: &["text_model.encoder.layers.", "encoder.layers."],
     block: "text_model.encoder.layers.",
     fixed: &[
@@ -213,6 +217,37 @@ pub static CLIP_TEXT: Format = Format {
     stacked: &[],
     transposed: &[],
     unused: &["vision_model.", "visual_projection", "logit_scale"],
+};
+
+/// transformers' OWLv2: what is below `owlv2.vision_model`.
+pub static OWLV2_IMAGE: Format = Format {
+    blocks: &["encoder.layers."],
+    block: "blocks.",
+    fixed: &[
+        ("embeddings.class_embedding", "cls_token"),
+        ("embeddings.position_embedding.weight", "pos_embed"),
+        ("embeddings.patch_embedding", "patch_embed.proj"),
+        ("pre_layernorm", "norm_pre"),
+        ("post_layernorm", "norm"),
+    ],
+    unused: &[],
+    ..CLIP_IMAGE_FORMAT
+};
+
+/// transformers' OWLv2: the text tower and the heads.
+pub static OWLV2_TEXT: Format = Format {
+    blocks: &["owlv2.text_model.encoder.layers."],
+    fixed: &[
+        ("owlv2.text_model.embeddings", "text_model.embeddings"),
+        ("owlv2.text_model.final_layer_norm", "text_model.final_layer_norm"),
+        ("owlv2.text_projection", "text_projection"),
+        ("layer_norm", "layer_norm"),
+        ("class_head", "class_head"),
+        ("box_head", "box_head"),
+        ("objectness_head", "objectness_head"),
+    ],
+    unused: &["owlv2.vision_model.", "owlv2.visual_projection.", "owlv2.logit_scale"],
+    ..CLIP_TEXT_FORMAT
 };
 
 /// OpenAI's and open_clip's image tower.
@@ -285,8 +320,17 @@ mod tests {
 
     #[test]
     fn every_published_name_is_found_again() {
-        let all =
-            [&DINOV2, &VIT, &DINO, &CLIP_IMAGE, &CLIP_TEXT, &OPEN_CLIP_IMAGE, &OPEN_CLIP_TEXT];
+        let all = [
+            &DINOV2,
+            &VIT,
+            &DINO,
+            &CLIP_IMAGE,
+            &CLIP_TEXT,
+            &OPEN_CLIP_IMAGE,
+            &OPEN_CLIP_TEXT,
+            &OWLV2_IMAGE,
+            &OWLV2_TEXT,
+        ];
         for format in all {
             for (from, to) in format.fixed {
                 let published = format.published(to).unwrap();

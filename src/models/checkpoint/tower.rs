@@ -54,6 +54,7 @@ pub fn open(model: &Path, component: Component) -> Result<Opened> {
     match component {
         Component::DreamSim => dreamsim(model),
         Component::ImageReward => image_reward(model),
+        Component::Owlv2 => owlv2(model),
         _ if model.join("config.json").is_file() => transformers(model, component),
         _ => original(model, component),
     }
@@ -105,6 +106,7 @@ fn model_types(component: Component) -> &'static [&'static str] {
     match component {
         Component::ClipImage => &["clip", "clip_vision_model"],
         Component::ClipText => &["clip", "clip_text_model"],
+        Component::Owlv2 => &["owlv2"],
         _ => &["dinov2", "dinov2_with_registers", "vit"],
     }
 }
@@ -118,14 +120,20 @@ fn transformers(folder: &Path, component: Component) -> Result<Opened> {
         (_, "vit") => (&format::VIT, &["vit."]),
         _ => (&format::DINOV2, &["dinov2_with_registers.", "dinov2."]),
     };
-    let mut tensors = vec![];
-    for (file, only) in folder::weight_files(folder)? {
-        tensors.extend(whole(SafeFile::open(file)?, only)?);
-    }
+    let mut tensors = stored(folder)?;
     bare(&mut tensors, roots);
     let mut reader = Reader::default();
     reader.add(&tensors, format, ("", ""))?;
     Ok(reader.done(config))
+}
+
+/// Everything in the safetensors files of a folder.
+fn stored(folder: &Path) -> Result<Vec<(String, Slot)>> {
+    let mut tensors = vec![];
+    for (file, only) in folder::weight_files(folder)? {
+        tensors.extend(whole(SafeFile::open(file)?, only)?);
+    }
+    Ok(tensors)
 }
 
 /// The configuration in `folder`, which must be one of `component`.
@@ -355,6 +363,25 @@ fn merge_adapters(folder: &Path, slots: &mut Slots) -> Result<()> {
         true => Ok(()),
         false => Err(Error::Weights { source_name: source, missing, unknown, misshaped: vec![] }),
     }
+}
+
+fn owlv2(folder: &Path) -> Result<Opened> {
+    if !folder.join("config.json").is_file() {
+        return Err(Error::Format {
+            path: folder.to_path_buf(),
+            found: "no config.json".into(),
+            expected:
+                "the folder of an OWLv2 in transformers' format: config.json and *.safetensors"
+                    .into(),
+            fix: "name that folder, for example one of google/owlv2-base-patch16-ensemble".into(),
+        });
+    }
+    let config = config_of(folder, Component::Owlv2)?;
+    let tensors = stored(folder)?;
+    let mut reader = Reader::default();
+    reader.add(&tensors, &format::OWLV2_IMAGE, ("vision.", "owlv2.vision_model."))?;
+    reader.add(&tensors, &format::OWLV2_TEXT, ("", ""))?;
+    Ok(reader.done(config))
 }
 
 fn image_reward(folder: &Path) -> Result<Opened> {

@@ -90,6 +90,23 @@ pub fn eos_rows(ids: &[i32], length: usize, eos: i64) -> Vec<i32> {
     ids.chunks(length.max(1)).map(row).collect()
 }
 
+/// What is added to the score of a padding token: nothing is left of it behind `exp`, in any element type.
+const PADDING: f32 = -2000.0;
+
+/// For an attention mask `[N, L]` (0: padding) what [`crate::nn::Masked`] holds: the scores `[N, L, heads]` and the
+/// queries that see a key `[N, L, 1]`. A token behind nothing but padding sees none.
+pub fn padding_scores(mask: &[i64], length: usize, config: &TextConfig) -> [Vec<f32>; 2] {
+    // The attention multiplies the scores with the inverse root of the width of a head.
+    let root = ((config.width / config.heads.max(1)) as f32).sqrt();
+    let score = |m: &i64| if *m == 0 { PADDING * root } else { 0.0 };
+    let scores = mask.iter().flat_map(|m| std::iter::repeat_n(score(m), config.heads)).collect();
+    let seeing = mask.chunks(length.max(1)).flat_map(|text| {
+        let first = text.iter().position(|m| *m != 0).unwrap_or(text.len());
+        (0..text.len()).map(move |i| if i < first { 0.0 } else { 1.0 })
+    });
+    [scores, seeing.collect()]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,6 +120,23 @@ mod tests {
     fn added_tokens_do_not_move_the_eos() {
         assert_eq!(eos_rows(&[5, 49408, 49407, 49407], 4, 49407), [2]);
         assert_eq!(eos_rows(&[5, 6, 7, 8], 4, 49407), [0]);
+    }
+
+    #[test]
+    fn a_token_behind_nothing_but_padding_sees_nothing() {
+        let config = TextConfig::from_json(&json!({"hidden_act": "gelu", "hidden_size": 8,
+            "num_attention_heads": 2}))
+        .unwrap();
+        let [scores, seeing] = padding_scores(&[1, 0, 0, 7, 0, 0], 2, &config);
+        assert_eq!(
+            scores,
+            [0.0, 0.0, -4000.0, -4000.0, -4000.0, -4000.0, 0.0, 0.0]
+                .iter()
+                .copied()
+                .chain([-4000.0; 4])
+                .collect::<Vec<_>>()
+        );
+        assert_eq!(seeing, [1.0, 1.0, 0.0, 1.0, 0.0, 0.0]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! CLIP text encoders: any transformers `CLIPTextModel`, with or without projection.
+//! CLIP text encoders: any transformers `CLIPTextModel`, with or without projection; OWLv2's, with a padding mask.
 
 mod config;
 mod model;
 
-pub use config::{TextConfig, eos_rows};
+pub use config::{TextConfig, eos_rows, padding_scores};
 pub use model::{TextInputs, TextOutputs, text_encoder};

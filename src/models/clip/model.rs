@@ -4,7 +4,7 @@ use super::TextConfig;
 use crate::{
     error::Result,
     kernels::embedding::{Embedding, GatherRows},
-    nn::{Attend, Bias, Net, attention, layer_norm, linear},
+    nn::{Attend, Bias, Masked, Net, attention, layer_norm, linear, padded_attention},
     plan::{Value, WeightLayout},
 };
 
@@ -15,6 +15,8 @@ pub struct TextInputs {
     pub ids: Value,
     /// Row of the end of each text `[N]`, i32 (see [`super::eos_rows`]); `None` when nothing is pooled.
     pub rows: Option<Value>,
+    /// Tokens that no other looks at; `None`: padding tokens are tokens, as in CLIP.
+    pub padding: Option<Masked>,
 }
 
 /// What a text encoder gives.
@@ -32,7 +34,7 @@ pub struct TextOutputs {
 
 /// Encodes texts; parameters are named `text_model...` and `text_projection` below the current module.
 ///
-/// Causal attention, no padding mask: padding tokens are tokens.
+/// Causal attention; the scores of [`Masked`] are those of [`super::padding_scores`].
 ///
 /// # Errors
 /// [`crate::error::Error::Shape`] for texts longer than the position table.
@@ -55,7 +57,9 @@ pub fn text_encoder(
         let mut before = x;
         for i in 0..config.layers {
             before = x;
-            x = net.segment(&format!("encoder.layers.{i}"), |net| layer(net, config, x))?;
+            x = net.segment(&format!("encoder.layers.{i}"), |net| {
+                layer(net, config, x, inputs.padding)
+            })?;
         }
         Ok((before, layer_norm(net, "final_layer_norm", x, config.eps)?))
     })?;
@@ -71,7 +75,12 @@ pub fn text_encoder(
 }
 
 /// `x += attn(norm1 x); x += fc2(act(fc1(norm2 x)))`.
-fn layer(net: &mut Net<'_>, config: &TextConfig, x: Value) -> Result<Value> {
+fn layer(
+    net: &mut Net<'_>,
+    config: &TextConfig,
+    x: Value,
+    padding: Option<Masked>,
+) -> Result<Value> {
     let attend = Attend {
         heads: config.heads,
         head_dim: config.width / config.heads,
@@ -81,7 +90,10 @@ fn layer(net: &mut Net<'_>, config: &TextConfig, x: Value) -> Result<Value> {
         causal: true,
     };
     let h = layer_norm(net, "layer_norm1", x, config.eps)?;
-    let h = net.within("self_attn", |net| attention(net, h, h, &attend))?;
+    let h = net.within("self_attn", |net| match padding {
+        Some(padding) => padded_attention(net, h, padding, &attend),
+        None => attention(net, h, h, &attend),
+    })?;
     let x = net.add(x, h)?;
     let h = layer_norm(net, "layer_norm2", x, config.eps)?;
     let h = linear(net, "mlp.fc1", h, config.inner, Bias::Learned)?;

@@ -2,12 +2,9 @@
 
 use crate::{
     error::Result,
-    kernels::{
-        activation::Kind, attention::Attention, concat::Concat, embedding::Embedding,
-        linear::Linear,
-    },
+    kernels::{activation::Kind, embedding::Embedding},
     models::vit::{Vit, first_rows, vit},
-    nn::{Attend, Bias, Net, attention, layer_norm, linear},
+    nn::{Attend, Bias, Masked, Net, attention, layer_norm, linear, padded_attention},
     plan::{Value, WeightLayout},
 };
 
@@ -98,8 +95,6 @@ impl Reward {
 
     /// `x = norm(x + self(x)); x = norm(x + cross(x, image)); x = norm(x + mlp(x))`.
     fn layer(&self, net: &mut Net<'_>, x: Value, mask: Value, image: Value) -> Result<Value> {
-        let h = net.within("attention", |net| self.masked(net, x, mask))?;
-        let x = self.closed(net, "attention.output.LayerNorm", x, h)?;
         let attend = Attend {
             heads: self.heads,
             head_dim: self.width / self.heads,
@@ -108,6 +103,9 @@ impl Reward {
             bias: Bias::Learned,
             causal: false,
         };
+        let padding = Masked { scores: mask, seeing: None };
+        let h = net.within("attention", |net| padded_attention(net, x, padding, &attend))?;
+        let x = self.closed(net, "attention.output.LayerNorm", x, h)?;
         let h = net.within("crossattention", |net| attention(net, x, image, &attend))?;
         let x = self.closed(net, "crossattention.output.LayerNorm", x, h)?;
         let h = linear(net, "intermediate.dense", x, self.inner, Bias::Learned)?;
@@ -119,36 +117,5 @@ impl Reward {
     fn closed(&self, net: &mut Net<'_>, name: &str, x: Value, h: Value) -> Result<Value> {
         let sum = net.add(h, x)?;
         layer_norm(net, name, sum, self.eps)
-    }
-
-    /// Self-attention with a bias on each key: a channel more in every head, 1 in the query and the bias in the key.
-    /// The values carry a 0 there, which a product with the cut identity takes off again.
-    fn masked(&self, net: &mut Net<'_>, x: Value, mask: Value) -> Result<Value> {
-        let [n, length, _] = net.token_dims(x)?;
-        let (heads, d) = (self.heads, self.width / self.heads);
-        let one = [n, length, heads, 1];
-        let table = |net: &mut Net<'_>, value: f32| {
-            let data = vec![value; n * length * heads];
-            let table = net.rec.table("channel", &one, data);
-            net.rec.compute(table)
-        };
-        let (ones, zeros) = (table(net, 1.0)?, table(net, 0.0)?);
-        let head = |net: &mut Net<'_>, name, channel| {
-            let y = linear(net, name, x, heads * d, Bias::Learned)?;
-            let y = net.rec.view(y, &[n, length, heads, d])?;
-            net.rec.apply(Concat, &[y, channel])
-        };
-        let q = head(net, "self.query", ones)?;
-        let mask = net.rec.view(mask, &one)?;
-        let k = head(net, "self.key", mask)?;
-        let v = head(net, "self.value", zeros)?;
-        let scale = 1.0 / (d as f32).sqrt();
-        let y = net.rec.apply(Attention { causal: false, scale }, &[q, k, v])?;
-        let cut = (0..d * (d + 1)).map(|i| if i % (d + 2) == 0 { 1.0 } else { 0.0 });
-        let cut = net.rec.table("cut", &[d, d + 1], cut.collect());
-        let cut = net.rec.compute(cut)?;
-        let y = net.rec.apply(Linear { bias: false }, &[y, cut])?;
-        let y = net.rec.view(y, &[n, length, heads * d])?;
-        linear(net, "output.dense", y, self.width, Bias::Learned)
     }
 }

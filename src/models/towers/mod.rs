@@ -11,12 +11,13 @@ pub use pictures::Preparation;
 
 use super::{
     clip::{TextConfig, TextInputs, text_encoder},
+    owlv2::{Owlv2, owlv2},
     vit::{Vit, first_rows, vit},
 };
 use crate::{
     error::{Error, Result},
     kernels::activation::Kind,
-    nn::{Bias, Net, layer_norm, linear},
+    nn::{Bias, Masked, Net, layer_norm, linear},
     plan::Value,
 };
 
@@ -35,6 +36,8 @@ pub enum Tower {
     DreamSim(Box<[Vit; 3]>),
     /// ImageReward.
     ImageReward(Box<Reward>),
+    /// OWLv2, which finds what texts name.
+    Owlv2(Box<Owlv2>),
 }
 
 /// What a tower is called with; those it has no use for stay empty.
@@ -48,6 +51,10 @@ pub struct TowerInputs {
     pub rows: Option<Value>,
     /// What is added to the scores of each key, as [`masked_scores`] makes it, `[N, L, heads]`.
     pub mask: Option<Value>,
+    /// Padding of texts that are encoded causally.
+    pub padding: Option<Masked>,
+    /// 1 for each query of each picture, 0 for what fills up, `[N, Q]`.
+    pub queries: Option<Value>,
 }
 
 impl Tower {
@@ -55,7 +62,7 @@ impl Tower {
     pub fn takes(&self) -> (bool, bool) {
         match self {
             Tower::ClipText(_) => (false, true),
-            Tower::ImageReward(_) => (true, true),
+            Tower::ImageReward(_) | Tower::Owlv2(_) => (true, true),
             _ => (true, false),
         }
     }
@@ -67,6 +74,7 @@ impl Tower {
             Tower::ClipImage(v) | Tower::Dinov2(v) | Tower::Dino(v) => v.grid.map(|n| n * v.patch),
             Tower::DreamSim(all) => all[0].grid.map(|n| n * all[0].patch),
             Tower::ImageReward(r) => r.vision.grid.map(|n| n * r.vision.patch),
+            Tower::Owlv2(o) => o.vision.grid.map(|n| n * o.vision.patch),
         }
     }
 
@@ -97,7 +105,8 @@ impl Tower {
             Tower::ClipImage(config) => clip_image(net, config, given(inputs.pixels, "pictures")?),
             Tower::ClipText(config) => {
                 let ids = given(inputs.ids, "token ids")?;
-                let out = text_encoder(net, config, &TextInputs { ids, rows: inputs.rows })?;
+                let given = TextInputs { ids, rows: inputs.rows, padding: None };
+                let out = text_encoder(net, config, &given)?;
                 let embeds = out.embeds.map(|v| ("text_embeds", v));
                 Ok([("last_hidden_state", out.last)].into_iter().chain(embeds).collect())
             }
@@ -107,6 +116,12 @@ impl Tower {
             Tower::ImageReward(reward) => {
                 let (pixels, ids) = (given(inputs.pixels, "pictures")?, given(inputs.ids, "ids")?);
                 reward.record(net, pixels, ids, given(inputs.mask, "a mask")?)
+            }
+            Tower::Owlv2(config) => {
+                let (ids, rows) = (given(inputs.ids, "ids")?, Some(given(inputs.rows, "rows")?));
+                let texts = TextInputs { ids, rows, padding: inputs.padding };
+                let queries = given(inputs.queries, "queries")?;
+                owlv2(net, config, given(inputs.pixels, "pictures")?, &texts, queries)
             }
         }
     }

@@ -8,6 +8,7 @@ use crate::{
         checkpoint::{Checkpoint, Component},
         clip::TextConfig,
         config::Keys,
+        owlv2::Owlv2,
         vit::{Original, Positions, Vit},
     },
 };
@@ -101,6 +102,7 @@ impl Tower {
             }
             Component::Dinov2 => Tower::Dinov2(Vit::from_json(config)?),
             Component::Dino => Tower::Dino(Vit::from_json(config)?),
+            Component::Owlv2 => Tower::Owlv2(Box::new(Owlv2::from_json(config)?)),
             other => {
                 return Err(Error::Config {
                     key: "--model".into(),

@@ -99,15 +99,7 @@ impl Vit {
             () if dinov2 => (14, 1e-6),
             () => (16, 1e-12),
         };
-        let names = ACTIVATIONS.map(|(name, _)| name);
-        let default = if clip { Kind::QuickGelu } else { Kind::Gelu };
-        let activation = match k.get("hidden_act") {
-            None => default,
-            Some(_) => {
-                let name = k.name("hidden_act", &names)?;
-                ACTIVATIONS.iter().find(|(n, _)| *n == name).map_or(default, |(_, kind)| *kind)
-            }
-        };
+        let activation = activation(&mut k, if clip { Kind::QuickGelu } else { Kind::Gelu })?;
         let width = k.positive("hidden_size", 768)?;
         let swiglu = dinov2 && k.flag("use_swiglu_ffn", false)?;
         let inner = match dinov2 {
@@ -168,8 +160,23 @@ impl Vit {
     }
 }
 
+/// The activation that `hidden_act` names.
+///
+/// # Errors
+/// [`crate::error::Error::Config`] for another one.
+pub fn activation(k: &mut Keys<'_>, default: Kind) -> Result<Kind> {
+    if k.get("hidden_act").is_none() {
+        return Ok(default);
+    }
+    let name = k.name("hidden_act", &ACTIVATIONS.map(|(name, _)| name))?;
+    Ok(ACTIVATIONS.iter().find(|(n, _)| *n == name).map_or(default, |(_, kind)| *kind))
+}
+
 /// Patches of `image_size`, one number or height and width.
-fn grid(k: &mut Keys<'_>, patch: usize) -> Result<[usize; 2]> {
+///
+/// # Errors
+/// [`crate::error::Error::Config`] for sides below a patch.
+pub fn grid(k: &mut Keys<'_>, patch: usize) -> Result<[usize; 2]> {
     let sides = match k.get("image_size") {
         Some(Json::Array(_)) => k.numbers("image_size", &[])?,
         _ => vec![k.positive("image_size", 224)?; 2],

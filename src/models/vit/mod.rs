@@ -5,7 +5,7 @@ mod model;
 mod positions;
 mod shapes;
 
-pub use config::{Positions, Vit};
+pub use config::{Positions, Vit, activation, grid};
 pub use model::{first_rows, picked, vit};
 pub use positions::resized;
 pub use shapes::Original;
