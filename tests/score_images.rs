@@ -1,7 +1,16 @@
 //! `selvedge score --images`: from pictures to scores, as transformers and the published code compute them.
 #![allow(clippy::unwrap_used)]
 
-use selvedge::tensor::image::{Picture, read, write_png};
+use selvedge::{
+    device::Device,
+    metrics::crops::extent,
+    models::owlv2::Padding,
+    segment::detector::Detector,
+    tensor::{
+        DType,
+        image::{Picture, read, write_png},
+    },
+};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -81,7 +90,8 @@ impl Scene {
         let output = self.score(more);
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{more:?}: {error}");
-        assert!(!error.contains("panicked") && error.lines().count() == 1, "{error}");
+        let lines = error.lines().filter(|l| !l.starts_with("warning: "));
+        assert!(!error.contains("panicked") && lines.count() == 1, "{error}");
         error
     }
 }
@@ -197,6 +207,47 @@ fn what_is_missing_is_named_in_the_table() {
     let output = scene.score(&["--clip", &judge("clip"), "--prompt", "a robot"]);
     let warning = String::from_utf8(output.stderr).unwrap();
     assert!(warning.contains("does not name subject a"), "{warning}");
+}
+
+#[test]
+fn what_the_detector_finds_is_what_is_judged() {
+    let scene = Scene::new();
+    let model = fixtures().join("detect/model");
+    let (path, dinov2) = (text(&model), judge("dinov2"));
+    let found = |more: &[&str]| {
+        let flags = ["--detector", path.as_str(), "--dinov2", dinov2.as_str()];
+        scene.answer(&[&flags[..], more].concat())
+    };
+    let threshold = 0.55;
+    let got = found(&["--threshold", "0.55"]);
+    let mut detector = Detector::open(&model, Device::Cpu, DType::F32, Padding::Grey).unwrap();
+    let (mut boxes, mut count) = (serde_json::Map::new(), 0);
+    for image in got["images"].as_array().unwrap() {
+        let name = image["name"].as_str().unwrap();
+        let picture = read(&scene.at("pictures").join(name)).unwrap();
+        let mut want = detector.detect(&picture, &["monster toy", "robot"], threshold).unwrap();
+        want.retain(|d| extent(d.area.0).is_ok());
+        let all = image["detections"].as_array().unwrap();
+        assert_eq!(all.len(), want.len());
+        for (got, want) in all.iter().zip(&want) {
+            let corners = want.area.0.map(|v| (v * 100.0).round() / 100.0);
+            assert_near(&got["box"], &json!(corners), "box");
+            assert_near(&got["score"], &json!(want.score), "score");
+            assert_eq!(got["class"], ["monster toy", "robot"][want.query]);
+        }
+        count += want.len();
+        boxes.insert(name.into(), all.iter().map(|d| d["box"].clone()).collect());
+    }
+    assert!(count > 0, "the threshold is too high for this detector");
+    // the same boxes given by hand have the same scores
+    fs::write(scene.at("found.json"), Value::Object(boxes).to_string()).unwrap();
+    let by_hand = scene.answer(&["--boxes", &text(&scene.at("found.json")), "--dinov2", &dinov2]);
+    assert_near(&got["embedders"], &by_hand["embedders"], "embedders");
+    let black = found(&["--threshold", "0", "--padding", "black"]);
+    let grey = found(&["--threshold", "0"]);
+    assert_ne!(black["images"][0]["detections"], grey["images"][0]["detections"]);
+    let refused = scene.refusal(&["--detector", &path, "--threshold", "1.5"]);
+    assert!(refused.contains("--threshold"), "{refused}");
 }
 
 #[test]

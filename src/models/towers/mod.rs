@@ -85,6 +85,7 @@ impl Tower {
             Tower::ClipImage(v) | Tower::Dinov2(v) | Tower::Dino(v) => Some(v.channels),
             Tower::DreamSim(all) => Some(all[0].channels),
             Tower::ImageReward(r) => Some(r.vision.channels),
+            Tower::Owlv2(o) => Some(o.vision.channels),
         }
     }
 
