@@ -174,6 +174,9 @@ fn plans_that_cannot_be_done_are_one_clear_line() {
     refused("train = false", "set = [\"train.stepps=3\"]", "stepps");
     refused("dinov2 = \"dino\"", "dinov2 = \"nowhere\"", "nowhere");
     refused("dinov2 = \"dino\"", "dreamsin = \"dino\"", "dreamsin");
+    refused("dinov2 = \"dino\"", "detector = \"dino\"", "nothing that judges");
+    refused("dinov2 = \"dino\"", "dinov2 = \"dino\"\npadding = \"black\"", "detector");
+    refused("dinov2 = \"dino\"", "detector = \"dino\"\npadding = \"blue\"", "score.padding");
     refused("rank = 2", "rnak = 2", "rnak");
     refused("[training.train]", "[training]\nbase = \"x\"\n[training.train]", "training");
 

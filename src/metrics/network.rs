@@ -110,8 +110,7 @@ impl Network {
             mask: feed
                 .mask
                 .map(|m| rec.input("mask", Spec::f32(&[1, tokens, m.len() / tokens.max(1)]))),
-            padding: None,
-            queries: None,
+            ..TowerInputs::default()
         };
         let none = Adapters::new();
         let mut net = Net::new(&mut rec, &none);

@@ -53,7 +53,7 @@ pub fn attention(net: &mut Net<'_>, x: Value, context: Value, a: &Attend) -> Res
 
 /// Which tokens nobody looks at.
 #[derive(Clone, Copy, Debug)]
-pub struct Padding {
+pub struct Masked {
     /// What is added to the scores of each key, divided by the scale, `[N, L, heads]`.
     pub scores: Value,
     /// 1 for each query that sees any key, 0 for the others, whose answer is 0: `[N, L, 1]`; `None` when all do.
@@ -68,12 +68,7 @@ pub struct Padding {
 ///
 /// # Errors
 /// Those of the operations.
-pub fn padded_attention(
-    net: &mut Net<'_>,
-    x: Value,
-    padding: Padding,
-    a: &Attend,
-) -> Result<Value> {
+pub fn padded_attention(net: &mut Net<'_>, x: Value, padding: Masked, a: &Attend) -> Result<Value> {
     let [n, length, _] = net.token_dims(x)?;
     let (heads, d) = (a.heads, a.head_dim);
     let one = [n, length, heads, 1];

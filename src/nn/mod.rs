@@ -10,7 +10,7 @@ mod mixture;
 mod norm;
 mod resnet;
 
-pub use attention::{Attend, DIFFUSERS, Padding, attention, padded_attention, repeated};
+pub use attention::{Attend, DIFFUSERS, Masked, attention, padded_attention, repeated};
 pub use conv::{Conv, conv, conv_without_bias, depthwise, double, patches, repeat};
 pub use linear::{Bias, conv1x1, embedding_mlp, linear};
 pub use mixture::{Mixture, Way, mixture};

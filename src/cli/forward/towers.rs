@@ -12,7 +12,7 @@ use crate::{
         clip::{TextConfig, eos_rows, padding_scores},
         towers::{Reward, Tower, TowerInputs, masked_scores},
     },
-    nn::{Net, Padding},
+    nn::{Masked, Net},
     plan::Value,
 };
 
@@ -90,7 +90,7 @@ fn queries(inputs: &mut Inputs<'_>, config: &TextConfig, given: &mut TowerInputs
         let scores = inputs.made(name, &[dims[0], dims[1], config.heads], scores);
         let seeing = inputs.made("seeing", &[dims[0], dims[1], 1], seeing);
         let (scores, seeing) = (inputs.rec.compute(scores)?, inputs.rec.compute(seeing)?);
-        given.padding = Some(Padding { scores, seeing: Some(seeing) });
+        given.padding = Some(Masked { scores, seeing: Some(seeing) });
     }
     Ok(())
 }

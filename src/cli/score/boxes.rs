@@ -1,9 +1,12 @@
-//! Where the subjects are in every picture: from a file.
+//! Where the subjects are in every picture: from a file, or from a detector.
 
 use super::results::{Found, Shot};
 use crate::{
+    cli::common::warn,
     error::{Error, Result},
     metrics::crops::{extent, rounded},
+    segment::{detector::Detector, prompt::Rectangle},
+    tensor::image::Picture,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,6 +41,35 @@ pub(super) fn from_file(path: &Path, shots: &mut [Shot]) -> Result<()> {
         }
         let found = |area: [f64; 4]| Found { area: rounded(area), score: None, class: None };
         shot.boxes = Some(boxes.into_iter().map(found).collect());
+    }
+    Ok(())
+}
+
+/// Puts what `detector` finds into the pictures; `read` gives picture number `i`.
+///
+/// A box without a pixel of the picture (one that lay in the padding) is left out, and told.
+///
+/// # Errors
+/// Those of reading and of the detector.
+pub(super) fn from_detector(
+    mut detector: Detector,
+    (classes, threshold): (&[&str], f64),
+    shots: &mut [Shot],
+    read: &dyn Fn(&str) -> Result<Picture>,
+) -> Result<()> {
+    for shot in shots {
+        let mut boxes = vec![];
+        for found in detector.detect(&read(&shot.name)?, classes, threshold)? {
+            let Rectangle(area) = found.area;
+            if extent(area).is_err() {
+                let [x0, y0, x1, y1] = rounded(area);
+                warn(&format!("{}: box {x0},{y0},{x1},{y1} is left out: no pixel", shot.name));
+                continue;
+            }
+            let class = classes.get(found.query).map(|c| (*c).to_string());
+            boxes.push(Found { area: rounded(area), score: Some(found.score), class });
+        }
+        shot.boxes = Some(boxes);
     }
     Ok(())
 }

@@ -22,6 +22,7 @@ use crate::{
         texts::{ClipTexts, RewardModel},
     },
     models::checkpoint::{Component, has_tower},
+    segment::detector::Detector,
     tensor::{
         DType,
         atomic::atomic_write,
@@ -33,6 +34,9 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
+
+/// How sure the detector must be (methods.md §1.8).
+const THRESHOLD: f64 = 0.4;
 
 /// A run over a folder.
 struct Run<'a> {
@@ -66,13 +70,22 @@ pub(super) fn judged(folder: &Path, args: &ScoreArgs) -> Result<serde_json::Valu
 /// for pictures without a prompt where one is needed.
 fn judge<'a>(folder: &'a Path, args: &'a ScoreArgs) -> Result<Run<'a>> {
     let by = &args.by;
-    let asked = [&by.dreamsim, &by.dinov2, &by.dino, &by.clip, &by.imagereward];
+    if let Some(threshold) = by.threshold.filter(|t| !(0.0..=1.0).contains(t)) {
+        return Err(Error::Config {
+            key: "--threshold".into(),
+            found: threshold.to_string(),
+            expected: "0 to 1".into(),
+            fix: "leave it out for the published 0.4".into(),
+        });
+    }
+    let asked = [&by.detector, &by.dreamsim, &by.dinov2, &by.dino, &by.clip, &by.imagereward];
     if asked.iter().all(|path| path.is_none()) {
         return Err(Error::Config {
             key: "--images".into(),
             found: "no model".into(),
-            expected: "at least one of --dreamsim, --dinov2, --dino, --clip and --imagereward"
-                .into(),
+            expected:
+                "at least one of --detector, --dreamsim, --dinov2, --dino, --clip and --imagereward"
+                    .into(),
             fix: "name what is to judge the pictures".into(),
         });
     }
@@ -83,7 +96,11 @@ fn judge<'a>(folder: &'a Path, args: &'a ScoreArgs) -> Result<Run<'a>> {
     let shots = survey(folder, by.prompt.as_deref())?;
     let ids = subjects.iter().map(|s| s.id.clone()).collect();
     let results = Results { subjects: ids, shots, ..Results::default() };
-    let mut run = Run { folder, args, subjects, results, place: args.place.open()? };
+    let (device, dtype) = args.place.open()?;
+    // as published, on every device
+    let dtype = if args.place.dtype.is_some() { dtype } else { DType::F32 };
+    let place = (device, dtype);
+    let mut run = Run { folder, args, subjects, results, place };
     run.boxes()?;
     run.prompts()?;
     let mut whole = None;
@@ -167,9 +184,19 @@ impl Run<'_> {
     }
 
     fn boxes(&mut self) -> Result<()> {
-        match &self.args.by.boxes {
+        let (by, folder) = (&self.args.by, self.folder);
+        if let Some(path) = &by.detector {
+            let threshold = by.threshold.unwrap_or(THRESHOLD);
+            let classes: Vec<&str> = self.subjects.iter().map(|s| s.class.as_str()).collect();
+            let padding = by.padding.unwrap_or_default();
+            let detector = Detector::open(path, self.place.0.clone(), self.place.1, padding)?;
+            let read = |name: &str| image::read(&folder.join(name));
+            let shots = &mut self.results.shots;
+            return boxes::from_detector(detector, (&classes, threshold), shots, &read);
+        }
+        match &by.boxes {
             Some(path) => boxes::from_file(path, &mut self.results.shots)?,
-            None => self.missing("boxes, Detect-and-Compare", "no --boxes".into()),
+            None => self.missing("Detect-and-Compare", "no --detector and no --boxes".into()),
         }
         Ok(())
     }

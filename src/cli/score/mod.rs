@@ -8,16 +8,20 @@ mod results;
 mod show;
 
 use super::common::DeviceArgs;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    models::owlv2::Padding,
+};
 use clap::Args;
 use std::path::{Path, PathBuf};
 
 /// Detect-and-Compare, similarities and text scores of pictures; or Detect-and-Compare from numbers that exist already.
 ///
-/// Pictures are judged by the models that are named, in f32 on the CPU; every one that is not is listed as missing.
+/// Pictures are judged by the models that are named, in f32 unless --dtype asks for less; every one that is not named is
+/// listed as missing.
 ///
-/// Example: selvedge score --images pictures --subjects two_subjects.toml --boxes boxes.json --dreamsim DREAMSIM
-/// --clip clip-vit-large-patch14 --out scores
+/// Example: selvedge score --images pictures --subjects two_subjects.toml --detector owlv2-base-patch16-ensemble
+/// --dreamsim DREAMSIM --clip clip-vit-large-patch14 --out scores
 ///
 /// Example: selvedge score --embeddings crops.safetensors --json
 #[derive(Clone, Debug, Args)]
@@ -60,6 +64,15 @@ pub struct ByArgs {
     /// Boxes given by hand, {"0001.png": [[x0, y0, x1, y1], ...], ...} in pixels, an entry for every picture.
     #[arg(long, value_name = "FILE.json", requires = "images")]
     pub boxes: Option<PathBuf>,
+    /// An OWLv2 that looks for the subjects' classes, all of them at once; in place of --boxes.
+    #[arg(long, value_name = "DIR", requires = "images", conflicts_with = "boxes")]
+    pub detector: Option<PathBuf>,
+    /// What the detector is less sure of is no box; 0.4 when left out, as published.
+    #[arg(long, value_name = "0..1", requires = "detector")]
+    pub threshold: Option<f64>,
+    /// What fills the detector's square up: grey (the default, as the published numbers have it) or black.
+    #[arg(long, value_name = "COLOUR", requires = "detector")]
+    pub padding: Option<Padding>,
     /// DreamSim's folder.
     #[arg(long, value_name = "DIR", requires = "images")]
     pub dreamsim: Option<PathBuf>,

@@ -93,7 +93,7 @@ pub fn eos_rows(ids: &[i32], length: usize, eos: i64) -> Vec<i32> {
 /// What is added to the score of a padding token: nothing is left of it behind `exp`, in any element type.
 const PADDING: f32 = -2000.0;
 
-/// For an attention mask `[N, L]` (0: padding) what [`crate::nn::Padding`] holds: the scores `[N, L, heads]` and the
+/// For an attention mask `[N, L]` (0: padding) what [`crate::nn::Masked`] holds: the scores `[N, L, heads]` and the
 /// queries that see a key `[N, L, 1]`. A token behind nothing but padding sees none.
 pub fn padding_scores(mask: &[i64], length: usize, config: &TextConfig) -> [Vec<f32>; 2] {
     // The attention multiplies the scores with the inverse root of the width of a head.

@@ -4,7 +4,7 @@ use super::TextConfig;
 use crate::{
     error::Result,
     kernels::embedding::{Embedding, GatherRows},
-    nn::{Attend, Bias, Net, Padding, attention, layer_norm, linear, padded_attention},
+    nn::{Attend, Bias, Masked, Net, attention, layer_norm, linear, padded_attention},
     plan::{Value, WeightLayout},
 };
 
@@ -16,7 +16,7 @@ pub struct TextInputs {
     /// Row of the end of each text `[N]`, i32 (see [`super::eos_rows`]); `None` when nothing is pooled.
     pub rows: Option<Value>,
     /// Tokens that no other looks at; `None`: padding tokens are tokens, as in CLIP.
-    pub padding: Option<Padding>,
+    pub padding: Option<Masked>,
 }
 
 /// What a text encoder gives.
@@ -34,7 +34,7 @@ pub struct TextOutputs {
 
 /// Encodes texts; parameters are named `text_model...` and `text_projection` below the current module.
 ///
-/// Causal attention; the scores of [`Padding`] are those of [`super::padding_scores`].
+/// Causal attention; the scores of [`Masked`] are those of [`super::padding_scores`].
 ///
 /// # Errors
 /// [`crate::error::Error::Shape`] for texts longer than the position table.
@@ -79,7 +79,7 @@ fn layer(
     net: &mut Net<'_>,
     config: &TextConfig,
     x: Value,
-    padding: Option<Padding>,
+    padding: Option<Masked>,
 ) -> Result<Value> {
     let attend = Attend {
         heads: config.heads,

@@ -2,6 +2,8 @@
 
 mod config;
 mod model;
+mod photo;
 
 pub use config::Owlv2;
 pub use model::owlv2;
+pub use photo::{Padding, photo_pixels};

@@ -76,6 +76,14 @@ impl Tokenizer {
         if zeros { Self::standard_second() } else { Self::standard() }
     }
 
+    /// The tokenizer whose files (`vocab.json` and `merges.txt`, or `tokenizer.json`) lie in `folder` itself.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Format`] where there are none; those of the files.
+    pub fn of_folder(folder: &Path) -> Result<Self> {
+        files::open(folder)
+    }
+
     /// The standard table of 49,408 tokens, 77 long, padded with the end token (the first encoder).
     ///
     /// # Errors

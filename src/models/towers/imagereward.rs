@@ -4,7 +4,7 @@ use crate::{
     error::Result,
     kernels::{activation::Kind, embedding::Embedding},
     models::vit::{Vit, first_rows, vit},
-    nn::{Attend, Bias, Net, Padding, attention, layer_norm, linear, padded_attention},
+    nn::{Attend, Bias, Masked, Net, attention, layer_norm, linear, padded_attention},
     plan::{Value, WeightLayout},
 };
 
@@ -103,7 +103,7 @@ impl Reward {
             bias: Bias::Learned,
             causal: false,
         };
-        let padding = Padding { scores: mask, seeing: None };
+        let padding = Masked { scores: mask, seeing: None };
         let h = net.within("attention", |net| padded_attention(net, x, padding, &attend))?;
         let x = self.closed(net, "attention.output.LayerNorm", x, h)?;
         let h = net.within("crossattention", |net| attention(net, x, image, &attend))?;

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     kernels::activation::Kind,
-    nn::{Bias, Net, Padding, layer_norm, linear},
+    nn::{Bias, Masked, Net, layer_norm, linear},
     plan::Value,
 };
 
@@ -52,7 +52,7 @@ pub struct TowerInputs {
     /// What is added to the scores of each key, as [`masked_scores`] makes it, `[N, L, heads]`.
     pub mask: Option<Value>,
     /// Padding of texts that are encoded causally.
-    pub padding: Option<Padding>,
+    pub padding: Option<Masked>,
     /// 1 for each query of each picture, 0 for what fills up, `[N, Q]`.
     pub queries: Option<Value>,
 }

@@ -4,6 +4,7 @@ use crate::{
     cli::score::ByArgs,
     data::config::{Method, SubjectConfig, TrainConfig, load_subjects},
     error::{Error, Result},
+    models::owlv2::Padding,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -102,8 +103,13 @@ pub struct Models {
     pub clip: Option<PathBuf>,
     /// `--imagereward`.
     pub imagereward: Option<PathBuf>,
-    /// `--threshold`.
+    /// `--threshold`, of the detector.
     pub threshold: Option<f64>,
+    /// `--padding`, of the detector's square: grey or black.
+    pub padding: Option<String>,
+    /// `--keep-tokens`.
+    #[serde(default)]
+    pub keep_tokens: bool,
 }
 
 /// Subjects that are shown together.
@@ -230,6 +236,19 @@ impl Plan {
 
     /// What is read long after the start is there.
     fn look(&mut self, plan: &Path) -> Result<()> {
+        self.score.padding()?;
+        let s = &self.score;
+        if s.detector.is_none() && (s.threshold.is_some() || s.padding.is_some()) {
+            let found = "threshold or padding without a detector".to_string();
+            return Err(refuse(plan, "score".into(), found, "a detector", "name one"));
+        }
+        if [&s.dreamsim, &s.dinov2, &s.dino, &s.clip, &s.imagereward].iter().all(|m| m.is_none())
+            && !s.none()
+        {
+            let (found, fix) = ("nothing that judges".to_string(), "name an embedder too");
+            let expected = "dreamsim, dinov2, dino, clip or imagereward";
+            return Err(refuse(plan, "score".into(), found, expected, fix));
+        }
         for (key, path) in self.score.paths() {
             if !path.exists() {
                 let found = format!("{}, which is not there", path.display());
@@ -293,20 +312,36 @@ impl Models {
     }
 
     /// The flags of `selvedge score`.
-    pub fn flags(&self, subjects: PathBuf, prompt: &str) -> ByArgs {
+    ///
+    /// # Errors
+    /// [`Error::Config`] for an unknown padding.
+    pub fn flags(&self, subjects: PathBuf, prompt: &str) -> Result<ByArgs> {
         let Self { dreamsim, dinov2, dino, clip, imagereward, .. } = self.clone();
-        ByArgs {
+        Ok(ByArgs {
             subjects: Some(subjects),
             boxes: None,
+            detector: self.detector.clone(),
+            threshold: self.threshold,
+            padding: self.padding()?,
             dreamsim,
             dinov2,
             dino,
             clip,
             imagereward,
             prompt: Some(prompt.into()),
-            keep_tokens: false,
+            keep_tokens: self.keep_tokens,
             out: None,
-        }
+        })
+    }
+
+    fn padding(&self) -> Result<Option<Padding>> {
+        let wrong = |found: &String| Error::Config {
+            key: "score.padding".into(),
+            found: found.clone(),
+            expected: Padding::NAMES.join(" or "),
+            fix: "choose one of these".into(),
+        };
+        self.padding.as_ref().map(|word| word.parse().map_err(|_| wrong(word))).transpose()
     }
 }
 
