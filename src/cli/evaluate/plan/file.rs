@@ -7,6 +7,7 @@ use crate::{
     models::owlv2::Padding,
 };
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use std::{
     collections::BTreeSet,
     fs,
@@ -182,6 +183,17 @@ impl Plan {
         Ok(plan)
     }
 
+    /// The plan as TOML; `path` is where it came from.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a path that is not UTF-8.
+    pub fn text(&self, path: &Path) -> Result<String> {
+        toml::to_string(self).map_err(|e| {
+            let (found, expected) = (e.to_string(), "values that TOML can hold");
+            refuse(path, "plan".into(), found, expected, "use paths in UTF-8")
+        })
+    }
+
     fn check(&self, path: &Path) -> Result<()> {
         let seeds = self.seeds.all();
         let distinct: BTreeSet<&u64> = seeds.iter().collect();
@@ -309,6 +321,12 @@ impl Models {
     /// Whether nothing judges.
     pub fn none(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// What tells the scores of different judges apart, in the name of a folder.
+    pub fn name(&self) -> String {
+        let hash = Sha256::digest(format!("{self:?}").as_bytes());
+        hash.iter().take(4).map(|b| format!("{b:02x}")).collect()
     }
 
     /// The flags of `selvedge score`.

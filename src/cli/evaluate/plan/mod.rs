@@ -19,7 +19,7 @@ use crate::{
     error::{Error, Result},
     tensor::{atomic::atomic_write, image::write_png},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -77,7 +77,7 @@ impl Evaluation {
         let plan = Plan::read(&self.plan)?;
         let root = self.plan.parent().map(Path::to_path_buf).unwrap_or_default();
         let units = units(&plan, &self.out, &root)?;
-        self.claim(&plan)?;
+        self.keep(&plan)?;
         let stop = stop_flag();
         let own = units.iter().enumerate().filter(|(i, _)| self.shard.has(*i));
         for (i, unit) in own {
@@ -97,12 +97,13 @@ impl Evaluation {
             }
         }
         let seeds = plan.seeds.all();
-        let made = |cell: &Cell| {
+        let mut open = 0;
+        for cell in units.iter().flat_map(|u| u.cells().map(|(_, cell)| cell)) {
             let there = seeds.iter().all(|s| cell.folder(&self.out).join(picture(*s)).exists());
-            there && (plan.score.none() || cell.scores(&self.out).exists())
-        };
-        let cells = units.iter().flat_map(|u| u.cells().map(|(_, cell)| cell));
-        let open = cells.filter(|cell| !made(cell)).count();
+            let scores = cell.scores(&self.out, &plan.score);
+            let judged = plan.score.none() || table::has_all(&scores, &seeds)?;
+            open += usize::from(!(there && judged));
+        }
         if open > 0 {
             note(&format!("{open} prompts of rows are still to be made by other shards"));
             return Ok(0);
@@ -116,25 +117,33 @@ impl Evaluation {
         Ok(0)
     }
 
-    /// The folder belongs to this plan.
-    fn claim(&self, plan: &Plan) -> Result<()> {
-        let text = toml::to_string(plan).map_err(|e| Error::Config {
-            key: self.plan.display().to_string(),
-            found: e.to_string(),
-            expected: "values that TOML can hold".into(),
-            fix: "use paths in UTF-8".into(),
-        })?;
-        let path = self.out.join("plan.toml");
+    /// The plan as it was last used, to be looked at.
+    fn keep(&self, plan: &Plan) -> Result<()> {
+        fs::create_dir_all(&self.out).map_err(Error::file("create", &self.out))?;
+        let text = plan.text(&self.plan)?;
+        atomic_write(self.out.join("plan.toml"), |w| w.write_all(text.as_bytes()))
+    }
+
+    /// The folder of a cell holds pictures of this request only: a plan may grow, what is there already may not change.
+    fn claim(&self, folder: &Path, request: &Generate) -> Result<()> {
+        let g = request;
+        let asked = self.relative(json!({
+            "base": g.base, "lora": g.lora, "subjects": g.subjects, "prompt": g.prompt,
+            "negative": g.negative, "init": g.init, "gamma": g.gamma, "sampler": g.sampler,
+            "steps": g.steps, "guidance": g.guidance, "height": g.height, "width": g.width,
+        }));
+        let (path, text) = (folder.join("request.json"), format!("{asked:#}\n"));
         match fs::read_to_string(&path) {
             Ok(old) if old == text => Ok(()),
             Ok(_) => Err(Error::Config {
                 key: "--out".into(),
-                found: format!("another plan in {}", path.display()),
-                expected: "a new folder, or that of this plan".into(),
-                fix: "name another folder, or put the plan back as it was".into(),
+                found: format!("pictures of another request in {}", folder.display()),
+                expected: "rows, prompts and sampling as they were: more of them may be added"
+                    .into(),
+                fix: "remove that folder, or name another --out".into(),
             }),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                fs::create_dir_all(&self.out).map_err(Error::file("create", &self.out))?;
+                fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
                 atomic_write(&path, |w| w.write_all(text.as_bytes()))
             }
             Err(e) => Err(Error::File { path, action: "read", source: e }),
@@ -173,11 +182,11 @@ impl Evaluation {
         let folder = cell.folder(&self.out);
         let missing = |seed: &u64| !folder.join(picture(*seed)).exists();
         let seeds: Vec<u64> = plan.seeds.all().into_iter().filter(missing).collect();
+        self.claim(&folder, &self.request(plan, unit, row, &cell.prompt, &[])?)?;
         // seeds that follow each other are one request: the base is opened once for all of them
         for run in seeds.chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
             let generate = self.request(plan, unit, row, &cell.prompt, run)?;
             let made = generate.make()?;
-            fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
             for (i, shown) in made.pictures.iter().enumerate() {
                 let text = self.relative(generate.metadata_alone(&made, i)).to_string();
                 let path = folder.join(picture(run[0] + i as u64));
@@ -189,8 +198,8 @@ impl Evaluation {
 
     /// The scores of a cell, once.
     fn score(&self, plan: &Plan, unit: &Unit, cell: &Cell) -> Result<()> {
-        let path = cell.scores(&self.out);
-        if plan.score.none() || path.exists() {
+        let path = cell.scores(&self.out, &plan.score);
+        if plan.score.none() || table::has_all(&path, &plan.seeds.all())? {
             return Ok(());
         }
         let by = plan.score.flags(unit.subjects_file()?, &cell.prompt)?;

@@ -2,7 +2,7 @@
 
 use super::{
     file::Plan,
-    unit::{Cell, Unit},
+    unit::{Unit, picture},
 };
 use crate::{
     cli::common::out as print,
@@ -31,7 +31,7 @@ pub fn write(plan: &Plan, units: &[Unit], out: &Path) -> Result<()> {
         let mut numbers = Numbers::new();
         let cells = units.iter().flat_map(|u| u.cells().map(|(_, cell)| cell));
         for cell in cells.filter(|c| c.row == row.name) {
-            collect(&cell, out, &mut numbers)?;
+            collect(&cell.scores(out, &plan.score), &plan.seeds.all(), &mut numbers)?;
         }
         rows.push((row.name.clone(), numbers));
     }
@@ -44,21 +44,46 @@ pub fn write(plan: &Plan, units: &[Unit], out: &Path) -> Result<()> {
     Ok(())
 }
 
-fn collect(cell: &Cell, out: &Path, to: &mut Numbers) -> Result<()> {
-    let path = cell.scores(out);
-    let text = fs::read(&path).map_err(Error::file("read", &path))?;
-    let wrong = |found: String| Error::Format {
-        path: path.clone(),
+/// Whether `path` holds the scores of the pictures of all `seeds`.
+///
+/// # Errors
+/// [`Error::File`]; [`Error::Format`] for what is no object of `score --json`.
+pub fn has_all(path: &Path, seeds: &[u64]) -> Result<bool> {
+    if !path.exists() {
+        return Ok(false);
+    }
+    let all = read(path)?;
+    let images = all["images"].as_array().map_or(&[][..], Vec::as_slice);
+    let named = |seed: &u64| images.iter().any(|i| i["name"] == picture(*seed));
+    Ok(seeds.iter().all(named))
+}
+
+fn wrong(path: &Path, found: String) -> Error {
+    Error::Format {
+        path: path.into(),
         found,
         expected: "an object that `score --json` prints".into(),
         fix: "remove the file: the next run writes it again".into(),
-    };
-    let all: Value = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
+    }
+}
+
+fn read(path: &Path) -> Result<Value> {
+    let text = fs::read(path).map_err(Error::file("read", path))?;
+    serde_json::from_slice(&text).map_err(|e| wrong(path, e.to_string()))
+}
+
+/// The numbers of the pictures of `seeds`.
+fn collect(path: &Path, seeds: &[u64], to: &mut Numbers) -> Result<()> {
+    let all = read(path)?;
+    let names: Vec<String> = seeds.iter().map(|s| picture(*s)).collect();
     let mut take = |images: &Value, keys: &[&str], prefix: &str| {
         let Some(images) = images.as_array() else {
-            return Err(wrong(format!("no {prefix}images")));
+            return Err(wrong(path, format!("no {prefix}images")));
         };
-        for (image, key) in images.iter().flat_map(|i| keys.iter().map(move |k| (i, k))) {
+        let wanted = |i: &&Value| names.iter().any(|n| i["name"] == **n);
+        for (image, key) in
+            images.iter().filter(wanted).flat_map(|i| keys.iter().map(move |k| (i, k)))
+        {
             if let Some(v) = image[*key].as_f64() {
                 to.entry(format!("{prefix}{key}")).or_default().push(v);
             }

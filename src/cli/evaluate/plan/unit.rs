@@ -1,6 +1,6 @@
 //! What a shard does as one: a training, with the pictures of all rows that show it.
 
-use super::file::{Combination, Plan, Row, subjects_and_prompts};
+use super::file::{Combination, Models, Plan, Row, subjects_and_prompts};
 use crate::{
     data::config::{Mode, SubjectConfig, TrainConfig},
     error::{Error, Result},
@@ -52,9 +52,10 @@ impl Cell {
         self.within(out, "pictures").join(format!("{:02}", self.number))
     }
 
-    /// Where its scores are.
-    pub fn scores(&self, out: &Path) -> PathBuf {
-        self.within(out, "scores").join(format!("{:02}.json", self.number))
+    /// Where its scores by `judges` are.
+    pub fn scores(&self, out: &Path, judges: &Models) -> PathBuf {
+        self.within(out, &format!("scores-{}", judges.name()))
+            .join(format!("{:02}.json", self.number))
     }
 }
 
