@@ -13,6 +13,7 @@ pub mod kernels;
 pub mod mix;
 pub mod plan;
 pub mod plot;
+mod progress;
 pub mod quickstart;
 pub mod report;
 pub mod scene;
