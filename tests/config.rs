@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use selvedge::data::config::{
-    DEFAULT_PRESET, Loss, LrSchedule, Method, Target, TrainConfig, TrainSection,
-    load_subjects_and_method, preset_names, print_config,
+    DEFAULT_PRESET, Loss, LrSchedule, Method, Target, TrainConfig, TrainSection, load_for_subjects,
+    preset_names, print_config,
 };
 
 const TWO: &str = r#"
@@ -226,7 +226,7 @@ fn the_method_of_a_subjects_file_is_read_with_its_subjects() {
     let file = dir.path().join("s.toml");
     let text = format!("{}[method]\nmargin = 31\nscale_max = 0.8\noverlap = false\n", bare());
     std::fs::write(&file, text).unwrap();
-    let (subjects, method) = load_subjects_and_method(&file).unwrap();
+    let TrainConfig { subjects, method, .. } = load_for_subjects(&file).unwrap();
     assert_eq!((subjects.len(), method.margin, method.scale_max), (2, 31, 0.8));
     assert!(!method.overlap && method.scale_min == 0.75);
 }

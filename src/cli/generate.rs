@@ -3,6 +3,7 @@
 use super::{
     advice::{check_vae, doubt},
     common::{Compute, at_least, dtype, lora_word, note, warn},
+    progress::progress,
     scene::Scene,
 };
 use crate::{
@@ -28,11 +29,9 @@ use crate::{
     train::modules,
 };
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use std::{
     collections::BTreeMap,
-    io::IsTerminal as _,
     path::{Path, PathBuf},
 };
 
@@ -237,8 +236,9 @@ impl Generate {
     /// As [`Generate::run`].
     pub fn make(&self) -> Result<Made> {
         let words = self.words()?;
-        let scene = Scene::open(&self.init, self.subjects.as_deref(), &self.prompt)?;
         let (device, dtype) = self.compute.place.open()?;
+        let masks = ((&device, dtype), &*self.out.join("masks"));
+        let scene = Scene::open(&self.init, self.subjects.as_deref(), &self.prompt, masks)?;
         check_vae(&device, words.vae)?;
         let base = Base::open(&self.base)?.stored_as(dtype).predicting(words.prediction);
         let base = base.vae_stored_as(words.vae)?;
@@ -370,14 +370,4 @@ fn save_latents(path: &Path, made: &Made) -> Result<()> {
     let all = Tensor { dims: dims.to_vec(), data: made.latents.concat() }.permuted(&[0, 3, 1, 2]);
     let raw = Raw::f32(&all.dims, &all.data);
     write_safetensors(path, [("latents", &raw)], &BTreeMap::new())
-}
-
-/// A bar over `steps`, silent when stderr is no terminal.
-pub fn progress(steps: usize) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-    }
-    let style = ProgressStyle::with_template("{elapsed} {wide_bar} {pos}/{len} {eta}")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(steps as u64).with_style(style)
 }

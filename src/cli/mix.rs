@@ -1,7 +1,10 @@
 //! `selvedge mix`: what training would see, as files.
 
 use crate::{
-    cli::common::{at_least, note, warn},
+    cli::{
+        common::{DeviceArgs, at_least, note, warn},
+        segment::missing,
+    },
     data::{Dataset, Draw, TrainConfig, prior},
     error::{Error, Result},
     tensor::{
@@ -38,6 +41,10 @@ pub struct MixArgs {
     /// The published settings under the file: mudi-v1 or mudi-dco.
     #[arg(long, value_name = "NAME")]
     pub preset: Option<String>,
+    /// Where photos without masks are segmented, when [segment] of the configuration names models; the masks go to
+    /// masks/ in --out.
+    #[command(flatten)]
+    pub place: DeviceArgs,
 }
 
 const GRID: usize = 64;
@@ -63,6 +70,11 @@ impl MixArgs {
                 "the prior set is left out: `selvedge train` makes it in {place}, and it is not there yet"
             ));
             config.method.prior_preservation = false;
+        }
+        let bare = missing::missing(&config)?;
+        if !bare.is_empty() {
+            let (device, dtype) = self.place.open()?;
+            missing::make(&mut config, bare, (&device, dtype), &self.out.join("masks"))?;
         }
         let mut warnings = vec![];
         let data = Dataset::open(&config, &dir, &mut warnings)?;

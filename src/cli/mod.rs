@@ -14,6 +14,7 @@ pub mod mix;
 pub mod pictures;
 pub mod plan;
 pub mod plot;
+mod progress;
 pub mod quickstart;
 pub mod report;
 pub mod scene;

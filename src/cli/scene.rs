@@ -1,16 +1,18 @@
 //! The subjects of a picture, and where they stand when it starts.
 
-use super::common::warn;
+use super::{common::warn, segment::missing};
 use crate::{
     data::{
         Layout, Subject,
-        config::{MethodConfig, load_subjects_and_method},
+        config::{MethodConfig, load_for_subjects},
         layout::{arranged, columns},
         load_all,
         mix::MixRule,
     },
+    device::Device,
     error::{Error, Result},
     tensor::{
+        DType,
         image::Picture,
         philox::{Stream, streams::COMPOSITION},
     },
@@ -26,11 +28,17 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// The scene of `--init` (`none` gives none) for `prompt` with the subjects and `[method]` keys of `file`.
+    /// The scene of `--init` (`none` gives none) for `prompt` with the subjects and `[method]` keys of `file`; masks that
+    /// its `[segment]` makes go into the folder `masks`.
     ///
     /// # Errors
     /// Without a file; for a prompt that names no subject; for a layout with an unknown subject; those of the files.
-    pub fn open(init: &str, file: Option<&Path>, prompt: &str) -> Result<Option<Self>> {
+    pub fn open(
+        init: &str,
+        file: Option<&Path>,
+        prompt: &str,
+        (place, masks): ((&Device, DType), &Path),
+    ) -> Result<Option<Self>> {
         if init == "none" {
             return Ok(None);
         }
@@ -42,9 +50,11 @@ impl Scene {
                 fix: "name the subjects, or use --init none".into(),
             });
         };
-        let (configs, method) = load_subjects_and_method(file)?;
+        let mut config = load_for_subjects(file)?;
+        missing::complete(&mut config, place, masks)?;
+        let method = config.method;
         let mut warnings = vec![];
-        let all = load_all(&configs, &mut warnings)?;
+        let all = load_all(&config.subjects, &mut warnings)?;
         warnings.iter().for_each(|w| warn(w));
         if init == "seg-mix" {
             return Self::columns(all, method, prompt).map(Some);

@@ -16,4 +16,4 @@ pub use config::{SubjectConfig, TrainConfig};
 pub use dataset::{Batch, Dataset, Draw, Origin, Sample};
 pub use layout::{Composition, Layout};
 pub use matte::matte;
-pub use subject::{Photo, Subject, load_all};
+pub use subject::{Photo, PhotoFile, Subject, load_all, photo_files};

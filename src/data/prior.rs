@@ -5,11 +5,13 @@
 //! caller's work (it needs the sampler): [`missing`] says which ones are wanted, [`store`] files
 //! each.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use super::{
     config::{Method, SubjectConfig, TrainConfig},
-    matte::matte,
     subject::{Subject, read_folder},
 };
 use crate::{
@@ -78,16 +80,15 @@ pub fn classes(config: &TrainConfig) -> Vec<Subject> {
 /// Pictures tried for one place of the prior set before it is an error.
 pub const TRIES: u64 = 10;
 
-/// Files one picture with its mask; `false` (and nothing written) when the subject cannot be told
-/// from the background.
+/// Files one picture with its mask; `false` (and nothing written) without one.
 ///
-/// The mask is the matte of [`matte`]; mask quality is not critical here. After [`TRIES`] refusals
-/// the run ends with [`gave_up`]: a prior picture without a mask could never be mixed.
+/// The mask is what the models of `[segment]` cut out, else the matte of [`super::matte`]; its quality is not critical here.
+/// After [`TRIES`] refusals the run ends with [`gave_up`]: a prior picture without a mask could never be mixed.
 ///
 /// # Errors
 /// [`Error::File`].
-pub fn store(wanted: &Wanted, picture: &Picture) -> Result<bool> {
-    let Some(mask) = matte(picture) else { return Ok(false) };
+pub fn store(wanted: &Wanted, picture: &Picture, mask: Option<Picture>) -> Result<bool> {
+    let Some(mask) = mask else { return Ok(false) };
     if let Some(parent) = wanted.path.parent() {
         std::fs::create_dir_all(parent).map_err(Error::file("create", parent))?;
     }
@@ -101,11 +102,12 @@ fn mask_path(picture: &Path) -> PathBuf {
     PathBuf::from(format!("{}_mask.png", picture.with_extension("").display()))
 }
 
-/// No picture of [`TRIES`] had a subject that stands out.
-pub fn gave_up(wanted: &Wanted) -> Error {
+/// No picture of [`TRIES`] had a subject that stands out, or that the models found exactly once.
+pub fn gave_up(wanted: &Wanted, why: Option<&str>) -> Error {
+    let last = why.map(|why| format!(" (the last: {why})")).unwrap_or_default();
     Error::Data {
         at: format!("prior set, class `{}`, {}", wanted.class, wanted.path.display()),
-        found: format!("no subject that stands out from its background in {TRIES} pictures"),
+        found: format!("no subject that stands out from its background in {TRIES} pictures{last}"),
         expected: "one picture with one subject on a simple background".into(),
         fix: format!(
             "set prior_class to a class the base can draw, put a picture and {} there yourself, or set \
@@ -134,7 +136,7 @@ pub fn load(config: &TrainConfig, dir: &Path, warnings: &mut Vec<String>) -> Res
         });
     }
     let mut one = |(s, class): (&SubjectConfig, Subject)| -> Result<Subject> {
-        let mut photos = read_folder(&folder(dir, s.prior_words()), warnings)?;
+        let mut photos = read_folder(&folder(dir, s.prior_words()), &BTreeMap::new(), warnings)?;
         photos.truncate(config.method.prior_images);
         let mixes = config.method.name == Method::Mudi && config.method.mix_probability > 0.0;
         if let Some(bare) = photos.iter().find(|p| mixes && p.segment.is_none()) {
@@ -154,6 +156,7 @@ pub fn load(config: &TrainConfig, dir: &Path, warnings: &mut Vec<String>) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::matte;
 
     fn config(folder: &Path) -> TrainConfig {
         let mut text =
@@ -170,9 +173,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let wanted = missing(&config(folder.path()), folder.path());
         assert_eq!(wanted.len(), 1, "a class that two subjects share is made once");
-        assert!(!store(&wanted[0], &Picture::filled(64, 64, 3, 120)).unwrap());
+        let plain = Picture::filled(64, 64, 3, 120);
+        assert!(!store(&wanted[0], &plain, matte(&plain)).unwrap());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing half-written");
-        let e = gave_up(&wanted[0]).to_string();
+        let e = gave_up(&wanted[0], None).to_string();
         for word in
             ["`Grey bear`", "grey_bear/000.png", "10 pictures", "prior_class", "000_mask.png"]
         {
@@ -191,7 +195,7 @@ mod tests {
                 picture.at_mut(x, y).copy_from_slice(&[200, 30, 30]);
             }
         }
-        assert!(store(&wanted[0], &picture).unwrap());
+        assert!(store(&wanted[0], &picture, matte(&picture)).unwrap());
         let read = load(&c, folder.path(), &mut vec![]).unwrap();
         assert!(read.len() == 2 && read[0].photos[0].segment.is_some());
         std::fs::remove_file(folder.path().join("grey_bear/000_mask.png")).unwrap();

@@ -50,7 +50,7 @@ impl Subject {
     /// No folder, no pictures in it, a damaged picture, or a mask with nothing in it
     /// ([`Error::Image`] with the file).
     pub fn load(config: &SubjectConfig, warnings: &mut Vec<String>) -> Result<Self> {
-        let photos = read_folder(&config.images, warnings)?;
+        let photos = read_folder(&config.images, &config.found_masks, warnings)?;
         if photos.is_empty() {
             return Err(Error::Data {
                 at: config.images.display().to_string(),
@@ -81,8 +81,11 @@ impl Subject {
         Err(Error::Data {
             at: format!("subject {}: {}", self.id, photo.name),
             found: "no mask".into(),
-            expected: format!("{stem}_mask.png beside it, or an alpha channel"),
-            fix: "draw one, make one with `selvedge segment`, or use method dreambooth".into(),
+            expected: format!(
+                "one of two ways: {stem}_mask.png beside it (drawn, or made with `selvedge segment`; an alpha \
+                 channel does too), or detector and segmenter in [segment] of the configuration"
+            ),
+            fix: "take one of them, or use method dreambooth".into(),
         })
     }
 
@@ -127,8 +130,32 @@ fn is_picture(path: &Path) -> bool {
     matches!(ending.as_str(), "png" | "jpg" | "jpeg" | "webp")
 }
 
-/// The photos of a folder, by name; masks and captions are found by the stem.
-pub(super) fn read_folder(folder: &Path, warnings: &mut Vec<String>) -> Result<Vec<Photo>> {
+/// A photo of a folder, and its mask where there is one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PhotoFile {
+    /// The photo.
+    pub path: PathBuf,
+    /// `NN_mask.*` beside it.
+    pub mask: Option<PathBuf>,
+}
+
+fn one_stem(a: &Path, b: &Path) -> Error {
+    let name = |p: &Path| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut names = [name(a), name(b)];
+    names.sort();
+    Error::Data {
+        at: a.parent().unwrap_or(a).display().to_string(),
+        found: names.join(" and "),
+        expected: "one picture of a stem: mask and caption are named by it".into(),
+        fix: "rename one of the two".into(),
+    }
+}
+
+/// The photos of a folder by stem: what [`Subject::load`] reads.
+///
+/// # Errors
+/// [`Error::File`] for a folder that cannot be read, [`Error::Data`] for two pictures of one stem.
+pub fn photo_files(folder: &Path) -> Result<Vec<PhotoFile>> {
     let entries = std::fs::read_dir(folder).map_err(Error::file("read folder", folder))?;
     let (mut pictures, mut masks) = (BTreeMap::<String, PathBuf>::new(), BTreeMap::new());
     for entry in entries {
@@ -139,13 +166,30 @@ pub(super) fn read_folder(folder: &Path, warnings: &mut Vec<String>) -> Result<V
         }
         match stem.strip_suffix("_mask") {
             Some(of) => masks.insert(of.to_string(), path),
-            None => pictures.insert(stem, path),
+            None => {
+                if let Some(other) = pictures.get(&stem) {
+                    return Err(one_stem(&path, other));
+                }
+                pictures.insert(stem, path)
+            }
         };
     }
-    pictures
-        .iter()
-        .map(|(stem, path)| read_photo(path, masks.get(stem).map(PathBuf::as_path), warnings))
-        .collect()
+    let file = |(stem, path)| PhotoFile { path, mask: masks.remove(&stem) };
+    Ok(pictures.into_iter().map(file).collect())
+}
+
+/// The photos of a folder, by name; masks and captions are found by the stem, masks also in `more`, by file name.
+pub(super) fn read_folder(
+    folder: &Path,
+    more: &BTreeMap<String, PathBuf>,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Photo>> {
+    let name = |p: &Path| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let read = |file: PhotoFile| {
+        let mask = file.mask.or_else(|| more.get(&name(&file.path)).cloned());
+        read_photo(&file.path, mask.as_deref(), warnings)
+    };
+    photo_files(folder)?.into_iter().map(read).collect()
 }
 
 fn read_photo(path: &Path, mask: Option<&Path>, warnings: &mut Vec<String>) -> Result<Photo> {

@@ -5,3 +5,4 @@ pub mod frame;
 pub mod overlay;
 pub mod prompt;
 pub mod segmenter;
+pub mod words;

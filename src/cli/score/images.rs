@@ -8,8 +8,8 @@ use super::{
 use crate::{
     cli::{
         common::{note, out, warn},
-        generate::progress,
         pictures::names,
+        progress::progress,
     },
     data::{Subject, config::load_subjects, load_all},
     device::Device,

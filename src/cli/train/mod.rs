@@ -6,6 +6,7 @@ mod samples;
 use super::{
     advice::{advise, prediction},
     common::{DeviceArgs, note, out, warn},
+    segment::missing,
 };
 use crate::{
     data::{
@@ -154,19 +155,30 @@ pub fn train(
     };
     let own_prior = config.method.prior_dir.as_os_str().is_empty();
     let prior_dir = if own_prior { folder.join("prior") } else { config.method.prior_dir.clone() };
-    // The subjects are read before anything is made: the folder, and the prior set in it.
+    let mut run_folder = None;
+    let bare = missing::missing(config)?;
+    let mut subjects = config.clone();
+    if !bare.is_empty() {
+        run_folder = Some(open()?);
+        let made = missing::make(&mut subjects, bare, (&device, dtype), &folder.join("masks"));
+        made.map_err(|e| withdraw(e, folder))?;
+    }
+    // The subjects are read before anything else is made: the folder, and the prior set in it.
     let mut warnings = vec![];
-    let data = Dataset::of_subjects(config, &mut warnings)?;
+    let data = Dataset::of_subjects(&subjects, &mut warnings)
+        .map_err(|e| if run_folder.is_some() { withdraw(e, folder) } else { e })?;
     let samples = samples::requests(config);
     let mut texts = Texts::default();
-    let mut run_folder = None;
     if config.method.prior_preservation {
-        run_folder = Some(open()?);
+        if run_folder.is_none() {
+            run_folder = Some(open()?);
+        }
         let prompts = match text_is_trained(config) {
             true => vec![],
             false => [data.prompts_to_come(config), samples::texts(&samples)].concat(),
         };
-        let made = prior::make(config, (&base, &device), (&mut texts, &prompts), &prior_dir, &stop);
+        let place = (&base, &device, dtype);
+        let made = prior::make(config, place, (&mut texts, &prompts), &prior_dir, &stop);
         made.map_err(|e| withdraw(e, folder))?;
     }
     let data = data.with_prior(config, &prior_dir, &mut warnings);

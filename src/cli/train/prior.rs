@@ -2,8 +2,8 @@
 
 use super::samples;
 use crate::{
-    cli::common::note,
-    data::{TrainConfig, prior},
+    cli::{common::note, segment::Cutter},
+    data::{TrainConfig, matte, prior},
     device::Device,
     error::{Error, Result},
     lora::{Adapters, Loras},
@@ -12,7 +12,8 @@ use crate::{
         Pipeline, Request, Sampler, StartLatents,
         fit::{self, Purpose},
     },
-    tensor::image::Picture,
+    segment::words::Rule,
+    tensor::{DType, image::Picture},
 };
 use std::{
     path::Path,
@@ -50,7 +51,7 @@ fn one_picture(
 /// [`prior::gave_up`] when none does; those of the pipeline.
 pub fn make(
     config: &TrainConfig,
-    (base, device): (&Base, &Device),
+    (base, device, dtype): (&Base, &Device, DType),
     (texts, prompts): (&mut Texts, &[String]),
     folder: &Path,
     stop: &AtomicBool,
@@ -67,8 +68,14 @@ pub fn make(
     let requests: Vec<Request> = wanted.iter().map(|one| request(config, &one.class)).collect();
     let own = requests.iter().flat_map(Request::texts);
     pipeline.encode_texts(&own.chain(prompts.iter().map(String::as_str)).collect::<Vec<_>>())?;
+    let section = &config.segment;
+    let mut cutter = match section.is_on() {
+        true => Some(Cutter::open(section, (device.clone(), dtype))?),
+        false => None,
+    };
+    let rule = Rule { threshold: section.prior_threshold, margin: 0.0 };
     for (one, request) in wanted.iter().zip(&requests) {
-        let mut made = false;
+        let (mut made, mut why) = (false, None);
         for attempt in 0..prior::TRIES {
             if stop.load(Ordering::SeqCst) {
                 return Err(Error::Interrupted {
@@ -79,13 +86,23 @@ pub fn make(
             let seed = config.train.seed ^ ((one.index as u64) << 8 | attempt) << 20;
             let start = samples::plain_start(&pipeline, request, (base, device), seed)?;
             let picture = one_picture(&mut pipeline, request, start)?;
-            made = prior::store(one, &picture)?;
+            let mask = match &mut cutter {
+                None => matte(&picture),
+                Some(cutter) => match cutter.mask(&picture, &one.class, None, rule)? {
+                    Ok(mask) => Some(mask),
+                    Err(reason) => {
+                        why = Some(reason);
+                        None
+                    }
+                },
+            };
+            made = prior::store(one, &picture, mask)?;
             if made {
                 break;
             }
         }
         if !made {
-            return Err(prior::gave_up(one));
+            return Err(prior::gave_up(one, why.as_deref()));
         }
     }
     *texts = pipeline.into_texts();

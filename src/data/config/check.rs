@@ -1,7 +1,11 @@
 //! Values that cannot be used, each with its key.
 
 use super::{Loss, Method, Mode, TrainConfig};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    models::owlv2::Padding,
+};
+use std::path::Path;
 
 fn bad(key: &str, found: impl ToString, expected: &str, fix: &str) -> Error {
     Error::Config {
@@ -27,7 +31,30 @@ impl TrainConfig {
     pub fn check(&self) -> Result<()> {
         self.check_subjects()?;
         self.check_method()?;
+        self.check_segment()?;
         self.check_train()
+    }
+
+    fn check_segment(&self) -> Result<()> {
+        let s = &self.segment;
+        within("segment.threshold", s.threshold, 0.0, 1.0)?;
+        within("segment.prior_threshold", s.prior_threshold, 0.0, 1.0)?;
+        within("segment.margin", s.margin, 0.0, 1.0)?;
+        if s.padding.parse::<Padding>().is_err() {
+            return Err(bad("segment.padding", &s.padding, "grey or black", "change it"));
+        }
+        let empty = |p: &Path| p.as_os_str().is_empty();
+        match (empty(&s.detector), empty(&s.segmenter)) {
+            (true, false) => {
+                let fix = "add detector = \"...\", or leave segmenter out";
+                Err(bad("segment.detector", "nothing", "an OWLv2 folder", fix))
+            }
+            (false, true) => {
+                let fix = "add segmenter = \"...\", or leave detector out";
+                Err(bad("segment.segmenter", "nothing", "a SAM or MobileSAM", fix))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_subjects(&self) -> Result<()> {

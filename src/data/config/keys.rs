@@ -66,6 +66,18 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ("train.sample_init", "auto | none | seg-mix: auto = seg-mix for mudi with masks"),
     ("train.sample_gamma", "strength of their initialization"),
     ("train.formats", "conventions the adapter is written in: peft, kohya, comfy"),
+    (
+        "segment.detector",
+        "OWLv2 folder that finds subjects by their class; empty = masks lie beside the photos",
+    ),
+    ("segment.segmenter", "SAM or MobileSAM that cuts them out"),
+    ("segment.threshold", "a photo is taken when exactly one box has a score above this"),
+    ("segment.prior_threshold", "the same for prior pictures; up to 10 are made for each place"),
+    (
+        "segment.margin",
+        "growth of the box on every side, share of width and height; 0 for prior pictures",
+    ),
+    ("segment.padding", "grey | black: what fills a photo up to the detector's square"),
 ];
 
 /// The keys of one `[[subject]]` table: name, example, comment.

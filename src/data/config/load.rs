@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    DEFAULT_PRESET, MethodConfig, SubjectConfig, TrainConfig,
+    DEFAULT_PRESET, SubjectConfig, TrainConfig,
     keys::{KEYS, SUBJECT_KEYS, nearest},
     preset::{layered, preset},
 };
@@ -66,6 +66,8 @@ impl TrainConfig {
         }
         config.method.prior_dir = resolve(&config.method.prior_dir, root);
         config.train.from = resolve(&config.train.from, root);
+        config.segment.detector = resolve(&config.segment.detector, root);
+        config.segment.segmenter = resolve(&config.segment.segmenter, root);
         if config.base != "nano" {
             config.base = resolve(Path::new(&config.base), root).display().to_string();
         }
@@ -164,7 +166,7 @@ fn known(section: &str) -> Vec<String> {
         return SUBJECT_KEYS.iter().map(|(k, ..)| (*k).to_string()).collect();
     }
     let mut names: Vec<String> = match section {
-        "" => ["subject", "method", "train"].map(String::from).to_vec(),
+        "" => ["subject", "method", "train", "segment"].map(String::from).to_vec(),
         _ => vec![],
     };
     names.extend(KEYS.iter().filter_map(|(k, _)| match (k.split_once('.'), section) {
@@ -278,15 +280,14 @@ fn set_subject(table: &mut toml::Table, who: &str, field: &str, value: toml::Val
 /// # Errors
 /// As [`TrainConfig::load`]; [`Error::Data`] when there is no subject.
 pub fn load_subjects(path: &Path) -> Result<Vec<SubjectConfig>> {
-    load_subjects_and_method(path).map(|(subjects, _)| subjects)
+    load_for_subjects(path).map(|config| config.subjects)
 }
 
-/// As [`load_subjects`], with the `[method]` keys of the file: how its subjects are placed.
+/// As [`load_subjects`], with the `[method]` keys of the file (how its subjects are placed) and those of `[segment]`.
 ///
 /// # Errors
 /// As [`load_subjects`].
-pub fn load_subjects_and_method(path: &Path) -> Result<(Vec<SubjectConfig>, MethodConfig)> {
+pub fn load_for_subjects(path: &Path) -> Result<TrainConfig> {
     // One subject is enough here, whatever the method of the file needs.
-    let config = TrainConfig::load(path, &["method.name=dreambooth".to_string()])?;
-    Ok((config.subjects, config.method))
+    TrainConfig::load(path, &["method.name=dreambooth".to_string()])
 }

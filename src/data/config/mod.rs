@@ -9,12 +9,13 @@ mod keys;
 mod load;
 mod preset;
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
+use crate::models::owlv2::Padding;
 use serde::{Deserialize, Serialize};
 
 pub use keys::print_config;
-pub use load::{load_subjects, load_subjects_and_method};
+pub use load::{load_for_subjects, load_subjects};
 pub use preset::{DEFAULT_PRESET, preset_names};
 
 /// Everything a training run needs to know.
@@ -31,6 +32,8 @@ pub struct TrainConfig {
     pub method: MethodConfig,
     /// How it is learned.
     pub train: TrainSection,
+    /// How photos without masks get them.
+    pub segment: SegmentSection,
     /// The subjects, one table each.
     #[serde(rename = "subject")]
     pub subjects: Vec<SubjectConfig>,
@@ -44,6 +47,7 @@ impl Default for TrainConfig {
             prediction: Target::Auto,
             method: MethodConfig::default(),
             train: TrainSection::default(),
+            segment: SegmentSection::default(),
             subjects: vec![],
         }
     }
@@ -78,6 +82,9 @@ pub struct SubjectConfig {
     pub scale: Option<f64>,
     /// Class of the prior set; the descriptive class when empty.
     pub prior_class: String,
+    /// Masks that lie elsewhere, by the photo's file name: what `[segment]` made.
+    #[serde(skip)]
+    pub found_masks: BTreeMap<String, PathBuf>,
 }
 
 impl SubjectConfig {
@@ -89,6 +96,44 @@ impl SubjectConfig {
     /// The class of this subject's prior pictures.
     pub fn prior_words(&self) -> &str {
         if self.prior_class.trim().is_empty() { self.class.trim() } else { self.prior_class.trim() }
+    }
+}
+
+/// Models that cut subjects out of photos and of prior pictures; both paths empty: none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SegmentSection {
+    /// Folder of an OWLv2 in transformers' format.
+    pub detector: PathBuf,
+    /// A SAM or MobileSAM.
+    pub segmenter: PathBuf,
+    /// Boxes in photos count above this score.
+    pub threshold: f64,
+    /// Boxes in prior pictures count above this score.
+    pub prior_threshold: f64,
+    /// By how much a box grows on every side, in shares of the photo's width and height; none in prior pictures.
+    pub margin: f64,
+    /// What fills a photo up to the detector's square: grey or black.
+    pub padding: String,
+}
+
+impl Default for SegmentSection {
+    fn default() -> Self {
+        Self {
+            detector: PathBuf::new(),
+            segmenter: PathBuf::new(),
+            threshold: 0.2,
+            prior_threshold: 0.4,
+            margin: 0.05,
+            padding: Padding::default().to_string(),
+        }
+    }
+}
+
+impl SegmentSection {
+    /// Whether there are models.
+    pub fn is_on(&self) -> bool {
+        !self.detector.as_os_str().is_empty()
     }
 }
 
