@@ -289,7 +289,7 @@ fn what_cannot_be_looked_for_is_one_clear_line() {
         ("[\"00.png\"]\nbx = [1, 2, 3, 4]\n", "bx"),
         ("[\"07.png\"]\nbox = [1, 2, 3, 4]\n", "07.png"),
         ("[\"00.png\"]\nbox = [9, 2, 3, 4]\n", "x0 < x1"),
-        ("[\"00.png\"]\nbox = [0, 0, 91, 4]\n", "0 to 90 across"),
+        ("[\"00.png\"]\nbox = [0, 0, 91, 4]\n", "00.png: box: found 0,0,91,4"),
         ("[\"00.png\"]\npoints = [[1]]\n", "x,y"),
         ("[\"00.png\"]\nmask = \"none.png\"\n", "none.png"),
         ("[\"00.png\"]\nmask = \"small.png\"\n", "for a photo of 90 x 50"),

@@ -57,6 +57,7 @@ pub(super) fn of(args: &SegmentArgs) -> Result<Vec<Job>> {
         let prompt = Prompt { area: args.area, points: args.points.clone() };
         (prompt != Prompt::default()).then_some(Hand::Prompt(prompt))
     });
+    let by_flags = shown.is_some();
     if let Some(hand) = shown {
         let [job] = &mut jobs[..] else {
             let found = format!("{} photos", jobs.len());
@@ -67,10 +68,22 @@ pub(super) fn of(args: &SegmentArgs) -> Result<Vec<Job>> {
     }
     for job in jobs.iter().filter(|j| !j.kept) {
         if let Some(hand) = &job.hand {
-            hand.fitting(&read(&job.photo)?)?;
+            let fits = hand.fitting(&read(&job.photo)?);
+            fits.map_err(|e| if by_flags { e } else { in_file(e, &job.photo) })?;
         }
     }
     Ok(jobs)
+}
+
+/// An error about a flag, as one about the photo's entry in `segment.toml`.
+fn in_file(error: Error, photo: &Path) -> Error {
+    match error {
+        Error::Config { key, found, expected, fix } => {
+            let key = format!("segment.toml, {}: {}", photo.display(), key.replace("--", ""));
+            Error::Config { key, found, expected, fix }
+        }
+        other => other,
+    }
 }
 
 fn of_photos(args: &SegmentArgs, all: &[PathBuf]) -> Result<Vec<Job>> {
