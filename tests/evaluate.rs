@@ -177,6 +177,9 @@ fn plans_that_cannot_be_done_are_one_clear_line() {
     refused("dinov2 = \"dino\"", "dinov2 = \"nowhere\"", "nowhere");
     refused("dinov2 = \"dino\"", "dreamsin = \"dino\"", "dreamsin");
     refused("dinov2 = \"dino\"", "detector = \"dino\"", "nothing that judges");
+    let queries = "dinov2 = \"dino\"\n[score.queries]\n";
+    refused("dinov2 = \"dino\"", &format!("{queries}bears = [\"bear\"]"), "without a detector");
+    refused("dinov2 = \"dino\"", &format!("{queries}cats = [\"cat\"]"), "cats");
     refused("dinov2 = \"dino\"", "dinov2 = \"dino\"\npadding = \"black\"", "detector");
     refused("dinov2 = \"dino\"", "detector = \"dino\"\npadding = \"blue\"", "score.padding");
     refused("rank = 2", "rnak = 2", "rnak");

@@ -27,6 +27,9 @@ pub struct Detection {
     /// Where, in pixels of the photo.
     #[serde(rename = "box")]
     pub area: Rectangle,
+    /// The same as the network gives it, also where it leaves the photo: what Detect-and-Compare cuts out.
+    #[serde(skip)]
+    pub uncut: Rectangle,
     /// 0 to 1.
     pub score: f64,
     /// Which query it is most like.
@@ -189,8 +192,10 @@ fn found(
         let [cx, cy, w, h] = [0, 1, 2, 3].map(|i| f64::from(at[i]) * side);
         let x = |v: f64| v.clamp(0.0, width);
         let y = |v: f64| v.clamp(0.0, height);
-        let area = [x(cx - w / 2.0), y(cy - h / 2.0), x(cx + w / 2.0), y(cy + h / 2.0)];
-        (score > threshold).then_some(Detection { area: Rectangle(area), score, query })
+        let [x0, y0, x1, y1] = [cx - w / 2.0, cy - h / 2.0, cx + w / 2.0, cy + h / 2.0];
+        let area = Rectangle([x(x0), y(y0), x(x1), y(y1)]);
+        let uncut = Rectangle([x0, y0, x1, y1]);
+        (score > threshold).then_some(Detection { area, uncut, score, query })
     };
     let patches = logits.chunks_exact(queries.max(1)).zip(boxes.chunks_exact(4));
     let mut all: Vec<Detection> = patches.filter_map(one).collect();
@@ -212,6 +217,8 @@ mod tests {
         assert_eq!(all[1].area, Rectangle([50.0, 0.0, 150.0, 100.0]));
         let Rectangle([x0, y0, x1, y1]) = all[0].area;
         assert!((x0 - 140.0).abs() < 1e-3 && x1 == 200.0 && y0 == 100.0 && y1 == 100.0);
+        let Rectangle([_, _, x1, y1]) = all[0].uncut;
+        assert!((x1 - 220.0).abs() < 1e-3 && (y1 - 220.0).abs() < 1e-3, "{:?}", all[0]);
         assert!((all[0].score - 0.952_574).abs() < 1e-6);
         assert!(found(&logits, &boxes, 2, [200.0, 100.0], 0.99).is_empty());
         assert!(found(&[f32::NAN], &boxes, 1, [2.0, 1.0], 0.0).is_empty());

@@ -39,7 +39,7 @@ pub(super) fn from_file(path: &Path, shots: &mut [Shot]) -> Result<()> {
         for area in &boxes {
             check(path, shot, *area)?;
         }
-        let found = |area: [f64; 4]| Found { area: rounded(area), score: None, class: None };
+        let found = |area: [f64; 4]| Found { area: rounded(area), score: None, query: None };
         shot.boxes = Some(boxes.into_iter().map(found).collect());
     }
     Ok(())
@@ -47,27 +47,30 @@ pub(super) fn from_file(path: &Path, shots: &mut [Shot]) -> Result<()> {
 
 /// Puts what `detector` finds into the pictures; `read` gives picture number `i`.
 ///
-/// A box without a pixel of the picture (one that lay in the padding) is left out, and told.
+/// A box without a whole pixel is left out, and told.
 ///
 /// # Errors
 /// Those of reading and of the detector.
 pub(super) fn from_detector(
     mut detector: Detector,
-    (classes, threshold): (&[&str], f64),
+    (queries, threshold): (&[&str], f64),
     shots: &mut [Shot],
     read: &dyn Fn(&str) -> Result<Picture>,
 ) -> Result<()> {
     for shot in shots {
         let mut boxes = vec![];
-        for found in detector.detect(&read(&shot.name)?, classes, threshold)? {
-            let Rectangle(area) = found.area;
+        for found in detector.detect(&read(&shot.name)?, queries, threshold)? {
+            let Rectangle(area) = found.uncut; // black where it leaves the picture, as published
             if extent(area).is_err() {
                 let [x0, y0, x1, y1] = rounded(area);
-                warn(&format!("{}: box {x0},{y0},{x1},{y1} is left out: no pixel", shot.name));
+                warn(&format!(
+                    "{}: box {x0},{y0},{x1},{y1} is left out: no whole pixel",
+                    shot.name
+                ));
                 continue;
             }
-            let class = classes.get(found.query).map(|c| (*c).to_string());
-            boxes.push(Found { area: rounded(area), score: Some(found.score), class });
+            let query = queries.get(found.query).map(|q| (*q).to_string());
+            boxes.push(Found { area: rounded(area), score: Some(found.score), query });
         }
         shot.boxes = Some(boxes);
     }

@@ -187,12 +187,16 @@ impl Run<'_> {
         let (by, folder) = (&self.args.by, self.folder);
         if let Some(path) = &by.detector {
             let threshold = by.threshold.unwrap_or(THRESHOLD);
-            let classes: Vec<&str> = self.subjects.iter().map(|s| s.class.as_str()).collect();
+            let classes = self.subjects.iter().map(|s| &s.class);
+            let queries: Vec<&str> = match by.queries.is_empty() {
+                true => classes.map(String::as_str).collect(),
+                false => by.queries.iter().map(String::as_str).collect(),
+            };
             let padding = by.padding.unwrap_or_default();
             let detector = Detector::open(path, self.place.0.clone(), self.place.1, padding)?;
             let read = |name: &str| image::read(&folder.join(name));
             let shots = &mut self.results.shots;
-            return boxes::from_detector(detector, (&classes, threshold), shots, &read);
+            return boxes::from_detector(detector, (&queries, threshold), shots, &read);
         }
         match &by.boxes {
             Some(path) => boxes::from_file(path, &mut self.results.shots)?,

@@ -67,6 +67,9 @@ pub struct ByArgs {
     /// An OWLv2 that looks for the subjects' classes, all of them at once; in place of --boxes.
     #[arg(long, value_name = "DIR", requires = "images", conflicts_with = "boxes")]
     pub detector: Option<PathBuf>,
+    /// A text to look for in place of the subjects' classes (repeatable); which one a box is most like does not matter.
+    #[arg(long = "query", value_name = "TEXT", requires = "detector")]
+    pub queries: Vec<String>,
     /// What the detector is less sure of is no box; 0.4 when left out, as published.
     #[arg(long, value_name = "0..1", requires = "detector")]
     pub threshold: Option<f64>,

@@ -91,7 +91,7 @@ fn drawn(shot: &Shot, png: &[u8], likeness: Option<&Likeness>, subjects: &[Strin
             x0 + line,
             y0 + size,
             line / 2.0,
-            escape(&label(found.score, found.class.as_deref(), similarity, i, subjects))
+            escape(&label(found.score, found.query.as_deref(), similarity, i, subjects))
         );
     }
     svg + "</svg>"
@@ -99,12 +99,12 @@ fn drawn(shot: &Shot, png: &[u8], likeness: Option<&Likeness>, subjects: &[Strin
 
 fn label(
     score: Option<f64>,
-    class: Option<&str>,
+    query: Option<&str>,
     similarity: Option<&Matrix>,
     row: usize,
     subjects: &[String],
 ) -> String {
-    let detected = score.map(|s| format!("{} {s:.2}", class.unwrap_or_default()));
+    let detected = score.map(|s| format!("{} {s:.2}", query.unwrap_or_default()));
     let row = similarity.and_then(|s| s.get(row));
     let alike = row.map(|r| subjects.iter().zip(r).map(|(s, v)| format!("{s} {v:.2}")));
     let alike = alike.map(|all| all.collect::<Vec<_>>().join(" "));

@@ -15,7 +15,7 @@ pub(super) struct Found {
     /// How sure the detector is.
     pub score: Option<f64>,
     /// What the detector took it for.
-    pub class: Option<String>,
+    pub query: Option<String>,
 }
 
 /// A picture.

@@ -35,7 +35,7 @@ fn means(columns: &[Column]) -> (Value, Value) {
 }
 
 fn found(f: &Found) -> Value {
-    json!({"box": f.area, "score": f.score, "class": f.class})
+    json!({"box": f.area, "score": f.score, "query": f.query})
 }
 
 /// Everything about picture `i`.

@@ -9,7 +9,7 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -108,6 +108,9 @@ pub struct Models {
     pub threshold: Option<f64>,
     /// `--padding`, of the detector's square: grey or black.
     pub padding: Option<String>,
+    /// `--query` of a combination, by its name; the subjects' classes when left out.
+    #[serde(default)]
+    pub queries: BTreeMap<String, Vec<String>>,
     /// `--keep-tokens`.
     #[serde(default)]
     pub keep_tokens: bool,
@@ -250,8 +253,15 @@ impl Plan {
     fn look(&mut self, plan: &Path) -> Result<()> {
         self.score.padding()?;
         let s = &self.score;
-        if s.detector.is_none() && (s.threshold.is_some() || s.padding.is_some()) {
-            let found = "threshold or padding without a detector".to_string();
+        if let Some(name) =
+            s.queries.keys().find(|n| self.combinations.iter().all(|c| c.name != **n))
+        {
+            let key = "score.queries".to_string();
+            return Err(refuse(plan, key, name.clone(), "names of combinations", "rename it"));
+        }
+        let set = s.threshold.is_some() || s.padding.is_some() || !s.queries.is_empty();
+        if s.detector.is_none() && set {
+            let found = "threshold, padding or queries without a detector".to_string();
             return Err(refuse(plan, "score".into(), found, "a detector", "name one"));
         }
         if [&s.dreamsim, &s.dinov2, &s.dino, &s.clip, &s.imagereward].iter().all(|m| m.is_none())
@@ -333,12 +343,13 @@ impl Models {
     ///
     /// # Errors
     /// [`Error::Config`] for an unknown padding.
-    pub fn flags(&self, subjects: PathBuf, prompt: &str) -> Result<ByArgs> {
+    pub fn flags(&self, subjects: PathBuf, combination: &str, prompt: &str) -> Result<ByArgs> {
         let Self { dreamsim, dinov2, dino, clip, imagereward, .. } = self.clone();
         Ok(ByArgs {
             subjects: Some(subjects),
             boxes: None,
             detector: self.detector.clone(),
+            queries: self.queries.get(combination).cloned().unwrap_or_default(),
             threshold: self.threshold,
             padding: self.padding()?,
             dreamsim,

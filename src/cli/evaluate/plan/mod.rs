@@ -202,7 +202,7 @@ impl Evaluation {
         if plan.score.none() || table::has_all(&path, &plan.seeds.all())? {
             return Ok(());
         }
-        let by = plan.score.flags(unit.subjects_file()?, &cell.prompt)?;
+        let by = plan.score.flags(unit.subjects_file()?, &cell.combination, &cell.prompt)?;
         let scores = judged(&cell.folder(&self.out), by, self.place.clone())?;
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
