@@ -379,6 +379,25 @@ fn photos_without_masks_are_segmented_once_before_they_are_mixed() {
 }
 
 #[test]
+fn pictures_start_from_subjects_whose_masks_are_made_on_the_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let segmenter = sam(&folder.path().join("sam.safetensors"));
+    let (model, out) = (detector(), folder.path().join("out"));
+    let threshold = photos().threshold;
+    let section = format!(
+        "[segment]\ndetector = {model:?}\nsegmenter = {segmenter:?}\nthreshold = {threshold}\n"
+    );
+    let config = configuration(folder.path(), &section);
+    let to = out.display().to_string();
+    let words =
+        ["--prompt", "a olis dog and a hta dog", "--subjects", &config, "--init", "seg-mix"];
+    let rest = ["--steps", "1", "--count", "1", "--out", &to, "--device", "cpu"];
+    let run = selvedge(&[&["generate", "--base", "nano"][..], &words, &rest].concat());
+    assert_eq!(run.status.code(), Some(0), "{}", error_of(&run));
+    assert_eq!(fs::read_dir(out.join("masks")).unwrap().count(), 1);
+}
+
+#[test]
 fn a_prior_picture_without_exactly_one_subject_is_made_again_and_then_refused() {
     let folder = tempfile::tempdir().unwrap();
     let segmenter = sam(&folder.path().join("sam.safetensors"));
