@@ -270,7 +270,7 @@ fn what_cannot_be_looked_for_is_one_clear_line() {
     assert!(run(&[&a], &["--query", "dog", "--padding", "white"]).contains("grey or black"));
     assert!(run(&[&dog.display().to_string()], &["--query", "dog"]).contains("no folder"));
     let long = "a b c d e f g h i j k l m n o p q";
-    assert!(run(&[&a], &["--query", long]).contains("at most 14 tokens"));
+    assert!(run(&[&a, &b], &["--query", long]).contains("at most 14 tokens"));
     let neither = refusal(&["segment", &a, "--segmenter", &segmenter, "--out", &out]);
     assert!(neither.contains("neither"), "{neither}");
     let bare = refusal(&["segment", &a, "--query", "dog", "--detector", &model, "--out", &out]);
