@@ -30,7 +30,7 @@ fn photos() -> (SafeFile, Vec<Picture>) {
         Picture::new(w, h, 3, raw.bytes.to_vec())
     };
     let all: Vec<Picture> = (0..).map_while(photo).collect();
-    assert_eq!(all.len(), 6);
+    assert_eq!(all.len(), 7);
     (file, all)
 }
 

@@ -270,7 +270,7 @@ fn what_cannot_be_looked_for_is_one_clear_line() {
     assert!(run(&[&a], &["--query", "dog", "--padding", "white"]).contains("grey or black"));
     assert!(run(&[&dog.display().to_string()], &["--query", "dog"]).contains("no folder"));
     let long = "a b c d e f g h i j k l m n o p q";
-    assert!(run(&[&a], &["--query", long]).contains("at most 14 tokens"));
+    assert!(run(&[&a, &b], &["--query", long]).contains("at most 14 tokens"));
     let neither = refusal(&["segment", &a, "--segmenter", &segmenter, "--out", &out]);
     assert!(neither.contains("neither"), "{neither}");
     let bare = refusal(&["segment", &a, "--query", "dog", "--detector", &model, "--out", &out]);
@@ -376,6 +376,25 @@ fn photos_without_masks_are_segmented_once_before_they_are_mixed() {
     assert!(code == Some(2) && error.contains("segment.threshold"), "{error}");
     let (code, error) = mix(&configuration(folder.path(), "[segment]\nsegmenter = \"x\"\n"));
     assert!(code == Some(2) && error.contains("segment.detector"), "{error}");
+}
+
+#[test]
+fn pictures_start_from_subjects_whose_masks_are_made_on_the_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let segmenter = sam(&folder.path().join("sam.safetensors"));
+    let (model, out) = (detector(), folder.path().join("out"));
+    let threshold = photos().threshold;
+    let section = format!(
+        "[segment]\ndetector = {model:?}\nsegmenter = {segmenter:?}\nthreshold = {threshold}\n"
+    );
+    let config = configuration(folder.path(), &section);
+    let to = out.display().to_string();
+    let words =
+        ["--prompt", "a olis dog and a hta dog", "--subjects", &config, "--init", "seg-mix"];
+    let rest = ["--steps", "1", "--count", "1", "--out", &to, "--device", "cpu"];
+    let run = selvedge(&[&["generate", "--base", "nano"][..], &words, &rest].concat());
+    assert_eq!(run.status.code(), Some(0), "{}", error_of(&run));
+    assert_eq!(fs::read_dir(out.join("masks")).unwrap().count(), 1);
 }
 
 #[test]

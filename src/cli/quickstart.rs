@@ -10,7 +10,7 @@ use super::{
 use crate::{
     data::{
         Dataset, TrainConfig,
-        config::{Loss, LrSchedule, Method, load_subjects},
+        config::{Loss, LrSchedule, Method, load_for_subjects, load_subjects},
         load_all,
     },
     error::{Error, Result},
@@ -141,7 +141,8 @@ impl Quickstart {
 
     /// The training configuration of one method on nano.
     fn config(&self, subjects: &Path, method: Method) -> Result<TrainConfig> {
-        let mut c = TrainConfig { subjects: load_subjects(subjects)?, ..TrainConfig::default() };
+        let TrainConfig { subjects, segment, .. } = load_for_subjects(subjects)?;
+        let mut c = TrainConfig { subjects, segment, ..TrainConfig::default() };
         c.method.name = method;
         c.preset = String::new();
         c.method.mix_probability = 0.5;

@@ -82,6 +82,14 @@ impl Detector {
         Ok(detector)
     }
 
+    /// Whether a query is short enough.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with its number of tokens.
+    pub fn check(&self, query: &str) -> Result<()> {
+        self.tokens(query).map(|_| ())
+    }
+
     /// What of `photo` is like one of `queries`, with a score above `threshold`; the highest first.
     ///
     /// Each patch gives its most likely query; boxes may overlap, and are cut at the photo's border.

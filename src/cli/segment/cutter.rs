@@ -103,7 +103,10 @@ pub(super) fn open(args: &SegmentArgs, jobs: &[Job]) -> Result<Models> {
     };
     let (device, dtype) = args.place.open()?;
     if let Some(path) = args.detector.as_ref().filter(|_| words) {
-        models.detector = Some(Detector::open(path, device.clone(), dtype, args.padding)?);
+        let detector = Detector::open(path, device.clone(), dtype, args.padding)?;
+        let queries = jobs.iter().filter(|j| j.hand.is_none()).filter_map(|j| j.query.as_deref());
+        queries.into_iter().try_for_each(|q| detector.check(q))?;
+        models.detector = Some(detector);
     }
     models.segmenter = Some(Segmenter::open(segmenter, device, dtype)?);
     Ok(models)

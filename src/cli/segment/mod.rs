@@ -139,7 +139,7 @@ pub fn run(args: &SegmentArgs) -> Result<u8> {
         bar.inc(1);
     }
     bar.finish_and_clear();
-    for (folder, list) in &lists {
+    for (folder, list) in lists.iter().filter(|(f, _)| jobs.iter().any(|j| j.folder == **f)) {
         page::write(folder, list)?;
     }
     Ok(u8::from(failed > 0))

@@ -8,15 +8,18 @@ mod check;
 mod keys;
 mod load;
 mod preset;
+mod segment;
+mod subject;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
-use crate::models::owlv2::Padding;
 use serde::{Deserialize, Serialize};
 
 pub use keys::print_config;
 pub use load::{load_for_subjects, load_subjects};
 pub use preset::{DEFAULT_PRESET, preset_names};
+pub use segment::SegmentSection;
+pub use subject::SubjectConfig;
 
 /// Everything a training run needs to know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,78 +66,6 @@ pub enum Target {
     Epsilon,
     /// The velocity.
     V,
-}
-
-/// One subject: its name in mixes, its words, its photos.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct SubjectConfig {
-    /// Short name, unique among the subjects.
-    pub id: String,
-    /// The identifier: a single rare token.
-    pub token: String,
-    /// Descriptive class, "red monster plush".
-    pub class: String,
-    /// Folder of pictures, masks and captions.
-    pub images: PathBuf,
-    /// Relative size in mixes: the factor on the subject's own fit, in `(0, 1]`; drawn when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub scale: Option<f64>,
-    /// Class of the prior set; the descriptive class when empty.
-    pub prior_class: String,
-    /// Masks that lie elsewhere, by the photo's file name: what `[segment]` made.
-    #[serde(skip)]
-    pub found_masks: BTreeMap<String, PathBuf>,
-}
-
-impl SubjectConfig {
-    /// Identifier and class, the name in prompts: "olis red monster plush".
-    pub fn words(&self) -> String {
-        [self.token.trim(), self.class.trim()].join(" ").trim().to_string()
-    }
-
-    /// The class of this subject's prior pictures.
-    pub fn prior_words(&self) -> &str {
-        if self.prior_class.trim().is_empty() { self.class.trim() } else { self.prior_class.trim() }
-    }
-}
-
-/// Models that cut subjects out of photos and of prior pictures; both paths empty: none.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct SegmentSection {
-    /// Folder of an OWLv2 in transformers' format.
-    pub detector: PathBuf,
-    /// A SAM or MobileSAM.
-    pub segmenter: PathBuf,
-    /// Boxes in photos count above this score.
-    pub threshold: f64,
-    /// Boxes in prior pictures count above this score.
-    pub prior_threshold: f64,
-    /// By how much a box grows on every side, in shares of the photo's width and height; none in prior pictures.
-    pub margin: f64,
-    /// What fills a photo up to the detector's square: grey or black.
-    pub padding: String,
-}
-
-impl Default for SegmentSection {
-    fn default() -> Self {
-        Self {
-            detector: PathBuf::new(),
-            segmenter: PathBuf::new(),
-            threshold: 0.2,
-            prior_threshold: 0.4,
-            margin: 0.05,
-            padding: Padding::default().to_string(),
-        }
-    }
-}
-
-impl SegmentSection {
-    /// Whether there are models.
-    pub fn is_on(&self) -> bool {
-        !self.detector.as_os_str().is_empty()
-    }
 }
 
 /// How pictures are combined and what the loss is.
