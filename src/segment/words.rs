@@ -84,7 +84,12 @@ mod tests {
     #[test]
     fn exactly_one_box_grows_by_shares_of_width_and_height() {
         let rule = Rule { threshold: 0.2, margin: 0.05 };
-        let at = |area| Detection { area: Rectangle(area), score: 0.5, query: 0 };
+        let at = |area| Detection {
+            area: Rectangle(area),
+            uncut: Rectangle(area),
+            score: 0.5,
+            query: 0,
+        };
         let only = |found: &[Detection]| the_only(found, "dog", rule, [100, 400]);
         assert_eq!(
             only(&[at([30.0, 20.0, 395.0, 60.0])]),

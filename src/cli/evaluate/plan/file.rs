@@ -1,15 +1,13 @@
 //! The plan: which subjects, prompts, seeds and rows (methods) are compared.
 
+use super::judges::Models;
 use crate::{
-    cli::score::ByArgs,
     data::config::{Method, SubjectConfig, TrainConfig, load_subjects},
     error::{Error, Result},
-    models::owlv2::Padding,
 };
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -86,34 +84,6 @@ pub struct Sampling {
     pub height: Option<usize>,
     /// `--width`.
     pub width: Option<usize>,
-}
-
-/// As the flags of `selvedge score`; without any of them the pictures are made and shown, and not judged.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Models {
-    /// `--detector`.
-    pub detector: Option<PathBuf>,
-    /// `--dreamsim`.
-    pub dreamsim: Option<PathBuf>,
-    /// `--dinov2`.
-    pub dinov2: Option<PathBuf>,
-    /// `--dino`.
-    pub dino: Option<PathBuf>,
-    /// `--clip`.
-    pub clip: Option<PathBuf>,
-    /// `--imagereward`.
-    pub imagereward: Option<PathBuf>,
-    /// `--threshold`, of the detector.
-    pub threshold: Option<f64>,
-    /// `--padding`, of the detector's square: grey or black.
-    pub padding: Option<String>,
-    /// `--query` of a combination, by its name; the subjects' classes when left out.
-    #[serde(default)]
-    pub queries: BTreeMap<String, Vec<String>>,
-    /// `--keep-tokens`.
-    #[serde(default)]
-    pub keep_tokens: bool,
 }
 
 /// Subjects that are shown together.
@@ -312,65 +282,6 @@ impl Plan {
         table.insert("subject".into(), subjects);
         let written = toml::to_string(&table).map_err(text)?;
         TrainConfig::parse(&written, &name, root, &row.set)
-    }
-}
-
-impl Models {
-    fn paths(&mut self) -> impl Iterator<Item = (&'static str, &mut PathBuf)> {
-        let all = [
-            ("detector", &mut self.detector),
-            ("dreamsim", &mut self.dreamsim),
-            ("dinov2", &mut self.dinov2),
-            ("dino", &mut self.dino),
-            ("clip", &mut self.clip),
-            ("imagereward", &mut self.imagereward),
-        ];
-        all.into_iter().filter_map(|(key, path)| Some((key, path.as_mut()?)))
-    }
-
-    /// Whether nothing judges.
-    pub fn none(&self) -> bool {
-        *self == Self::default()
-    }
-
-    /// What tells the scores of different judges apart, in the name of a folder.
-    pub fn name(&self) -> String {
-        let hash = Sha256::digest(format!("{self:?}").as_bytes());
-        hash.iter().take(4).map(|b| format!("{b:02x}")).collect()
-    }
-
-    /// The flags of `selvedge score`.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for an unknown padding.
-    pub fn flags(&self, subjects: PathBuf, combination: &str, prompt: &str) -> Result<ByArgs> {
-        let Self { dreamsim, dinov2, dino, clip, imagereward, .. } = self.clone();
-        Ok(ByArgs {
-            subjects: Some(subjects),
-            boxes: None,
-            detector: self.detector.clone(),
-            queries: self.queries.get(combination).cloned().unwrap_or_default(),
-            threshold: self.threshold,
-            padding: self.padding()?,
-            dreamsim,
-            dinov2,
-            dino,
-            clip,
-            imagereward,
-            prompt: Some(prompt.into()),
-            keep_tokens: self.keep_tokens,
-            out: None,
-        })
-    }
-
-    fn padding(&self) -> Result<Option<Padding>> {
-        let wrong = |found: &String| Error::Config {
-            key: "score.padding".into(),
-            found: found.clone(),
-            expected: Padding::NAMES.join(" or "),
-            fix: "choose one of these".into(),
-        };
-        self.padding.as_ref().map(|word| word.parse().map_err(|_| wrong(word))).transpose()
     }
 }
 

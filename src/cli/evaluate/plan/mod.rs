@@ -1,6 +1,7 @@
 //! `evaluate PLAN.toml`: combinations x prompts x seeds x rows, each piece of work a file.
 
 mod file;
+mod judges;
 mod page;
 mod table;
 mod unit;

@@ -1,6 +1,9 @@
 //! What a shard does as one: a training, with the pictures of all rows that show it.
 
-use super::file::{Combination, Models, Plan, Row, subjects_and_prompts};
+use super::{
+    file::{Combination, Plan, Row, subjects_and_prompts},
+    judges::Models,
+};
 use crate::{
     data::config::{Mode, SubjectConfig, TrainConfig},
     error::{Error, Result},
