@@ -19,18 +19,17 @@ fn plan(folder: &Path) -> PathBuf {
     };
     let subjects = [subject("a", "olis", "bear"), subject("b", "hta", "bear")].concat();
     fs::write(folder.join("bears.toml"), subjects).unwrap();
-    let tower = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures/parity/tower-dinov2-swiglu/model");
-    let own = folder.join("dino");
-    fs::create_dir(&own).unwrap();
-    for name in ["config.json", "model.safetensors"] {
-        fs::copy(tower.join(name), own.join(name)).unwrap();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    for (name, from) in
+        [("dino", "judging/dinov2"), ("clip", "judging/clip"), ("owl", "detect/model")]
+    {
+        let own = folder.join(name);
+        fs::create_dir(&own).unwrap();
+        for file in fs::read_dir(fixtures.join(from)).unwrap() {
+            let file = file.unwrap();
+            fs::copy(file.path(), own.join(file.file_name())).unwrap();
+        }
     }
-    let preparation = r#"{"do_resize": true, "size": {"shortest_edge": 32}, "resample": 3,
-        "do_center_crop": true, "crop_size": {"height": 30, "width": 30}, "do_rescale": true,
-        "rescale_factor": 0.00392156862745098, "do_normalize": true,
-        "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}"#;
-    fs::write(own.join("preprocessor_config.json"), preparation).unwrap();
     let text = r#"
 base = "nano"
 seeds = [3, 4, 9]
@@ -46,6 +45,11 @@ height = 64
 width = 64
 [score]
 dinov2 = "dino"
+clip = "clip"
+detector = "owl"
+threshold = 0.5
+[score.queries]
+bears = ["bear"]
 [[combination]]
 name = "bears"
 subjects = "bears.toml"
@@ -137,6 +141,11 @@ fn shards_and_stopped_runs_give_the_bytes_of_one_run() {
     // the table holds the means of the scores
     let all: Value = serde_json::from_slice(&want["table.json"]).unwrap();
     let mean = all[2]["metrics"]["dinov2 whole"]["mean"].as_f64().unwrap();
+    for metric in
+        ["dinov2 dc", "dinov2 dc_spectral", "clip dc_frobenius", "clip whole", "clip_score"]
+    {
+        assert_eq!(all[0]["metrics"][metric]["pictures"], 6, "{metric} of {all}");
+    }
     let of = |prompt: &str| -> Vec<f64> {
         let name = format!("/base/bears/{prompt}.json");
         let (_, text) = want.iter().find(|(n, _)| n.ends_with(&name)).unwrap();
@@ -176,12 +185,10 @@ fn plans_that_cannot_be_done_are_one_clear_line() {
     refused("train = false", "set = [\"train.stepps=3\"]", "stepps");
     refused("dinov2 = \"dino\"", "dinov2 = \"nowhere\"", "nowhere");
     refused("dinov2 = \"dino\"", "dreamsin = \"dino\"", "dreamsin");
-    refused("dinov2 = \"dino\"", "detector = \"dino\"", "nothing that judges");
-    let queries = "dinov2 = \"dino\"\n[score.queries]\n";
-    refused("dinov2 = \"dino\"", &format!("{queries}bears = [\"bear\"]"), "without a detector");
-    refused("dinov2 = \"dino\"", &format!("{queries}cats = [\"cat\"]"), "cats");
-    refused("dinov2 = \"dino\"", "dinov2 = \"dino\"\npadding = \"black\"", "detector");
-    refused("dinov2 = \"dino\"", "detector = \"dino\"\npadding = \"blue\"", "score.padding");
+    refused("dinov2 = \"dino\"\nclip = \"clip\"\n", "", "nothing that judges");
+    refused("bears = [", "cats = [", "cats");
+    refused("detector = \"owl\"", "", "without a detector");
+    refused("threshold", "padding = \"blue\"\nthreshold", "score.padding");
     refused("rank = 2", "rnak = 2", "rnak");
     refused("[training.train]", "[training]\nbase = \"x\"\n[training.train]", "training");
 
