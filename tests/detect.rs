@@ -101,6 +101,24 @@ fn one_detector_answers_any_number_of_queries() {
     assert!(error.contains("at most 14 tokens") && error.contains(long), "{error}");
 }
 
+#[cfg(feature = "emulate")]
+#[test]
+fn kernels_find_what_the_cpu_finds() {
+    let (_, all) = photos();
+    let path = fixtures().join("model");
+    let mut cpu = open(&path, Padding::Grey).unwrap();
+    let want = cpu.detect(&all[0], &["dog", "a red bear"], 0.0).unwrap();
+    for (dtype, most) in [(DType::F32, 1e-4), (DType::F16, 1e-2), (DType::Bf16, 6e-2)] {
+        let device = Device::parse("emulated").unwrap();
+        let mut detector = Detector::open(&path, device, dtype, Padding::Grey).unwrap();
+        let found = detector.detect(&all[0], &["dog", "a red bear"], 0.0).unwrap();
+        assert_eq!(found.len(), want.len());
+        for (a, b) in found.iter().zip(&want) {
+            assert!((a.score - b.score).abs() < most, "{dtype}: {a:?} {b:?}");
+        }
+    }
+}
+
 /// A copy of the model without `left_out`.
 fn copy(left_out: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
