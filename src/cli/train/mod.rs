@@ -1,5 +1,6 @@
 //! `selvedge train`: a configuration becomes a run folder with adapters.
 
+mod captions;
 mod prior;
 mod samples;
 
@@ -155,6 +156,7 @@ pub fn train(
     };
     let own_prior = config.method.prior_dir.as_os_str().is_empty();
     let prior_dir = if own_prior { folder.join("prior") } else { config.method.prior_dir.clone() };
+    captions::complete(config, &stop)?;
     let mut run_folder = None;
     let bare = missing::missing(config)?;
     let mut subjects = config.clone();

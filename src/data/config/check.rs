@@ -32,7 +32,24 @@ impl TrainConfig {
         self.check_subjects()?;
         self.check_method()?;
         self.check_segment()?;
+        self.check_caption()?;
         self.check_train()
+    }
+
+    fn check_caption(&self) -> Result<()> {
+        let c = &self.caption;
+        let web = ["http://", "https://"].iter().any(|s| c.url.trim().starts_with(s));
+        if c.is_on() && !web {
+            return Err(bad("caption.url", &c.url, "http://... or https://...", "write it whole"));
+        }
+        if !c.is_on() && !c.key_env.trim().is_empty() {
+            return Err(bad("caption.key_env", &c.key_env, "caption.url beside it", "add the URL"));
+        }
+        if c.is_on() == c.model.trim().is_empty() {
+            let fix = "give both caption.url and caption.model, or none";
+            return Err(bad("caption", "one of url and model", "both", fix));
+        }
+        Ok(())
     }
 
     fn check_segment(&self) -> Result<()> {

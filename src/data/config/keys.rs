@@ -78,6 +78,12 @@ pub(super) const KEYS: &[(&str, &str)] = &[
         "growth of the box on every side, share of width and height; 0 for prior pictures",
     ),
     ("segment.padding", "grey | black: what fills a photo up to the detector's square"),
+    (
+        "caption.url",
+        "an OpenAI-compatible endpoint (up to /chat/completions) that writes missing NN.txt; empty = nothing is sent",
+    ),
+    ("caption.model", "its vision model"),
+    ("caption.key_env", "environment variable that holds its key; empty = no key is sent"),
 ];
 
 /// The keys of one `[[subject]]` table: name, example, comment.

@@ -166,7 +166,7 @@ fn known(section: &str) -> Vec<String> {
         return SUBJECT_KEYS.iter().map(|(k, ..)| (*k).to_string()).collect();
     }
     let mut names: Vec<String> = match section {
-        "" => ["subject", "method", "train", "segment"].map(String::from).to_vec(),
+        "" => ["subject", "method", "train", "segment", "caption"].map(String::from).to_vec(),
         _ => vec![],
     };
     names.extend(KEYS.iter().filter_map(|(k, _)| match (k.split_once('.'), section) {

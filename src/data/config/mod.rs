@@ -4,6 +4,7 @@
 //! its default and meaning. The defaults are the published SDXL settings (methods.md §1.6), and those
 //! of the method are the preset [`DEFAULT_PRESET`].
 
+mod caption;
 mod check;
 mod keys;
 mod load;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use caption::CaptionSection;
 pub use keys::print_config;
 pub use load::{load_for_subjects, load_subjects};
 pub use preset::{DEFAULT_PRESET, preset_names};
@@ -37,6 +39,8 @@ pub struct TrainConfig {
     pub train: TrainSection,
     /// How photos without masks get them.
     pub segment: SegmentSection,
+    /// Who writes the captions that photos lack.
+    pub caption: CaptionSection,
     /// The subjects, one table each.
     #[serde(rename = "subject")]
     pub subjects: Vec<SubjectConfig>,
@@ -51,6 +55,7 @@ impl Default for TrainConfig {
             method: MethodConfig::default(),
             train: TrainSection::default(),
             segment: SegmentSection::default(),
+            caption: CaptionSection::default(),
             subjects: vec![],
         }
     }
