@@ -112,7 +112,8 @@ fn trained(folder: &Path, preset: &str, text: &str) -> Report {
     );
     let config = TrainConfig::parse(&text, "run.toml", folder, &[]).unwrap();
     let place = (Device::Cpu, DType::F32);
-    train(&config, place, &folder.join("run"), false, "", Default::default()).unwrap()
+    let run = folder.join("run");
+    train(&config, place, (&run, &run.join("masks")), false, "", Default::default()).unwrap()
 }
 
 #[test]

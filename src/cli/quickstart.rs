@@ -96,7 +96,8 @@ impl Quickstart {
             let clock = Instant::now();
             let resume = folder.join("config.toml").exists();
             let hint = format!("selvedge quickstart --out {}", self.out.display());
-            train::train(&config, place.clone(), &folder, resume, &hint, stop.clone())?;
+            let masks = self.out.join("masks");
+            train::train(&config, place.clone(), (&folder, &masks), resume, &hint, stop.clone())?;
             rows.push(vec![format!("training {name}"), seconds(clock)]);
             if method == Method::Mudi {
                 self.show_mixes(&mut report, &config)?;

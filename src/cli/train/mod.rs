@@ -80,7 +80,8 @@ pub fn run(args: Args) -> Result<u8> {
     let config = TrainConfig::load_over(args.preset.as_deref(), file, &args.overrides())?;
     let place = args.place.open()?;
     let hint = args.resume_hint(file, folder);
-    let report = train(&config, place, folder, args.resume, &hint, stop_flag())?;
+    let report =
+        train(&config, place, (folder, &folder.join("masks")), args.resume, &hint, stop_flag())?;
     note(&summary(&report));
     Ok(0)
 }
@@ -134,14 +135,15 @@ pub fn stop_flag() -> Arc<AtomicBool> {
     stop
 }
 
-/// Trains `config` into `folder`: the prior set if it is asked for, the run, samples, the adapter files.
+/// Trains `config` into `folder`: captions and masks that photos lack (the latter into `masks`, kept for other runs), the
+/// prior set if it is asked for, the run, samples, the adapter files.
 ///
 /// # Errors
 /// As [`run`].
 pub fn train(
     config: &TrainConfig,
     (device, dtype): (Device, DType),
-    folder: &Path,
+    (folder, masks): (&Path, &Path),
     resume: bool,
     hint: &str,
     stop: Arc<AtomicBool>,
@@ -162,7 +164,7 @@ pub fn train(
     let mut subjects = config.clone();
     if !bare.is_empty() {
         run_folder = Some(open()?);
-        let made = missing::make(&mut subjects, bare, (&device, dtype), &folder.join("masks"));
+        let made = missing::make(&mut subjects, bare, (&device, dtype), masks);
         made.map_err(|e| withdraw(e, folder))?;
     }
     // The subjects are read before anything else is made: the folder, and the prior set in it.

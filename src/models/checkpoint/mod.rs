@@ -8,6 +8,7 @@ mod family;
 mod folder;
 mod format;
 mod names;
+mod open_clip;
 mod runtime;
 mod sam;
 mod sam_names;

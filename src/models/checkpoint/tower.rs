@@ -3,6 +3,7 @@
 use super::{
     Component, derive, folder,
     format::{self, Format},
+    open_clip::{number, open_clip_config, quick},
     store::{self, LowRank, Slot, Slots},
 };
 use crate::{
@@ -246,53 +247,6 @@ fn named(folder: &Path, stem: &str) -> Result<PathBuf> {
         expected: format!("{stem} with one of {}", ENDINGS.join(", ")),
         fix: "check --model, and that every file was copied".into(),
     })
-}
-
-/// `model_cfg` of open_clip's own configuration.
-fn open_clip_config(model: &Path) -> Result<Option<Json>> {
-    let path = model.join("open_clip_config.json");
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let json = folder::read_json(&path)?;
-    let config = json.get("model_cfg").cloned().unwrap_or_default();
-    let wrong = |found: &str| Error::Format {
-        path: path.clone(),
-        found: found.into(),
-        expected: "model_cfg with vision_cfg and text_cfg of a plain CLIP".into(),
-        fix: "models with other towers are not supported".into(),
-    };
-    for (part, refused) in [
-        ("vision_cfg", &["timm_model_name", "attentional_pool", "global_average_pool"][..]),
-        ("text_cfg", &["hf_model_name", "hf_tokenizer_name", "embed_cls", "pool_type"][..]),
-    ] {
-        if !config[part].is_object() {
-            return Err(wrong(&format!("no {part}")));
-        }
-        let set = |key: &&&str| !matches!(&config[part][**key], Json::Null | Json::Bool(false));
-        let plain = |key: &str| key == "pool_type" && config[part][key] == json!("argmax");
-        if let Some(key) = refused.iter().find(set).filter(|key| !plain(key)) {
-            return Err(wrong(&format!("{part}.{key}")));
-        }
-    }
-    Ok(Some(config))
-}
-
-/// OpenAI's weights want quick-GELU, open_clip's what their configuration says.
-fn quick(clip: Option<&Json>) -> bool {
-    clip.is_none_or(|c| c["quick_gelu"].as_bool().unwrap_or(false))
-}
-
-fn number(clip: &Json, part: &str, key: &str, default: u64) -> Result<u64> {
-    match &clip[part][key] {
-        Json::Null => Ok(default),
-        v => v.as_u64().filter(|n| *n > 0).ok_or_else(|| Error::Config {
-            key: format!("open_clip_config.json: {part}.{key}"),
-            found: v.to_string(),
-            expected: "a whole number above 0".into(),
-            fix: "copy the configuration again".into(),
-        }),
-    }
 }
 
 /// The files of DreamSim's branches, in their order.

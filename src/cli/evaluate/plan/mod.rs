@@ -174,7 +174,9 @@ impl Evaluation {
         }
         let resume = unit.folder.join("config.toml").exists();
         let place = self.place.open()?;
-        train(config, place, &unit.folder, resume, &self.hint(), stop.clone())?;
+        // generate puts them there too: each photo is segmented once
+        let masks = self.out.join("masks");
+        train(config, place, (&unit.folder, &masks), resume, &self.hint(), stop.clone())?;
         Ok(())
     }
 
