@@ -398,6 +398,32 @@ fn pictures_start_from_subjects_whose_masks_are_made_on_the_way() {
 }
 
 #[test]
+fn an_evaluation_segments_each_photo_once_for_all_its_trainings_and_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    let segmenter = sam(&folder.path().join("sam.safetensors"));
+    let (model, threshold) = (detector(), photos().threshold);
+    configuration(folder.path(), "");
+    let plan = folder.path().join("plan.toml");
+    let text = format!(
+        "base = \"nano\"\nseeds = 1\nprompts = [\"{{subjects}}\"]\n\
+         [training.train]\nresolution = 64\nsteps = 1\nrank = 2\nsample_every = 0\n\
+         [training.segment]\ndetector = {model:?}\nsegmenter = {segmenter:?}\nthreshold = {threshold}\n\
+         [generate]\nsteps = 1\nheight = 64\nwidth = 64\n\
+         [[combination]]\nname = \"dogs\"\nsubjects = \"train.toml\"\n\
+         [[row]]\nname = \"one\"\n[[row]]\nname = \"other\"\nset = [\"train.seed=7\"]\n"
+    );
+    fs::write(&plan, text).unwrap();
+    let out = folder.path().join("out");
+    let (plan, to) = (plan.display().to_string(), out.display().to_string());
+    let run = selvedge(&["evaluate", &plan, "--out", &to, "--device", "cpu"]);
+    let error = error_of(&run);
+    assert_eq!(run.status.code(), Some(0), "{error}");
+    assert_eq!(error.matches("segmented into").count(), 1, "{error}");
+    assert_eq!(fs::read_dir(out.join("masks")).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(out.join("runs/dogs")).unwrap().count(), 2);
+}
+
+#[test]
 fn a_prior_picture_without_exactly_one_subject_is_made_again_and_then_refused() {
     let folder = tempfile::tempdir().unwrap();
     let segmenter = sam(&folder.path().join("sam.safetensors"));
