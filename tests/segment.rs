@@ -1,71 +1,21 @@
 //! `selvedge segment` with a prompt given by hand, on a small random SAM.
 #![allow(clippy::unwrap_used)]
 
+mod small_sam;
+
 use selvedge::{
     data::{Subject, SubjectConfig},
     segment::frame::Frame,
     tensor::{
         Tensor,
         image::{Picture, read, write_png},
-        philox::fill_normal,
         safetensors::{Raw, SafeFile},
         write_safetensors,
     },
 };
 use serde_json::Value;
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::Path,
-    process::{Command, Output},
-};
-
-fn selvedge(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_selvedge")).args(args).output().unwrap()
-}
-
-fn refusal(args: &[&str]) -> String {
-    let output = selvedge(args);
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{args:?}: {error}");
-    assert!(!error.contains("panicked"), "{error}");
-    error
-}
-
-fn normal(dims: &[usize], seed: u64) -> Raw {
-    let mut data = vec![0.0; dims.iter().product()];
-    fill_normal(seed, 0, &mut data);
-    Raw::f32(dims, &data)
-}
-
-/// An encoder for pictures of 64 x 144 pixels and a decoder as wide as its output.
-fn sam(path: &Path) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/sam");
-    let mut all = BTreeMap::new();
-    for part in ["07-original-encoder", "08-original-decoder"] {
-        let file = SafeFile::open(folder.join(part).join("sam.safetensors")).unwrap();
-        let own = file.entries().keys().map(|n| (n.clone(), file.raw(n).unwrap()));
-        all.extend(own);
-    }
-    let neck = |n: &str| format!("image_encoder.neck.{n}");
-    for (seed, (name, dims)) in [
-        ("0.weight", &[16, 8, 1, 1][..]),
-        ("1.weight", &[16]),
-        ("1.bias", &[16]),
-        ("2.weight", &[16, 16, 3, 3]),
-        ("3.weight", &[16]),
-        ("3.bias", &[16]),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        all.insert(neck(name), normal(dims, seed as u64));
-    }
-    // patches of 16, as published networks have them
-    all.insert("image_encoder.patch_embed.proj.weight".into(), normal(&[8, 3, 16, 16], 9));
-    let list = all.iter().map(|(n, t)| (n.as_str(), t));
-    write_safetensors(path, list, &BTreeMap::new()).unwrap();
-}
+use small_sam::{error_of, refusal, sam, selvedge};
+use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
 /// A photo in which every pixel differs.
 fn photo(path: &Path, width: usize, height: usize) -> Picture {
@@ -203,4 +153,27 @@ fn what_cannot_be_cut_is_one_clear_line() {
     let encoder = fixtures.join("07-original-encoder").display().to_string();
     run(&dog, &encoder, &["--point", "1,3"]);
     assert!(!at("out").exists());
+}
+
+#[test]
+fn the_page_shows_what_earlier_calls_cut_whatever_folder_they_ran_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let model = sam(&at("sam.safetensors"));
+    for name in ["a.png", "b.png"] {
+        photo(&at(name), 90, 50);
+    }
+    fs::create_dir(at("inner")).unwrap();
+    for (name, cwd, out) in [("a.png", "", "out"), ("../b.png", "inner", "../out")] {
+        let args = ["segment", name, "--box", "9,5,60,45", "--segmenter", &model, "--out", out];
+        let run = Command::new(env!("CARGO_BIN_EXE_selvedge"))
+            .args(args)
+            .args(["--device", "cpu"])
+            .current_dir(at(cwd))
+            .output()
+            .unwrap();
+        assert_ne!(run.status.code(), Some(2), "{}", error_of(&run));
+    }
+    let page = fs::read_to_string(at("out/report.html")).unwrap();
+    assert_eq!(page.matches("data:image/png").count(), 2);
 }

@@ -6,10 +6,11 @@ use super::{
     block::{row_stride, seen, soften},
 };
 use crate::{
-    device::cpu::{Mat, MatMut, Threads, matmul, wide},
+    device::cpu::{Mat, MatMut, Right, Unpacked, matmul_packed, pack_here, packed_len, wide},
     op::Forward,
     tensor::Spec,
 };
+use rayon::prelude::*;
 use std::ops::Range;
 
 /// Parts that the work is cut into, whatever the number of threads: enough for a dozen cores, and
@@ -72,27 +73,60 @@ impl Shape {
         self.rows * (row_stride(KEYS.min(self.lk)) + 2)
     }
 
-    /// Bytes: a block of scores and two statistics a query, for every piece.
+    /// Bytes: packed keys and values, and a block of scores and two statistics a query for every piece.
     pub fn forward_scratch(self) -> usize {
-        (self.n * self.blocks).min(PIECES) * self.slot_len() * size_of::<f32>()
+        let heads = (self.n * self.h).saturating_mul(self.keys_len() + self.values_len());
+        let slots = (self.n * self.blocks).min(PIECES) * self.slot_len();
+        heads.saturating_add(slots).saturating_mul(size_of::<f32>())
+    }
+
+    /// Elements of a head's packed keys, `k^T`.
+    fn keys_len(self) -> usize {
+        packed_len(self.d, self.lk)
+    }
+
+    /// Elements of a head's packed values.
+    fn values_len(self) -> usize {
+        packed_len(self.lk, self.d)
     }
 }
 
 struct Job<'a> {
     shape: Shape,
     q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
+    /// Packed keys and values of every head, block by block of keys.
+    keys: &'a [f32],
+    values: &'a [f32],
     bias: Added<'a>,
 }
 
 pub(super) fn forward(op: Attention, bias: Added<'_>, mut io: Forward<'_>) {
     let shape = Shape::of(io.specs, op);
-    let job = Job { shape, q: io.ins[0].f32(), k: io.ins[1].f32(), v: io.ins[2].f32(), bias };
     let used = shape.forward_scratch() / size_of::<f32>();
-    let blocks = 0..shape.n * shape.blocks;
-    if shape.h > 0 {
-        job.split(blocks, io.out.f32(), io.saved[0].f32(), &mut io.scratch.f32()[..used]);
+    if used == 0 || shape.h == 0 {
+        return;
+    }
+    let scratch = &mut io.scratch.f32()[..used];
+    let (keys, rest) = scratch.split_at_mut(shape.n * shape.h * shape.keys_len());
+    let (values, slots) = rest.split_at_mut(shape.n * shape.h * shape.values_len());
+    let (k, v) = (io.ins[1].f32(), io.ins[2].f32());
+    let heads = keys.par_chunks_exact_mut(shape.keys_len());
+    let heads = heads.zip(values.par_chunks_exact_mut(shape.values_len()));
+    heads.enumerate().for_each(|(at, (keys, values))| shape.pack(at, (k, v), (keys, values)));
+    let job = Job { shape, q: io.ins[0].f32(), keys, values, bias };
+    job.split(0..shape.n * shape.blocks, io.out.f32(), io.saved[0].f32(), slots);
+}
+
+impl Shape {
+    /// Packs the keys, scaled, and the values of one head of one sample for all its queries.
+    fn pack(self, at: usize, (k, v): (&[f32], &[f32]), (keys, values): (&mut [f32], &mut [f32])) {
+        let (sample, head) = (at / self.h, at % self.h);
+        for j0 in (0..self.lk).step_by(KEYS) {
+            let cols = KEYS.min(self.lk - j0);
+            let [k, v] = [k, v].map(|x| self.head(x, sample * self.lk + j0, cols, head));
+            pack_here(&mut keys[packed_len(self.d, j0)..], &Unpacked::of(k.t(), self.op.scale));
+            pack_here(&mut values[packed_len(j0, self.d)..], &Unpacked::of(v, 1.0));
+        }
     }
 }
 
@@ -139,10 +173,11 @@ impl Job<'_> {
             let cols = KEYS.min(s.lk - j0);
             let row = row_stride(cols);
             let scores = &mut scores[..rows * row];
-            let k = s.head(self.k, sample * s.lk + j0, cols, head);
-            let v = s.head(self.v, sample * s.lk + j0, cols, head);
+            let at = sample * s.h + head;
+            let keys = &self.keys[at * s.keys_len() + packed_len(s.d, j0)..];
+            let values = &self.values[at * s.values_len() + packed_len(j0, s.d)..];
             let qk = MatMut::strided(scores, rows, cols, row);
-            matmul(qk, q, k.t(), s.op.scale, 0.0, Threads::One);
+            matmul_packed(qk, q, Right { data: keys, n: cols }, false);
             wide(
                 #[inline(always)]
                 || {
@@ -155,9 +190,9 @@ impl Job<'_> {
                     }
                 },
             );
-            let beta = if j0 == 0 { 0.0 } else { 1.0 };
-            let o = MatMut::strided(out, rows, s.d, stride);
-            matmul(o, Mat::strided(scores, rows, cols, row), v, 1.0, beta, Threads::One);
+            let (o, p) =
+                (MatMut::strided(out, rows, s.d, stride), Mat::strided(scores, rows, cols, row));
+            matmul_packed(o, p, Right { data: values, n: s.d }, j0 > 0);
         }
         for (r, o) in out.chunks_mut(stride).enumerate().take(rows) {
             let factor = 1.0 / sum[r];

@@ -4,9 +4,9 @@ use super::rows;
 use crate::{
     device::cpu::{
         Columns, Initial, Left, Mat, MatMut, OUTER_DEPTH, OUTER_SCRATCH_LEN, Out, Right, Rows,
-        Taps, Term, Threads, Unpacked, add_row_sums, by_columns, fill_rows, matmul, outer,
-        outer_rows, pack, packed_len, pieces, pool_size, product, share, sum_columns,
-        sum_columns_scratch,
+        Taps, Term, Threads, TransposedTerm, Unpacked, add_row_sums, by_columns, by_transposed,
+        fill_rows, matmul, outer, outer_rows, pack, packed_len, pieces, pool_size, product, share,
+        sum_columns, sum_columns_scratch, sum_transposed, sum_transposed_scratch,
     },
     op::{Backward, Forward},
 };
@@ -42,18 +42,22 @@ pub(crate) fn consecutive(data: &[f32], len: usize, first: usize) -> Left<'_> {
 }
 
 pub(super) fn forward_scratch(rows: usize, n: usize, k: usize) -> usize {
-    if rows < FEW_ROWS {
-        return 0;
-    }
-    if by_columns(rows, n) {
-        return sum_columns_scratch(n).saturating_mul(4);
-    }
-    (packed_len(k, n) + TOKEN * pool_size()).saturating_mul(4)
+    let len = match rows {
+        0..FEW_ROWS => 0,
+        _ if by_transposed(rows, n) => sum_transposed_scratch((rows, n), [k]),
+        _ if by_columns(rows, n) => sum_columns_scratch(n),
+        _ => packed_len(k, n) + TOKEN * pool_size(),
+    };
+    len.saturating_mul(4)
 }
 
 pub(super) fn backward_scratch(rows: usize, n: usize, k: usize) -> usize {
-    let weight = OUTER_SCRATCH_LEN.saturating_mul(pool_size()).saturating_mul(4);
-    forward_scratch(rows, k, n).max(weight)
+    let input = match rows {
+        0..FEW_ROWS => 0,
+        _ if by_columns(rows, k) => sum_columns_scratch(k),
+        _ => packed_len(n, k) + TOKEN * pool_size(),
+    };
+    input.max(OUTER_SCRATCH_LEN.saturating_mul(pool_size())).saturating_mul(4)
 }
 
 pub(super) fn forward(mut io: Forward<'_>) {
@@ -79,6 +83,10 @@ pub(super) fn layer(
         return matmul(MatMut::new(out, m, n), Mat::new(x, m, k), w, 1.0, beta, Threads::All);
     }
     let start = bias.map_or(Initial::Zero, Initial::Bias);
+    if by_transposed(m, n) {
+        let term = TransposedTerm { left: x, right: w, len: k };
+        return sum_transposed(out, (m, n), [term], start, scratch);
+    }
     times(out, x, &transposed(w, n, k, 1.0), start, m, scratch);
 }
 

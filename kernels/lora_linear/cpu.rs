@@ -3,8 +3,9 @@
 use super::Shape;
 use crate::{
     device::cpu::{
-        Initial, OUTER_SCRATCH_LEN, Out, Right, Term, Unpacked, add_row_sums, by_columns, pack,
-        packed_len, pieces, pool_size, product, share, sum_columns, sum_columns_scratch,
+        Initial, OUTER_SCRATCH_LEN, Out, Right, Term, TransposedTerm, Unpacked, add_row_sums,
+        by_columns, by_transposed, pack, packed_len, pieces, pool_size, product, share,
+        sum_columns, sum_columns_scratch, sum_transposed, sum_transposed_scratch,
     },
     kernels::linear::cpu::{TOKEN, block, consecutive, plain, transposed, weight_gradient},
     op::{Backward, Forward, Grad},
@@ -16,22 +17,28 @@ impl Shape {
     }
 }
 
-/// Elements for `[rows, k]` times `[k, n]` beside `[rows, k]` times `[k, rank]` times `[rank, n]`.
-fn products_scratch(rows: usize, k: usize, n: usize, rank: usize) -> usize {
+/// Elements for `[rows, k]` times `[k, n]` beside `[rows, k]` times `[k, rank]` times `[rank, n]`; forward the
+/// weights are transposed.
+fn products_scratch([rows, k, n, rank]: [usize; 4], forward: bool) -> usize {
     let thin = packed_len(k, rank) + TOKEN * pool_size();
     if by_columns(rows, n) {
-        return thin.max(sum_columns_scratch(n));
+        let sum = if forward && by_transposed(rows, n) {
+            sum_transposed_scratch((rows, n), [k, rank])
+        } else {
+            sum_columns_scratch(n)
+        };
+        return thin.max(sum);
     }
     thin.saturating_add(packed_len(k, n)).saturating_add(packed_len(rank, n))
 }
 
 pub(super) fn forward_scratch(s: Shape) -> usize {
-    products_scratch(s.rows, s.k, s.n, s.rank).saturating_mul(4)
+    products_scratch([s.rows, s.k, s.n, s.rank], true).saturating_mul(4)
 }
 
 /// `g = scale dy up`, `[rows, r]`, and the packed operands, or what the weight gradients need.
 pub(super) fn backward_scratch(s: Shape) -> usize {
-    let data = products_scratch(s.rows, s.n, s.k, s.rank);
+    let data = products_scratch([s.rows, s.n, s.k, s.rank], false);
     let weights = OUTER_SCRATCH_LEN.saturating_mul(pool_size());
     s.rows.saturating_mul(s.rank).saturating_add(data.max(weights)).saturating_mul(4)
 }
@@ -64,6 +71,12 @@ fn products(
         blocks((thin, r), (&mut [], 0), (rows, flop), tokens, |i, count, thin, _| {
             product(Out::dense(thin), consecutive(x, k, i), right, Initial::Zero, count);
         });
+        let dense = w.row_stride == 1 && w.scale == 1.0 && up.scale == 1.0;
+        if dense && by_transposed(rows, n) {
+            let base = TransposedTerm { left: x, right: w.data, len: k };
+            let adapter = TransposedTerm { left: thin, right: up.data, len: r };
+            return sum_transposed(out, (rows, n), [base, adapter], initial, scratch);
+        }
         let base = Term { left: consecutive(x, k, 0), right: w };
         let adapter = Term { left: consecutive(thin, r, 0), right: up };
         return sum_columns(out, (rows, n), &[base, adapter], initial, scratch);

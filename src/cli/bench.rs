@@ -16,7 +16,7 @@ use crate::{
     tensor::{DType, Floats},
     train::{
         RandomWeights, StepSize, peak_memory_bytes, plan_denoising, plan_training, time_denoising,
-        time_training, trace_training,
+        time_training, trace_denoising, trace_training,
     },
 };
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
@@ -62,7 +62,8 @@ struct Step {
     /// Recompute activations in the training step.
     #[arg(long)]
     checkpoint: bool,
-    /// Write how long every operation of one training step took: a trace for Perfetto or chrome://tracing.
+    /// Write how long every operation of one training step took (of a denoising step with --part denoise): a
+    /// trace for Perfetto or chrome://tracing.
     #[arg(long, value_name = "FILE")]
     trace: Option<std::path::PathBuf>,
     /// Which of the two steps.
@@ -212,7 +213,10 @@ pub fn run(args: Args) -> Result<u8> {
         result.insert("trainable_parameters".into(), json!(plan.trainable_parameters));
     }
     if let Some(path) = &step.trace {
-        let steps = trace_training(&config, &size, &device, &shared)?;
+        let steps = match step.part {
+            Part::Denoise => trace_denoising(&config, &size, &device, &&shared)?,
+            _ => trace_training(&config, &size, &device, &shared)?,
+        };
         let text = trace_json(&steps, roofline(&device, size.dtype));
         std::fs::write(path, text).map_err(Error::file("write", path))?;
         note(&format!("{} operations in {}", steps.len(), path.display()));

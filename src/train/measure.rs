@@ -10,7 +10,7 @@ use crate::{
     kernels::adamw::AdamW,
     lora::{Adapter, Adapters},
     models::{base::Base, unet::UnetConfig},
-    plan::{Plan, Recorder, Traced, WeightSource},
+    plan::{Plan, Program, Recorder, Traced, WeightSource},
     tensor::{DType, Spec, philox},
 };
 use std::time::Instant;
@@ -140,11 +140,7 @@ pub fn time_denoising(
     weights: &dyn WeightSource,
     iterations: usize,
 ) -> Result<f64> {
-    let mut program = plan_denoising(config, size)?.load(device.clone(), weights)?;
-    let len = size.batch * size.latent[0] * size.latent[1] * config.in_channels;
-    program.set("sample", &noise(1, len))?;
-    program.set("timestep", &vec![500.0; size.batch])?;
-    condition(config, size).iter().try_for_each(|(name, data)| program.set(name, data))?;
+    let mut program = denoising(config, size, device, weights)?;
     time(device, iterations, || {
         program.forward()?;
         match device {
@@ -152,6 +148,36 @@ pub fn time_denoising(
             Device::Cuda(cuda) => cuda.synchronize(),
         }
     })
+}
+
+/// How long every operation of a denoising step takes, after one step to warm up.
+///
+/// # Errors
+/// As [`time_denoising`].
+pub fn trace_denoising(
+    config: &UnetConfig,
+    size: &StepSize,
+    device: &Device,
+    weights: &dyn WeightSource,
+) -> Result<Vec<Traced>> {
+    let mut program = denoising(config, size, device, weights)?;
+    program.forward()?;
+    program.trace()
+}
+
+/// A denoising step on random data.
+fn denoising(
+    config: &UnetConfig,
+    size: &StepSize,
+    device: &Device,
+    weights: &dyn WeightSource,
+) -> Result<Program> {
+    let mut program = plan_denoising(config, size)?.load(device.clone(), weights)?;
+    let len = size.batch * size.latent[0] * size.latent[1] * config.in_channels;
+    program.set("sample", &noise(1, len))?;
+    program.set("timestep", &vec![500.0; size.batch])?;
+    condition(config, size).iter().try_for_each(|(name, data)| program.set(name, data))?;
+    Ok(program)
 }
 
 /// Median time of one LoRA training step: forward, backward, clipping, AdamW.

@@ -29,7 +29,7 @@ pub use folder::{RunFolder, config_hash};
 pub use log::{Log, Row};
 pub use measure::{
     StepSize, peak_memory_bytes, plan_denoising, plan_training, time_denoising, time_training,
-    trace_training,
+    trace_denoising, trace_training,
 };
 pub use optimizer::{Group, Optimizer, Rules};
 pub use pictures::Pictures;

@@ -22,19 +22,19 @@ pub fn write(folder: &Path, list: &[Value]) -> Result<()> {
             "Show the subject by a box or points in segment.toml beside the photo (or --box, --point for one photo), or draw \
              the mask.",
         );
-        page.side_by_side(|page| failed.iter().for_each(|e| one(page, e)));
+        page.side_by_side(|page| failed.iter().for_each(|e| one(page, folder, e)));
     }
     if !cut.is_empty() {
         page.section("Masks");
         page.text("Dark: outside the mask. Yellow: the box.");
-        page.side_by_side(|page| cut.iter().for_each(|e| one(page, e)));
+        page.side_by_side(|page| cut.iter().for_each(|e| one(page, folder, e)));
     }
     let html = page.html();
     atomic_write(folder.join(PAGE), |w| w.write_all(html.as_bytes()))
 }
 
 /// One photo, or its name where there is no picture of it.
-fn one(page: &mut Report, entry: &Value) {
+fn one(page: &mut Report, folder: &Path, entry: &Value) {
     let name = entry["photo"].as_str().unwrap_or("a photo");
     let mut caption = name.to_string();
     if let Some(query) = entry["query"].as_str() {
@@ -51,7 +51,9 @@ fn one(page: &mut Report, entry: &Value) {
     if let Some([one]) = entry["detections"].as_array().map(Vec::as_slice) {
         caption += &format!(", score {:.3}", one["score"].as_f64().unwrap_or(0.0));
     }
-    match entry["overlay"].as_str().and_then(|path| fs::read(path).ok()) {
+    // beside the page, whatever folder the command was given in
+    let overlay = entry["overlay"].as_str().and_then(|path| Path::new(path).file_name());
+    match overlay.and_then(|name| fs::read(folder.join("overlays").join(name)).ok()) {
         Some(png) => page.picture(&png, &caption),
         None => page.text(&caption),
     }

@@ -56,7 +56,7 @@ pub fn sum_columns(
     let k: usize = terms.iter().map(|t| t.right.rows()).sum();
     let (width, flop) = (width(n), 2.0 * (rows * n) as f64 * k as f64);
     let piece = slab_len(width);
-    let first = First(out.as_mut_ptr());
+    let first = First::new(out);
     let groups = (0..n).step_by(width);
     share(groups, pieces(scratch, piece, flop), piece, |column, scratch| {
         let columns = width.min(n - column);
@@ -78,17 +78,28 @@ pub fn sum_columns(
     });
 }
 
-/// The first element of the result.
+/// The first element of a result whose columns threads share out.
 #[derive(Clone, Copy)]
-struct First(*mut f32);
+pub(super) struct First(*mut f32);
 
 // SAFETY: threads write disjoint columns of the result, which is uniquely borrowed meanwhile.
 unsafe impl Sync for First {}
 
 impl First {
-    fn column(&self, column: usize) -> Target<'static> {
+    pub(super) fn new(out: &mut [f32]) -> Self {
+        Self(out.as_mut_ptr())
+    }
+
+    /// # Safety
+    /// There are so many elements.
+    pub(super) unsafe fn at(self, element: usize) -> *mut f32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.add(element) }
+    }
+
+    fn column(self, column: usize) -> Target<'static> {
         // SAFETY: `column` is below the number of columns, and there is a row.
-        let data = unsafe { self.0.add(column) };
+        let data = unsafe { self.at(column) };
         Target { data, stride: 0, rows: super::product::Rows::From(0) }
     }
 }

@@ -2,74 +2,13 @@
 
 use super::{
     lanes::LANES,
-    pack::{Taps, Unpacked, pack_here},
+    mat::{Mat, MatMut},
+    pack::{Taps, Unpacked, pack_here, packed_len},
+    product::Right,
     tile::{MAX_DEPTH, MAX_PANEL, MAX_ROWS, Seed, Tile, tiles},
 };
 use rayon::prelude::*;
 use std::{cell::RefCell, ops::Range};
-
-/// A strided matrix to read: element `(i, j)` is `data[i * row_stride + j * col_stride]`.
-#[derive(Clone, Copy, Debug)]
-pub struct Mat<'a> {
-    /// Storage.
-    pub data: &'a [f32],
-    /// Rows.
-    pub rows: usize,
-    /// Columns.
-    pub cols: usize,
-    /// Elements from one row to the next.
-    pub row_stride: usize,
-    /// Elements from one column to the next.
-    pub col_stride: usize,
-}
-
-impl<'a> Mat<'a> {
-    /// Dense row-major `rows x cols`.
-    pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
-        Self { data, rows, cols, row_stride: cols, col_stride: 1 }
-    }
-
-    /// Row-major with `row_stride` elements between rows.
-    pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
-        Self { data, rows, cols, row_stride, col_stride: 1 }
-    }
-
-    /// The transpose; no data moves.
-    pub fn t(self) -> Self {
-        Self {
-            data: self.data,
-            rows: self.cols,
-            cols: self.rows,
-            row_stride: self.col_stride,
-            col_stride: self.row_stride,
-        }
-    }
-}
-
-/// A strided matrix to write.
-#[derive(Debug)]
-pub struct MatMut<'a> {
-    /// Storage.
-    pub data: &'a mut [f32],
-    /// Rows.
-    pub rows: usize,
-    /// Columns.
-    pub cols: usize,
-    /// Elements from one row to the next.
-    pub row_stride: usize,
-}
-
-impl<'a> MatMut<'a> {
-    /// Dense row-major `rows x cols`.
-    pub fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
-        Self { data, rows, cols, row_stride: cols }
-    }
-
-    /// Row-major with `row_stride` elements between rows.
-    pub fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
-        Self { data, rows, cols, row_stride }
-    }
-}
 
 /// How many threads one product may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,10 +53,9 @@ pub fn matmul(c: MatMut<'_>, a: Mat<'_>, b: Mat<'_>, alpha: f32, beta: f32, thre
     if k == 0 || alpha == 0.0 {
         return;
     }
-    let span = |rows: usize, cols: usize, rs: usize, cs: usize| (rows - 1) * rs + (cols - 1) * cs;
-    assert!(span(m, k, a.row_stride, a.col_stride) < a.data.len(), "matmul: a is too short");
-    assert!(span(k, n, b.row_stride, b.col_stride) < b.data.len(), "matmul: b is too short");
-    assert!(span(m, n, c.row_stride, 1) < c.data.len(), "matmul: c is too short");
+    assert!(span((m, a.row_stride), (k, a.col_stride)) < a.data.len(), "matmul: a is too short");
+    assert!(span((k, b.row_stride), (n, b.col_stride)) < b.data.len(), "matmul: b is too short");
+    assert!(span((m, c.row_stride), (n, 1)) < c.data.len(), "matmul: c is too short");
     assert!(n <= c.row_stride || m == 1, "matmul: rows of c overlap");
     let job = Job { a, b, c: Shared(c.data.as_mut_ptr(), c.row_stride), alpha, add: beta != 0.0 };
     let (panel, size) = (tiles().panel, super::pool_size());
@@ -134,6 +72,39 @@ pub fn matmul(c: MatMut<'_>, a: Mat<'_>, b: Mat<'_>, alpha: f32, beta: f32, thre
         let parts = (0..m.div_ceil(each)).into_par_iter();
         parts.for_each(|i| job.part(i * each..m.min((i + 1) * each), 0..n));
     }
+}
+
+/// `c = a b`, or `c += a b`, where `b` is packed already: on the calling thread, as [`matmul`] sums.
+///
+/// # Panics
+/// As [`matmul`].
+pub fn matmul_packed(c: MatMut<'_>, a: Mat<'_>, b: Right<'_>, add: bool) {
+    let (m, n, k) = (c.rows, c.cols, a.cols);
+    assert!(a.rows == m && b.n == n && packed_len(k, n) <= b.data.len(), "matmul: shapes");
+    if m == 0 || n == 0 || k == 0 {
+        return;
+    }
+    assert!(span((m, a.row_stride), (k, a.col_stride)) < a.data.len(), "matmul: a is too short");
+    assert!(span((m, c.row_stride), (n, 1)) < c.data.len(), "matmul: c is too short");
+    assert!(n <= c.row_stride || m == 1, "matmul: rows of c overlap");
+    let job = Job { a, b: a, c: Shared(c.data.as_mut_ptr(), c.row_stride), alpha: 1.0, add };
+    for from in (0..k).step_by(tiles().depth) {
+        let slab = from..k.min(from + tiles().depth);
+        job.slab(&(0..m), 0..n, &slab, Some(Panels { data: b.data, rows: k, skip: from }));
+    }
+}
+
+/// Elements from the first of a strided matrix to its last.
+fn span((rows, row_stride): (usize, usize), (cols, col_stride): (usize, usize)) -> usize {
+    (rows - 1) * row_stride + (cols - 1) * col_stride
+}
+
+/// Panels of so many rows, of which those of a slab begin after `skip`.
+#[derive(Clone, Copy)]
+struct Panels<'a> {
+    data: &'a [f32],
+    rows: usize,
+    skip: usize,
 }
 
 /// The first element of the destination and the elements from one of its rows to the next.
@@ -171,7 +142,8 @@ impl Job<'_> {
                     let split = columns.start + whole;
                     self.slab(&rows, columns.start..split, &k, None);
                     self.pack(packed, split..columns.end, &k);
-                    self.slab(&rows, split..columns.end, &k, Some(packed));
+                    let panels = Panels { data: packed, rows: k.len(), skip: 0 };
+                    self.slab(&rows, split..columns.end, &k, Some(panels));
                 }
             }
         });
@@ -261,16 +233,18 @@ impl Job<'_> {
         rows: &Range<usize>,
         columns: Range<usize>,
         k: &Range<usize>,
-        packed: Option<&mut Vec<f32>>,
+        packed: Option<Panels<'_>>,
     ) {
         let tiles = tiles();
-        let packed = packed.map(|p| &p[..]);
         let seed = if self.add || k.start > 0 { Seed::Old } else { Seed::Zero };
         for column in columns.clone().step_by(tiles.panel) {
             let width = (columns.end - column).min(tiles.panel);
             let vectors = width.div_ceil(LANES);
             let (b, b_step) = match packed {
-                Some(p) => (p[(column - columns.start) * k.len()..].as_ptr(), vectors * LANES),
+                Some(p) => {
+                    let skip = (column - columns.start) * p.rows + p.skip * vectors * LANES;
+                    (p.data[skip..].as_ptr(), vectors * LANES)
+                }
                 None => {
                     let at = k.start * self.b.row_stride + column;
                     (self.b.data[at..].as_ptr(), self.b.row_stride)

@@ -3,6 +3,7 @@
 use super::{
     isa::Isa,
     lanes::{self, LANES},
+    mat::Mat,
     tile::{LINE, fetch, tiles},
 };
 use rayon::prelude::*;
@@ -57,6 +58,22 @@ impl Taps<'_> {
         match self {
             Taps::All(_) => i,
             Taps::Some(list) => list[i] as usize,
+        }
+    }
+}
+
+impl<'a> Unpacked<'a> {
+    /// `scale m`, one tap.
+    pub fn of(m: Mat<'a>, scale: f32) -> Self {
+        Self {
+            data: m.data,
+            taps: Taps::All(1),
+            tap_stride: 0,
+            len: m.rows,
+            row_stride: m.row_stride,
+            n: m.cols,
+            column_stride: m.col_stride,
+            scale,
         }
     }
 }
