@@ -179,3 +179,60 @@ fn nothing_is_sent_without_the_section_and_refusals_are_one_clear_line() {
     refused("[caption]\nurl = \"http://127.0.0.1:9\"\nmodel = \"x\"\n", &["127.0.0.1:9"]);
     assert_eq!(asked.lock().unwrap().len(), came);
 }
+
+#[test]
+fn a_missing_class_is_asked_for_once_written_beside_the_photos_and_used_by_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let (url, asked) = stand_in(|n| match n {
+        0 => says("\"A green striped bear.\""),
+        _ => says("A photo of a hta green striped bear, before a wall."),
+    });
+    let section = format!("[caption]\nurl = \"{url}\"\nmodel = \"eyes\"\n");
+    let path = config(folder.path(), &section);
+    let bare = fs::read_to_string(&path).unwrap().replace("class = \"striped bear\"\n", "");
+    fs::write(&path, &bare).unwrap();
+    fs::write(folder.path().join("a/02.txt"), "A photo of a olis dotted bear.\n").unwrap();
+    // other commands do not ask, and nothing is sent before the rest of the file was checked
+    let mix = |out: &str| {
+        let mut mix = Command::new(env!("CARGO_BIN_EXE_selvedge"));
+        mix.arg("mix").arg(&path).args(["--count", "20", "--out"]).arg(folder.path().join(out));
+        mix.output().unwrap()
+    };
+    let refused = mix("none");
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(error.contains("subject 2: class") && error.contains("class.txt"), "{error}");
+    fs::write(&path, bare.replace("steps = 1", "steps = 1\nlearning_rate = -1.0")).unwrap();
+    assert_eq!(train(&path, "wrong").status.code(), Some(2));
+    assert_eq!(asked.lock().unwrap().len(), 0);
+
+    fs::write(&path, &bare).unwrap();
+    let run = train(&path, "run");
+    let errors = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(run.status.success(), "{errors}");
+    assert!(errors.contains("subject b: green striped bear"), "{errors}");
+    let text = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+    assert_eq!(text("b/class.txt"), "green striped bear\n");
+    assert!(text("run/config.toml").contains("class = \"green striped bear\""));
+    {
+        let asked = asked.lock().unwrap();
+        let shown = asked[0].2["messages"][0]["content"].as_array().unwrap().len();
+        assert_eq!((asked.len(), shown), (3, 3), "a class from two photos, two captions");
+    }
+    assert!(mix("mixes").status.success());
+    assert!(text("mixes/mixes.jsonl").contains("hta green striped bear, before a wall."));
+    assert!(train(&path, "again").status.success());
+    assert_eq!(asked.lock().unwrap().len(), 3);
+
+    // an answer that is no class is refused, and nothing is written
+    let (url, _) = stand_in(|_| says("I cannot help with that, sorry; try another photo of it."));
+    fs::remove_file(folder.path().join("b/class.txt")).unwrap();
+    let section = format!("url = \"{url}\"");
+    let start = bare.find("url = ").unwrap();
+    let end = start + bare[start..].find('\n').unwrap();
+    fs::write(&path, format!("{}{section}{}", &bare[..start], &bare[end..])).unwrap();
+    let run = train(&path, "third");
+    let errors = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert_eq!(run.status.code(), Some(2));
+    assert!(errors.contains("6 plain words") && !folder.path().join("b/class.txt").exists());
+}

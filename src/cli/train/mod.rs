@@ -77,11 +77,12 @@ pub fn run(args: Args) -> Result<u8> {
         return Ok(0);
     }
     let (Some(file), Some(folder)) = (&args.config, &args.out) else { return Ok(2) };
-    let config = TrainConfig::load_over(args.preset.as_deref(), file, &args.overrides())?;
+    let (preset, stop) = (args.preset.as_deref(), stop_flag());
+    let ask = |config: &mut TrainConfig| captions::describe(config, &stop);
+    let config = TrainConfig::load_asking(preset, file, &args.overrides(), ask)?;
     let place = args.place.open()?;
     let hint = args.resume_hint(file, folder);
-    let report =
-        train(&config, place, (folder, &folder.join("masks")), args.resume, &hint, stop_flag())?;
+    let report = train(&config, place, (folder, &folder.join("masks")), args.resume, &hint, stop)?;
     note(&summary(&report));
     Ok(0)
 }

@@ -84,7 +84,8 @@ impl TrainConfig {
                 return Err(bad(&key("id"), &s.id, "a name used once", "rename one of the two"));
             }
             if s.class.trim().is_empty() {
-                let fix = "add class = \"red monster plush\"";
+                let fix = "add class = \"red monster plush\", or write it into class.txt beside the photos; with [caption] \
+                           `train` asks for it";
                 return Err(bad(&key("class"), "nothing", "a descriptive class", fix));
             }
             if s.images.as_os_str().is_empty() {

@@ -90,7 +90,7 @@ pub(super) const KEYS: &[(&str, &str)] = &[
 pub(super) const SUBJECT_KEYS: &[(&str, &str, &str)] = &[
     ("id", "\"a\"", "short name, unique"),
     ("token", "\"olis\"", "the identifier: a single, rare token"),
-    ("class", "\"red monster plush\"", "descriptive class"),
+    ("class", "\"red monster plush\"", "descriptive class; default: class.txt beside the photos"),
     ("images", "\"photos/monster_toy\"", "NN.jpg|png|webp; NN_mask.png or alpha; captions NN.txt"),
     ("scale", "1.0", "relative size in mixes, (0, 1]; default: drawn from scale_min..scale_max"),
     ("prior_class", "\"\"", "class of the prior pictures; default: class"),

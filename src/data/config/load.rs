@@ -31,9 +31,32 @@ impl TrainConfig {
     /// # Errors
     /// As [`TrainConfig::load`]; an unknown preset.
     pub fn load_over(preset: Option<&str>, path: &Path, overrides: &[String]) -> Result<Self> {
+        Self::load_asking(preset, path, overrides, |_| Ok(()))
+    }
+
+    /// As [`TrainConfig::load_over`]; where a subject's class is still missing and everything else was checked, `ask`
+    /// may fill it in.
+    ///
+    /// # Errors
+    /// As [`TrainConfig::load_over`]; those of `ask`.
+    pub fn load_asking(
+        preset: Option<&str>,
+        path: &Path,
+        overrides: &[String],
+        ask: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::file("read", path))?;
         let root = path.parent().map(Path::to_path_buf).unwrap_or_default();
-        Self::parse_over(preset, (&text, &path.display().to_string()), &root, overrides)
+        let name = path.display().to_string();
+        let mut config = Self::parse_bare(preset, (&text, &name), &root, overrides)?;
+        if config.caption.is_on() && config.subjects.iter().any(|s| s.class.trim().is_empty()) {
+            let mut rest = config.clone();
+            rest.subjects.iter_mut().for_each(|s| s.class = s.id.clone());
+            rest.check()?;
+            ask(&mut config)?;
+        }
+        config.check()?;
+        Ok(config)
     }
 
     /// As [`TrainConfig::load`] for `text`, called `name` in messages, with paths relative to
@@ -42,10 +65,13 @@ impl TrainConfig {
     /// # Errors
     /// As [`TrainConfig::load`].
     pub fn parse(text: &str, name: &str, root: &Path, overrides: &[String]) -> Result<Self> {
-        Self::parse_over(None, (text, name), root, overrides)
+        let config = Self::parse_bare(None, (text, name), root, overrides)?;
+        config.check()?;
+        Ok(config)
     }
 
-    fn parse_over(
+    /// A configuration with absolute paths whose values were not checked.
+    fn parse_bare(
         preset: Option<&str>,
         (text, name): (&str, &str),
         root: &Path,
@@ -63,6 +89,9 @@ impl TrainConfig {
         let mut config = typed(over_preset(table, preset)?, name)?;
         for s in &mut config.subjects {
             s.images = resolve(&s.images, root);
+            if s.class.trim().is_empty() {
+                s.class = s.written_class()?.unwrap_or_default();
+            }
         }
         config.method.prior_dir = resolve(&config.method.prior_dir, root);
         config.train.from = resolve(&config.train.from, root);
@@ -71,7 +100,6 @@ impl TrainConfig {
         if config.base != "nano" {
             config.base = resolve(Path::new(&config.base), root).display().to_string();
         }
-        config.check()?;
         Ok(config)
     }
 

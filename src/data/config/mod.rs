@@ -21,7 +21,7 @@ pub use keys::print_config;
 pub use load::{load_for_subjects, load_subjects};
 pub use preset::{DEFAULT_PRESET, preset_names};
 pub use segment::SegmentSection;
-pub use subject::SubjectConfig;
+pub use subject::{CLASS_FILE, SubjectConfig};
 
 /// Everything a training run needs to know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

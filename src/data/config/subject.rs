@@ -1,7 +1,11 @@
 //! `[[subject]]`: one subject's words and photos.
 
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf};
+
+/// The file beside a subject's photos that holds its class in words.
+pub const CLASS_FILE: &str = "class.txt";
 
 /// One subject: its name in mixes, its words, its photos.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -11,7 +15,7 @@ pub struct SubjectConfig {
     pub id: String,
     /// The identifier: a single rare token.
     pub token: String,
-    /// Descriptive class, "red monster plush".
+    /// Descriptive class, "red monster plush"; what [`CLASS_FILE`] says when empty.
     pub class: String,
     /// Folder of pictures, masks and captions.
     pub images: PathBuf,
@@ -29,6 +33,19 @@ impl SubjectConfig {
     /// Identifier and class, the name in prompts: "olis red monster plush".
     pub fn words(&self) -> String {
         [self.token.trim(), self.class.trim()].join(" ").trim().to_string()
+    }
+
+    /// What [`CLASS_FILE`] beside the photos says, without the ends' blanks.
+    ///
+    /// # Errors
+    /// [`Error::File`] when the file is there and cannot be read.
+    pub fn written_class(&self) -> Result<Option<String>> {
+        let file = self.images.join(CLASS_FILE);
+        if self.images.as_os_str().is_empty() || !file.is_file() {
+            return Ok(None);
+        }
+        let text = std::fs::read_to_string(&file).map_err(Error::file("read", &file))?;
+        Ok(Some(text.trim().to_string()))
     }
 
     /// The class of this subject's prior pictures.
