@@ -384,3 +384,42 @@ fn a_prior_picture_without_exactly_one_subject_is_made_again_and_then_refused() 
     assert_eq!(fs::read_dir(run.join("masks")).unwrap().count(), 1, "the photo's mask stays");
     assert!(!run.join("config.toml").exists());
 }
+
+#[test]
+fn a_prior_picture_with_exactly_one_subject_is_kept_with_the_mask_of_the_models() {
+    let folder = tempfile::tempdir().unwrap();
+    let segmenter = sam(&folder.path().join("sam.safetensors"));
+    let model = detector();
+    let own = photos().threshold;
+    let train = |name: &str, prior_threshold: f64| {
+        let section = format!(
+            "[method]\nloss = \"mse\"\nprior_preservation = true\nprior_images = 1\nprior_steps = 1\n\
+             [segment]\ndetector = {model:?}\nsegmenter = {segmenter:?}\nthreshold = {own}\n\
+             prior_threshold = {prior_threshold}\n"
+        );
+        let config = configuration(folder.path(), &section);
+        let to = folder.path().join(name).display().to_string();
+        let args = ["train", &config, "--out", &to, "--device", "cpu"];
+        let set = ["--set", "train.sample_every=0", "--set", "train.steps=1"];
+        selvedge(&[&args[..], &set].concat())
+    };
+    // what the last of ten tries says tells on which side of a good threshold this one is
+    let (mut low, mut high) = (0.0, 1.0);
+    let name = (0..40).find_map(|i| {
+        let (name, threshold) = (format!("run-{i}"), (low + high) / 2.0);
+        let run = train(&name, threshold);
+        let error = error_of(&run);
+        match error.contains(" boxes like ") {
+            _ if run.status.success() => return Some(name),
+            true => low = threshold,
+            false => high = threshold,
+        }
+        assert!(error.contains("10 pictures"), "{error}");
+        None
+    });
+    let prior = folder.path().join(name.unwrap()).join("prior/dog");
+    let (picture, mask) =
+        (read(&prior.join("000.png")).unwrap(), read(&prior.join("000_mask.png")).unwrap());
+    assert_eq!((picture.width, picture.height), (mask.width, mask.height));
+    assert!(mask.data.contains(&255) && mask.data.iter().all(|v| [0, 255].contains(v)));
+}
