@@ -5,7 +5,6 @@ use crate::{
     data::config::SegmentSection,
     device::Device,
     error::{Error, Result},
-    models::owlv2::Padding,
     segment::{
         detector::{Detection, Detector},
         overlay::{colour, found, overlay},
@@ -40,8 +39,8 @@ impl Cutter {
     /// # Errors
     /// Those of the files.
     pub fn open(section: &SegmentSection, (device, dtype): (Device, DType)) -> Result<Self> {
-        let padding = section.padding.parse().unwrap_or(Padding::Grey); // checked with the configuration
-        let detector = Detector::open(&section.detector, device.clone(), dtype, padding)?;
+        let path = &section.detector;
+        let detector = Detector::open(path, device.clone(), dtype, section.padding()?)?;
         let segmenter = Segmenter::open(&section.segmenter, device, dtype)?;
         Ok(Self { detector, segmenter })
     }

@@ -61,6 +61,12 @@ pub fn make(
         return Ok(());
     }
     note(&format!("making {} pictures of the prior set in {}", wanted.len(), folder.display()));
+    // before the memory is counted: what they take is not free any more
+    let section = &config.segment;
+    let mut cutter = match section.is_on() {
+        true => Some(Cutter::open(section, (device.clone(), dtype))?),
+        false => None,
+    };
     let (none, nothing) = (Adapters::new(), Loras::default());
     fit::check((base, device), &none, &samples::size(config, base), Purpose::Prior)?;
     let mut pipeline =
@@ -68,11 +74,6 @@ pub fn make(
     let requests: Vec<Request> = wanted.iter().map(|one| request(config, &one.class)).collect();
     let own = requests.iter().flat_map(Request::texts);
     pipeline.encode_texts(&own.chain(prompts.iter().map(String::as_str)).collect::<Vec<_>>())?;
-    let section = &config.segment;
-    let mut cutter = match section.is_on() {
-        true => Some(Cutter::open(section, (device.clone(), dtype))?),
-        false => None,
-    };
     let rule = Rule { threshold: section.prior_threshold, margin: 0.0 };
     for (one, request) in wanted.iter().zip(&requests) {
         let (mut made, mut why) = (false, None);

@@ -1,10 +1,7 @@
 //! Values that cannot be used, each with its key.
 
 use super::{Loss, Method, Mode, TrainConfig};
-use crate::{
-    error::{Error, Result},
-    models::owlv2::Padding,
-};
+use crate::error::{Error, Result};
 use std::path::Path;
 
 fn bad(key: &str, found: impl ToString, expected: &str, fix: &str) -> Error {
@@ -57,9 +54,7 @@ impl TrainConfig {
         within("segment.threshold", s.threshold, 0.0, 1.0)?;
         within("segment.prior_threshold", s.prior_threshold, 0.0, 1.0)?;
         within("segment.margin", s.margin, 0.0, 1.0)?;
-        if s.padding.parse::<Padding>().is_err() {
-            return Err(bad("segment.padding", &s.padding, "grey or black", "change it"));
-        }
+        s.padding()?;
         let empty = |p: &Path| p.as_os_str().is_empty();
         match (empty(&s.detector), empty(&s.segmenter)) {
             (true, false) => {

@@ -1,6 +1,9 @@
 //! `[segment]`: models that make the masks which photos lack.
 
-use crate::models::owlv2::Padding;
+use crate::{
+    error::{Error, Result},
+    models::owlv2::Padding,
+};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -39,5 +42,18 @@ impl SegmentSection {
     /// Whether there are models.
     pub fn is_on(&self) -> bool {
         !self.detector.as_os_str().is_empty()
+    }
+
+    /// What fills a photo up.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a word that is none of the two.
+    pub fn padding(&self) -> Result<Padding> {
+        self.padding.parse().map_err(|_| Error::Config {
+            key: "segment.padding".into(),
+            found: self.padding.clone(),
+            expected: "grey or black".into(),
+            fix: "change it".into(),
+        })
     }
 }
