@@ -7,6 +7,7 @@ pub mod cli;
 pub mod data;
 pub mod device;
 pub mod error;
+pub mod inpaint;
 #[path = "../kernels/mod.rs"]
 pub mod kernels;
 pub mod lora;

@@ -17,7 +17,7 @@ const ROWS: &[&[&str]] = &[
     &["lora"],
     &["nn"],
     &["models"],
-    &["data"],
+    &["data", "inpaint"],
     &["train", "sample", "segment", "metrics"],
     &["cli"],
 ];

@@ -9,6 +9,7 @@ pub mod evaluate;
 pub mod export;
 pub mod forward;
 pub mod generate;
+pub mod inpaint;
 pub mod kernels;
 pub mod mix;
 pub mod pictures;
@@ -49,6 +50,7 @@ pub enum Command {
     Mix(mix::MixArgs),
     Generate(Box<generate::Generate>),
     Segment(Box<segment::SegmentArgs>),
+    Inpaint(Box<inpaint::InpaintArgs>),
     Score(Box<score::ScoreArgs>),
     Evaluate(evaluate::Args),
     Forward(Box<forward::Args>),
@@ -98,6 +100,7 @@ fn run_command(cli: Cli) -> Result<u8> {
         Command::Train(c) => train::run(*c),
         Command::Mix(c) => c.run(),
         Command::Generate(c) => c.run(),
+        Command::Inpaint(c) => inpaint::run(&c),
         Command::Segment(c) => segment::run(&c),
         Command::Score(c) => score::run(&c),
         Command::Evaluate(c) => evaluate::run(&c),

@@ -11,13 +11,20 @@ pub struct Report {
     title: String,
 }
 
-const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;\
-padding:0 1rem;color:#222}h1{font-size:1.7rem}h2{font-size:1.25rem;margin-top:2.2rem;\
-border-bottom:1px solid #ddd}img{image-rendering:auto;max-width:100%;border:1px solid #ddd}\
-figure{margin:1rem 0}figcaption{color:#555;font-size:.9rem}table{border-collapse:collapse}\
-td,th{padding:.2rem .8rem;border-bottom:1px solid #eee;text-align:left}\
-pre{background:#f6f6f4;padding:.8rem;overflow:auto;font-size:.85rem}\
-.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(26rem,1fr));gap:1rem}";
+const STYLE: &str = "\
+:root{color-scheme:light dark;--ink:#222;--paper:#fff;--soft:#555;--line:#ddd;--box:#f6f6f4}\
+@media(prefers-color-scheme:dark){:root{--ink:#ddd;--paper:#181818;--soft:#aaa;--line:#444;--box:#242424}}\
+body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:var(--ink);\
+background:var(--paper);overflow-wrap:anywhere}\
+h1{font-size:1.7rem}h2{font-size:1.25rem;margin-top:2.2rem;border-bottom:1px solid var(--line)}\
+img{max-width:100%;border:1px solid var(--line)}svg{max-width:100%;height:auto}svg text:not([fill]){fill:var(--ink)}\
+figure{margin:1rem 0}figcaption{color:var(--soft);font-size:.9rem}\
+.table{overflow-x:auto}table{border-collapse:collapse}\
+td,th{padding:.2rem .8rem;border-bottom:1px solid var(--line);text-align:left;overflow-wrap:normal}\
+pre{background:var(--box);padding:.8rem;overflow:auto;font-size:.85rem}summary{cursor:pointer}\
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(26rem,100%),1fr));gap:1rem}\
+.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(9rem,1fr));gap:.8rem}\
+.tiles figure{margin:0}.tiles figcaption{font-size:.75rem}.tiles svg,.tiles img{width:100%}";
 
 impl Report {
     /// A page with a title and a first paragraph.
@@ -49,9 +56,13 @@ impl Report {
 
     /// Figures side by side.
     pub fn side_by_side(&mut self, fill: impl FnOnce(&mut Self)) {
-        self.body.push_str("<div class=\"pair\">");
+        self.within("<div class=\"pair\">", "</div>", fill);
+    }
+
+    fn within(&mut self, start: &str, end: &str, fill: impl FnOnce(&mut Self)) {
+        self.body.push_str(start);
         fill(self);
-        self.body.push_str("</div>");
+        self.body.push_str(end);
     }
 
     /// An SVG plot with a caption.
@@ -62,14 +73,14 @@ impl Report {
 
     /// A table; the first row is its head.
     pub fn table(&mut self, rows: &[Vec<String>]) {
-        self.body.push_str("<table>");
+        self.body.push_str("<div class=\"table\"><table>");
         for (i, row) in rows.iter().enumerate() {
             let tag = if i == 0 { "th" } else { "td" };
             let cells: String =
                 row.iter().map(|c| format!("<{tag}>{}</{tag}>", escape(c))).collect();
             let _ = write!(self.body, "<tr>{cells}</tr>");
         }
-        self.body.push_str("</table>");
+        self.body.push_str("</table></div>");
     }
 
     /// Text as it is, in a box: a configuration, a command.
@@ -81,7 +92,7 @@ impl Report {
     pub fn html(&self) -> String {
         format!(
             "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
-             <meta name=\"viewport\" content=\"width=device-width\"><title>{}</title>\
+             <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>{}</title>\
              <style>{STYLE}</style></head><body>{}</body></html>\n",
             escape(&self.title),
             self.body

@@ -167,11 +167,13 @@ impl Denoiser {
         self.program.forward()?;
         let mut out = self.program.get("out")?;
         if self.size.guided {
-            let (away, toward) = out.split_at_mut(input.len());
+            // as many channels as it predicts, which are fewer than it takes where it was trained to fill
+            let half = out.len() / 2;
+            let (away, toward) = out.split_at_mut(half);
             for (a, t) in away.iter_mut().zip(toward) {
                 *a += guidance * (*t - *a);
             }
-            out.truncate(input.len());
+            out.truncate(half);
         }
         Ok(out)
     }

@@ -2,6 +2,7 @@
 
 mod denoiser;
 mod encoder;
+mod fill;
 pub mod fit;
 mod init;
 mod pipeline;
@@ -11,6 +12,7 @@ mod settings;
 mod start;
 
 pub use encoder::PictureEncoder;
+pub use fill::{Known, Resampling};
 pub use init::{MaskResize, StartNoise, first_inputs};
 pub use pipeline::{Loads, Pipeline};
 pub use request::{Request, Size};

@@ -81,6 +81,14 @@ impl<'a> Pipeline<'a> {
         progress: &mut dyn FnMut(),
     ) -> Result<Vec<Vec<f32>>> {
         let latent = self.latent(request.height, request.width)?;
+        if self.fills() {
+            return Err(Error::Config {
+                key: "--base".into(),
+                found: "a U-Net that takes a mask and a photo too".into(),
+                expected: "a base that paints from a text".into(),
+                fix: "give this one to `selvedge inpaint`".into(),
+            });
+        }
         let settings = Settings::read(&self.base.scheduler, request.sampler)?;
         let mut schedule = Schedule::new(&settings.spaced(request.spacing), request.steps)?;
         let pictures = start.pictures();
@@ -95,10 +103,8 @@ impl<'a> Pipeline<'a> {
         }
         let (count, guided) = (pictures.len(), request.guidance > 1.0);
         let state = start.state(&schedule);
-        let (positive, negative) = self.conditioning(request)?;
-        let (base, device) = (self.base, self.device.clone());
-        let d = self.denoiser(Size { pictures: count, guided, latent })?;
-        d.condition(base, request, guided.then_some(&negative), &positive)?;
+        let device = self.device.clone();
+        let d = self.prepare(request, Size { pictures: count, guided, latent })?;
         if let Device::Cuda(cuda) = &device {
             let state = d.loop_on_device(cuda, &schedule, request.guidance, &state, progress)?;
             return Ok(state.chunks_exact(len.max(1)).map(<[f32]>::to_vec).collect());
@@ -109,6 +115,33 @@ impl<'a> Pipeline<'a> {
             output
         })?;
         Ok(state.chunks_exact(len.max(1)).map(<[f32]>::to_vec).collect())
+    }
+
+    /// The U-Net for `size`, with the request's texts in it.
+    pub(super) fn prepare(&mut self, request: &Request, size: Size) -> Result<&mut Denoiser> {
+        let (positive, negative) = self.conditioning(request)?;
+        let base = self.base;
+        let d = self.denoiser(size)?;
+        d.condition(base, request, size.guided.then_some(&negative), &positive)?;
+        Ok(d)
+    }
+
+    /// The prediction of the U-Net that [`Pipeline::prepare`] made ready.
+    pub(super) fn predict(
+        &mut self,
+        input: &[f32],
+        timestep: f32,
+        guidance: f32,
+    ) -> Result<Vec<f32>> {
+        match &mut self.denoiser {
+            Some(d) => d.predict(input, timestep, guidance),
+            None => Err(Error::Plan { at: "fill".into(), problem: "no U-Net is ready".into() }),
+        }
+    }
+
+    /// The base.
+    pub fn base(&self) -> &'a Base {
+        self.base
     }
 
     /// Encodes the prompts of `requests`, each text once; the text encoders are loaded at most once for all of

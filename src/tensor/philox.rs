@@ -27,6 +27,9 @@ pub mod streams {
     /// Sampling: where the initialization puts the subjects; its seed is the picture's.
     pub const COMPOSITION: u64 = 0x1417;
 
+    /// Filling a hole: all noise of a walk, by draw; its seed is the picture's.
+    pub const FILL_NOISE: u64 = 0xF1 << 56;
+
     /// A study with people: which pictures, which side, which order.
     pub const STUDY: u64 = 0x57D7;
     /// Scores: which pictures are drawn again for the interval of a mean.
