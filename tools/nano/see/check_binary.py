@@ -3,10 +3,9 @@
     python check_binary.py EYES BINARY WORK [COUNT]
 
 The same scenes as check.py; COUNT scenes of one subject and COUNT of two, COUNT pairs for
-Detect-and-Compare, and 48 captions.
+Detect-and-Compare, and 12 captions for every 16.
 """
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,10 +33,11 @@ def subjects_file(path, subjects):
 
 
 def run(binary, *arguments):
-    """The program's output, whatever its exit status says about single photos."""
+    """The program's output; `segment` may find nothing, or too much, in a photo."""
     done = subprocess.run([binary, *map(str, arguments), "--device", "cpu", "--threads", "1"],
                           capture_output=True, text=True, check=False)
-    if not done.stdout and done.returncode:
+    if done.returncode not in (0, 1) or (done.returncode and "nothing like" not in done.stderr
+                                         and "boxes like" not in done.stderr):
         raise RuntimeError(done.stderr[-2000:])
     return done.stdout
 
@@ -64,7 +64,7 @@ def segmented(binary, eyes, work, count):
                 mask = np.asarray(Image.open(path)) > 128
                 done.append((mask & truth[name]).sum() / (mask | truth[name]).sum())
         result[number] = {"asked": len(listed), "one box": round(len(done) / len(listed), 3),
-                          "right (IoU .5)": round(sum(d > 0.5 for d in done) / len(listed), 3),
+                          "right (IoU .5)": round(float(sum(d > 0.5 for d in done)) / len(listed), 3),
                           "mask IoU": round(float(np.mean(done)), 4) if done else None}
     return result
 
@@ -82,11 +82,9 @@ def mixing(binary, eyes, work, count):
         out = json.loads(run(binary, "score", "--images", folder / "scenes", "--subjects",
                              folder / "subjects.toml", "--detector", eyes / "detector",
                              "--dinov2", eyes / "dino", *queries, "--json"))
-        text = json.dumps(out)
         for kind, name in (("dc", "dc"), ("spectral", "dc_spectral")):
-            found = [float(v) for v in re.findall(rf'"{name}": (-?[0-9.e-]+)', text)][:2]
-            for scene, value in enumerate(found):
-                rows[kind][scene].append(value)
+            for scene, shot in enumerate(out["images"]):
+                rows[kind][scene].append(shot[name])
     return {k: round(auroc(*v), 4) for k, v in rows.items()} | {"pairs": count}
 
 
@@ -104,8 +102,7 @@ def texts(binary, eyes, work, groups):
             out = json.loads(run(binary, "score", "--images", folder / "pictures", "--subjects",
                                  folder / "subjects.toml", "--clip", eyes / "clip", "--prompt",
                                  caption(spec, rng), "--json"))
-            scores[:, j] = [float(v) for v in re.findall(r'"clip_score": (-?[0-9.e-]+)',
-                                                         json.dumps(out))][:12]
+            scores[:, j] = [shot["clip_score"] for shot in out["images"]]
         hits += int((scores.argmax(1) == np.arange(12)).sum())
     return {"12 scenes": round(hits / (12 * groups), 3), "pictures": 12 * groups}
 
@@ -116,7 +113,7 @@ def main():
     count = int(sys.argv[4]) if len(sys.argv) > 4 else 64
     print("segment", segmented(binary, eyes, work, count), flush=True)
     print("mixing", mixing(binary, eyes, work, count), flush=True)
-    print("texts", texts(binary, eyes, work, 4), flush=True)
+    print("texts", texts(binary, eyes, work, max(count // 16, 1)), flush=True)
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ def main():
 
     def loss_of():
         x, wanted, codes, there, covers, subjects = data.batch(run.rng, args.batch)
-        queries, texts = pool(subjects, run.rng, 24)
+        queries, texts = pool(subjects, run.rng, 18)
         match = matches(queries, codes) & there[..., None]  # [n, MOST, q]
         with torch.autocast("cpu", torch.bfloat16):
             patches = features(model, normalized("detector", x))
