@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from transformers import CLIPModel, Dinov2Model, Owlv2ForObjectDetection, SamModel
 
+import worlds  # noqa: F401  makes the folder above known
 from eyes import TOKENIZER, normalized
 from pictures import to_float
 from tokenizer import Tokenizer

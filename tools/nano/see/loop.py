@@ -81,7 +81,7 @@ class Run:
         for p, value in zip(self.params, values):
             p.copy_(value)
 
-    def train(self, loss_of, every=50, save=100):
+    def train(self, loss_of, every=25, save=50):
         """Steps until the budget is used; `loss_of()` gives a dictionary whose values are added up."""
         start, first, mean = time.time(), self.step, {}
         self.parts.train()

@@ -70,7 +70,7 @@ def text_ids(tokenizer, texts):
 
 def main():
     """Trains."""
-    args = arguments(steps=1200, batch=64, lr=1.5e-3)
+    args = arguments(steps=800, batch=64, lr=2e-3)
     run = Run("clip", args, prepare=from_detector(args.work))
     data, tokenizer = Shards(args.work, "scenes"), Tokenizer(str(TOKENIZER))
     aim = torch.arange(args.batch)

@@ -86,7 +86,7 @@ def contrast(embeds, who, temperature=0.1):
 
 def main():
     """Trains."""
-    args = arguments(steps=1500, batch=96, lr=1.5e-3)
+    args = arguments(steps=1200, batch=64, lr=2e-3)
     sizes = {f: len(TABLES[f]) for f in FIELDS[:5]}
     heads = {f: torch.nn.Linear(128, n) for f, n in sizes.items()}
     run = Run("dino", args, heads, prepare=from_detector(args.work))

@@ -83,7 +83,7 @@ def mask_losses(logits, truth):
 
 def main():
     """Trains."""
-    args = arguments(steps=2600, batch=32, lr=2e-3)
+    args = arguments(steps=1500, batch=32, lr=3e-3)
     run = Run("segmenter", args)
     data = Subjects(args.work)
 
