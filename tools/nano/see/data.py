@@ -1,0 +1,136 @@
+"""Renders what the models are trained on, once.
+
+    python data.py WORK SCENES SETS
+
+WORK/scenes/NNN.npz: 1,000 scenes (pictures, packed masks, specifications). WORK/sets/NNN.npz: 250 sets
+of two identities A and B: two photos of each, a scene of both, a scene of both mixed up. WORK/soft_*: a
+thirteenth of the pictures once through nano's autoencoder, as painted pictures are soft.
+"""
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from worlds import box_of, checked, look, mixed, random_scene, random_subject, render
+import toyworld  # worlds makes the folder above known
+
+SCENES, SETS, MOST = 1000, 250, 4
+#: Pictures of a set: photos of A, photos of B, both, both mixed up.
+VIEWS = ("a", "a", "b", "b", "both", "mixed")
+
+
+def seen_subject(rng, cls):
+    """A subject for training."""
+    return checked([random_subject(rng, cls=cls)])[0]
+
+
+def unseen_subject(rng, cls):
+    """A subject that training never renders."""
+    return random_subject(rng, unseen=True, cls=cls)
+
+
+def scene(seed, draw):
+    """One scene whose subjects can all be made out: specification, picture, masks."""
+    rng = np.random.default_rng(seed)
+    while True:
+        spec = random_scene(rng, draw)
+        picture, masks, seen = render(spec)
+        if all(s > 0.45 and m.sum() > 120 for s, m in zip(seen, masks)):
+            return spec, picture, masks
+
+
+def identities(rng, draw):
+    """A, B and both mixed up; no two of the four look the same, none is held out where A and B are not."""
+    while True:
+        a = draw(rng, None)
+        b = draw(rng, a["cls"] if rng.random() < 0.3 else None)
+        one, two = mixed(a, b, rng, whole=rng.random() < 0.7)
+        four = [a, b, one, two]
+        if len({look(s) for s in four}) == 4:
+            if draw is not seen_subject:
+                return four
+            try:
+                return checked(four)
+            except ValueError:
+                continue
+
+
+def identity_set(seed, draw):
+    """The pictures of `VIEWS`, the boxes of the two scenes [2, 2, 4], and the four identities."""
+    rng = np.random.default_rng(seed)
+    a, b, one, two = identities(rng, draw)
+    pictures, boxes = [], []
+    for subjects in ([a], [a], [b], [b], [a, b], [one, two]):
+        spec = toyworld.random_spec(rng, subjects)
+        picture, masks, _ = render(spec)
+        pictures.append(picture)
+        if len(masks) == 2:
+            boxes.append([box_of(m) for m in masks])
+    return np.stack(pictures), np.array(boxes, np.int16), [a, b, one, two]
+
+
+def write(path, **arrays):
+    """Through a temporary name."""
+    np.savez(path + ".tmp.npz", **arrays)
+    os.replace(path + ".tmp.npz", path)
+
+
+def write_scenes(path, number):
+    """One shard of scenes."""
+    made = [scene((1, number * SCENES + i), seen_subject) for i in range(SCENES)]
+    masks = np.zeros((SCENES, MOST, 128, 16), np.uint8)
+    for i, (_, _, own) in enumerate(made):
+        masks[i, :len(own)] = np.packbits(np.stack(own), axis=-1)
+    write(path, pictures=np.stack([p for _, p, _ in made]), masks=masks,
+          specs=np.array([json.dumps(s) for s, _, _ in made]))
+
+
+def write_sets(path, number):
+    """One shard of identity sets."""
+    made = [identity_set((2, number * SETS + i), seen_subject) for i in range(SETS)]
+    write(path, pictures=np.stack([p for p, _, _ in made]), boxes=np.stack([b for _, b, _ in made]),
+          specs=np.array([json.dumps(s) for _, _, s in made]))
+
+
+def soften(path, source, every):
+    """Every so many pictures of a shard through the autoencoder; `rows` tells which."""
+    import torch
+    from diffusers import AutoencoderKL
+    torch.set_num_threads(1)
+    folder = Path(__file__).resolve().parents[3] / "src/assets/nano/vae"
+    vae = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).eval()
+    pictures = np.load(source)["pictures"].reshape(-1, 128, 128, 3)
+    rows, out = np.arange(0, len(pictures), every), []
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for i in range(0, len(rows), 25):
+            x = torch.from_numpy(pictures[rows[i:i + 25]]).permute(0, 3, 1, 2).float() / 127.5 - 1
+            latent = vae.encode(x).latent_dist.mean
+            y = vae.decode(latent + 0.15 * torch.randn_like(latent)).sample.float()
+            y = (y.clamp(-1, 1) * 127.5 + 128).permute(0, 2, 3, 1)
+            out.append(y.clamp(0, 255).to(torch.uint8).numpy())
+    write(path, rows=rows, pictures=np.concatenate(out))
+
+
+def main():
+    """Renders the shards that are not there yet."""
+    work, scenes, sets = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    for kind, count, make in (("scenes", scenes, write_scenes), ("sets", sets, write_sets)):
+        for folder in (kind, "soft_" + kind):
+            os.makedirs(f"{work}/{folder}", exist_ok=True)
+        for number in range(count):
+            path = f"{work}/{kind}/{number:03d}.npz"
+            if not os.path.exists(path):
+                make(path, number)
+                print(path, flush=True)
+    for kind, count in (("scenes", scenes), ("sets", sets)):
+        for number in range(count):
+            path = f"{work}/soft_{kind}/{number:03d}.npz"
+            if not os.path.exists(path):
+                soften(path, f"{work}/{kind}/{number:03d}.npz", 13)
+                print(path, flush=True)
+
+
+if __name__ == "__main__":
+    main()

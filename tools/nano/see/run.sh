@@ -1,0 +1,22 @@
+#!/bin/bash
+# Makes the models that look at nano's pictures: scenes, detector, embedder, segmenter, CLIP, check.
+#   tools/nano/see/run.sh WORK OUT       e.g. tools/nano/see/run.sh WORK src/assets/nano_eyes
+# Every step is seeded and goes on where it was stopped; the budgets are steps (see NOTES.md).
+set -euo pipefail
+if [ $# -ne 2 ]; then
+    echo "usage: run.sh WORK OUT" >&2
+    exit 2
+fi
+mkdir -p "$1" "$2"
+work=$(realpath "$1") out=$(realpath "$2")
+see=$(realpath "$(dirname "$0")")
+python=${PYTHON:-python3}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} HF_HUB_OFFLINE=1
+
+"$python" "$see/data.py" "$work" "${SCENES:-10}" "${SETS:-9}"
+"$python" "$see/check_heldout.py" "$work"
+"$python" "$see/train_detector.py" "$work" "$out" --steps "${DETECTOR_STEPS:-5000}"
+"$python" "$see/train_dino.py" "$work" "$out" --steps "${DINO_STEPS:-1200}"
+"$python" "$see/train_segmenter.py" "$work" "$out" --steps "${SEGMENTER_STEPS:-1500}"
+"$python" "$see/train_clip.py" "$work" "$out" --steps "${CLIP_STEPS:-800}"
+"$python" "$see/check.py" "$out"
