@@ -145,14 +145,20 @@ def words():
     return sorted(known.union(*(place.split() for place in BACKGROUNDS.values())))
 
 
+def scene(number):
+    """Training scene `number` and its caption."""
+    rng = np.random.default_rng((0, number))
+    spec = random_spec(rng)
+    return spec, caption(spec, rng)
+
+
 def write_shard(folder, number):
     """Renders one shard; the pictures are renamed into place last."""
     pictures, captions = np.empty((SHARD, SIZE, SIZE, 3), np.uint8), []
     for i in range(SHARD):
-        rng = np.random.default_rng((0, number * SHARD + i))
-        spec = random_spec(rng)
+        spec, text = scene(number * SHARD + i)
         pictures[i] = render(spec)[0]
-        captions.append(caption(spec, rng) + "\n")
+        captions.append(text + "\n")
     with open(f"{folder}/{number:03d}.txt", "w", encoding="utf-8") as file:
         file.writelines(captions)
     np.save(f"{folder}/new{number}.npy", pictures)
