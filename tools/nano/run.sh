@@ -15,15 +15,16 @@ nano=$(realpath "$(dirname "$0")")
 python=${PYTHON:-python3}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} HF_HUB_OFFLINE=1
 
-shards=${SHARDS:-40}
-"$python" "$nano/toyworld.py" "$work/pictures" 0 2 "$shards" &
-"$python" "$nano/toyworld.py" "$work/pictures" 1 2 "$shards"
-wait $!
+first=12 shards=${SHARDS:-40}  # the autoencoder sees the first 12 shards; the others are drawn meanwhile
+"$python" "$nano/toyworld.py" "$work/pictures" 0 1 "$first"
+"$python" "$nano/toyworld.py" "$work/pictures" "$first" 1 "$shards" &
+rendering=$!
 "$python" "$nano/tokenizer.py" "$work/base"
-"$python" -u "$nano/train_vae.py" --work "$work" --steps "${VAE_STEPS:-12000}"
+"$python" -u "$nano/train_vae.py" --work "$work" --shards "$first" --steps "${VAE_STEPS:-10000}"
+wait "$rendering"
 "$python" "$nano/encode.py" --work "$work" --shards "$shards"
 "$python" -u "$nano/train_unet.py" --work "$work" --out "$work/nano" \
-    --steps "${UNET_STEPS:-12000}" --decay "${DECAY:-4000}"
+    --steps "${UNET_STEPS:-9000}" --decay "${DECAY:-3000}"
 cp -r "$work"/nano/. "$out"
 "$python" "$nano/subjects.py" "$out/subjects"
 "$python" "$nano/sample.py" "$out" "$work/grid.png"

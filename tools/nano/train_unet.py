@@ -125,8 +125,8 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", required=True)
     parser.add_argument("--out", required=True)
-    parser.add_argument("--steps", type=int, default=12000)
-    parser.add_argument("--decay", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--decay", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -141,6 +141,8 @@ def main():
     schedule, mean, first = model.alphas_cumprod(), 0.0, run.step
     wall, cpu = time.time(), time.process_time()
     with open(args.work + "/unet.csv", "a", encoding="utf-8") as log:
+        if not log.tell():
+            print("step,samples,loss", file=log, flush=True)
         while run.step < args.steps:
             mean += (run.train_step(data, schedule) - mean) / min(run.step - first, 100)
             seen, done = run.step * args.batch, (run.step - first) * args.batch

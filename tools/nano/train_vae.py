@@ -1,9 +1,9 @@
 """Trains nano's autoencoder on rendered pictures, and reports PSNR on 128 unseen scenes.
 
-    python train_vae.py --work WORK --steps 12000
+    python train_vae.py --work WORK --steps 10000
 
 Loss: L2, saturation-weighted L1 + L2, opponent colours at 1/4 size, edges at three sizes, a tiny KL.
-The first steps see 64 x 64 cuts (8 of them), the last 30 % whole pictures (4 of them: the norms'
+The first steps see 64 x 64 cuts (8 of them), the last 20 % whole pictures (4 of them: the norms'
 statistics are those of whole pictures only there). Cosine learning rate over the steps; EMA. Every
 --save steps WORK/vae.pt (live weights, optimizer, EMA, state of the random generator) and
 WORK/base/vae (EMA, f16) are replaced; a run that was stopped goes on from WORK/vae.pt.
@@ -124,7 +124,7 @@ class Run:
 
     def train_step(self, data):
         """One optimizer step and one step of the moving average."""
-        whole = self.step >= 0.7 * self.args.steps
+        whole = self.step >= 0.8 * self.args.steps
         loss = loss_of(self.vae, data.batch(*((4, 128) if whole else (8, 64))), self.generator)
         self.opt.set_lr(self.rate())
         self.opt.zero_grad()
@@ -156,7 +156,7 @@ def main():
     """Trains up to --steps."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", required=True)
-    parser.add_argument("--steps", type=int, default=12000)
+    parser.add_argument("--steps", type=int, default=10000)
     parser.add_argument("--shards", type=int, default=12)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -169,6 +169,8 @@ def main():
     print("parameters", sum(p.numel() for p in run.params), "from step", run.step, flush=True)
     mean, start, first = 0.0, time.process_time(), run.step
     with open(args.work + "/vae.csv", "a", encoding="utf-8") as log:
+        if not log.tell():
+            print("step,loss,psnr_mean_of_db,psnr_of_mean", file=log, flush=True)
         while run.step < args.steps:
             mean += (run.train_step(data) - mean) / min(run.step - first, 200)
             if run.step % args.save == 0 or run.step == args.steps:
