@@ -50,7 +50,7 @@ def main():
     """Encodes the shards that are not there yet."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", required=True)
-    parser.add_argument("--shards", type=int, default=40)
+    parser.add_argument("--shards", type=int, default=60)
     args = parser.parse_args()
     work = args.work
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

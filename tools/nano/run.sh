@@ -15,7 +15,7 @@ nano=$(realpath "$(dirname "$0")")
 python=${PYTHON:-python3}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} HF_HUB_OFFLINE=1
 
-first=12 shards=${SHARDS:-40}  # the autoencoder sees the first 12 shards; the others are drawn meanwhile
+first=12 shards=${SHARDS:-60}  # the autoencoder sees the first 12 shards; the others are drawn meanwhile
 "$python" "$nano/toyworld.py" "$work/pictures" 0 1 "$first"
 "$python" "$nano/toyworld.py" "$work/pictures" "$first" 1 "$shards" &
 rendering=$!

@@ -8,7 +8,7 @@ import numpy as np
 
 import toyworld
 
-SHARDS = 40
+SHARDS = 60
 SUBJECTS = [subject for pair in toyworld.HELDOUT.values() for subject in pair]
 
 

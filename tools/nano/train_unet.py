@@ -54,9 +54,9 @@ class Latents:
 
 
 def timesteps(n, generator):
-    """Half uniform, half centred on 550, where class and place are decided."""
+    """Half uniform, half centred on 475, where class, place and pattern are decided."""
     u, v, w = torch.rand(3, n, generator=generator)
-    centred = 0.2 + 0.35 * (u + v)
+    centred = 0.15 + 0.325 * (u + v)
     return torch.where(w < 0.5, u, centred).mul(1000).long().clamp(0, 999)
 
 
