@@ -66,8 +66,8 @@ extern "C" void norm_forward(const bf16 *x, const float *weight, const float *bi
     }
 }
 
-extern "C" void norm_backward(const bf16 *x, const bf16 *dy, const float *weight, const float *bias,
-                              bf16 *dx, float *dweight, float *dbias, long n, long pixels,
+extern "C" void norm_backward(const bf16 *x, const bf16 *dy, const float *weight,
+                              const float *bias, bf16 *dx, float *dweight, float *dbias, long n, long pixels,
                               long channels, long groups, float eps, long silu) {
     std::vector<float> rows(4 * channels), kept(pixels * channels);
     float *m = rows.data(), *r = m + channels, *sum = r + channels, *dot = sum + channels;

@@ -18,8 +18,8 @@ PATTERNS = ["plain", "striped", "dotted", "checkered"]
 ACCESSORIES = {"hat": "hat", "scarf": "neck", "glasses": "eyes"}  # and the anchor each needs
 BACKGROUNDS = {name: words for name, (words, _) in PLACES.items()}
 SHARD = 1000
-# Subjects that training never sees: `random_subject` draws again where the words are one of theirs, and no random
-# subject has limbs of another colour than its body.
+# Subjects that training never sees: `random_subject` draws again where the words are one of theirs,
+# and no random subject has limbs of another colour than its body.
 HELDOUT = {
     "bears": [
         {"token": "olis", "class": "purple and yellow dotted bear",
@@ -91,7 +91,7 @@ def pose(subject, rng, count, index):
 
 
 def random_spec(rng, subjects=None, bg=None):
-    """A random scene: one subject or (two of three) two; of the pairs about 18 % are of one class."""
+    """A random scene: one subject or (66 %) two; of the pairs about 18 % are of one class."""
     if subjects is None:
         subjects = [random_subject(rng) for _ in range(1 + (rng.random() < 0.66))]
         if len(subjects) == 2 and rng.random() < 0.12:

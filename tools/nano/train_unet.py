@@ -79,7 +79,8 @@ class Run:
 
     def __init__(self, args, vocabulary):
         one, two = model.make_text_encoders(vocabulary)
-        self.parts = torch.nn.ModuleDict({"unet": speed_up(model.make_unet()), "t1": one, "t2": two})
+        unet = speed_up(model.make_unet())
+        self.parts = torch.nn.ModuleDict({"unet": unet, "t1": one, "t2": two})
         self.names, self.params = zip(*self.parts.named_parameters())
         embeddings = [p for n, p in zip(self.names, self.params) if "embedding" in n]
         self.opt = Muon(self.params, args.lr, wd=0.01, embed=embeddings)

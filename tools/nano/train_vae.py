@@ -2,7 +2,7 @@
 
     python train_vae.py --work WORK --steps 10000
 
-Loss: L2, saturation-weighted L1 + L2, opponent colours at 1/4 size, edges at three sizes, a tiny KL.
+Loss: L2, saturation-weighted L1 + L2, opponent colours at 1/4 size, edges at three sizes, tiny KL.
 The first steps see 64 x 64 cuts (8 of them), the last 20 % whole pictures (4 of them: the norms'
 statistics are those of whole pictures only there). Cosine learning rate over the steps; EMA. Every
 --save steps WORK/vae.pt (live weights, optimizer, EMA, state of the random generator) and
