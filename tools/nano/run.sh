@@ -20,7 +20,9 @@ first=12 shards=${SHARDS:-60}  # the autoencoder sees 12 shards; the others are 
 "$python" "$nano/toyworld.py" "$work/pictures" "$first" 1 "$shards" &
 rendering=$!
 "$python" "$nano/tokenizer.py" "$work/base"
-"$python" -u "$nano/train_vae.py" --work "$work" --shards "$first" --steps "${VAE_STEPS:-10000}"
+# Planned with 10,000 steps and shortened at 2,000, when the machine had turned out to be busy.
+"$python" -u "$nano/train_vae.py" --work "$work" --shards "$first" --steps 10000 --stop 2000
+"$python" -u "$nano/train_vae.py" --work "$work" --shards "$first" --steps 6000
 wait "$rendering"
 "$python" "$nano/encode.py" --work "$work" --shards "$shards"
 "$python" -u "$nano/train_unet.py" --work "$work" --out "$work/nano" \

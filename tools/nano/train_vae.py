@@ -153,10 +153,11 @@ class Run:
 
 
 def main():
-    """Trains up to --steps."""
+    """Trains up to --steps, or to --stop."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", required=True)
     parser.add_argument("--steps", type=int, default=10000)
+    parser.add_argument("--stop", type=int, help="end here, with the rate of a run of --steps")
     parser.add_argument("--shards", type=int, default=12)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -168,12 +169,13 @@ def main():
     data = Pictures(args.work, args.shards, run.generator)
     print("parameters", sum(p.numel() for p in run.params), "from step", run.step, flush=True)
     mean, start, first = 0.0, time.process_time(), run.step
+    end = args.stop or args.steps
     with open(args.work + "/vae.csv", "a", encoding="utf-8") as log:
         if not log.tell():
             print("step,loss,psnr_mean_of_db,psnr_of_mean", file=log, flush=True)
-        while run.step < args.steps:
+        while run.step < end:
             mean += (run.train_step(data) - mean) / min(run.step - first, 200)
-            if run.step % args.save == 0 or run.step == args.steps:
+            if run.step % args.save == 0 or run.step == end:
                 speed = (time.process_time() - start) / (run.step - first)
                 score = psnr(run.save(), test)
                 print(f"{run.step} loss {mean:.4f} CPU s/step {speed:.3f} PSNR mean of dB, "
