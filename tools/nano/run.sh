@@ -22,7 +22,7 @@ rendering=$!
 "$python" "$nano/tokenizer.py" "$work/base"
 # Planned with 10,000 steps and shortened at 2,000, when the machine had turned out to be busy.
 "$python" -u "$nano/train_vae.py" --work "$work" --shards "$first" --steps 10000 --stop 2000
-"$python" -u "$nano/train_vae.py" --work "$work" --shards "$first" --steps 6000
+"$python" -u "$nano/train_vae.py" --work "$work" --shards "$first" --steps 7000
 wait "$rendering"
 "$python" "$nano/encode.py" --work "$work" --shards "$shards"
 "$python" -u "$nano/train_unet.py" --work "$work" --out "$work/nano" \
