@@ -3,7 +3,7 @@
     python train_unet.py --work WORK --out FOLDER --steps N
 
 Epsilon prediction, SDXL's noise schedule, 10 % empty captions, Muon, EMA, bf16 autocast. The
-learning rate is constant and falls linearly over the last --decay steps. Every --save steps
+learning rate is constant and falls linearly over the last --decay steps. Every --save minutes
 WORK/unet.pt (live weights, optimizer, EMA, state of the random generator) and FOLDER (the whole
 diffusers folder, EMA, f16) are replaced; a run that was stopped goes on from there with the batches
 that it would have drawn. --steps may be changed between two parts of a run.
@@ -131,7 +131,7 @@ def main():
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save", type=int, default=250)
+    parser.add_argument("--save", type=float, default=8)
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.manual_seed(args.seed)
@@ -141,6 +141,7 @@ def main():
           "from step", run.step, flush=True)
     schedule, mean, first = model.alphas_cumprod(), 0.0, run.step
     wall, cpu = time.time(), time.process_time()
+    saved = wall
     with open(args.work + "/unet.csv", "a", encoding="utf-8") as log:
         if not log.tell():
             print("step,samples,loss", file=log, flush=True)
@@ -152,8 +153,9 @@ def main():
                       f"{done / (time.time() - wall):.1f}, of CPU time "
                       f"{done / (time.process_time() - cpu):.1f}", flush=True)
                 print(run.step, seen, round(mean, 5), sep=",", file=log, flush=True)
-            if run.step % args.save == 0 or run.step == args.steps:
+            if time.time() - saved > 60 * args.save or run.step == args.steps:
                 run.save()
+                saved = time.time()
 
 
 if __name__ == "__main__":

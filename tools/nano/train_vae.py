@@ -5,8 +5,8 @@
 Loss: L2, saturation-weighted L1 + L2, opponent colours at 1/4 size, edges at three sizes, tiny KL.
 The first steps see 64 x 64 cuts (8 of them), the last 20 % whole pictures (4 of them: the norms'
 statistics are those of whole pictures only there). Cosine learning rate over the steps; EMA. Every
---save steps WORK/vae.pt (live weights, optimizer, EMA, state of the random generator) and
-WORK/base/vae (EMA, f16) are replaced; a run that was stopped goes on from WORK/vae.pt.
+--measure steps and every --save minutes WORK/vae.pt (live weights, optimizer, EMA, state of the
+random generator) and WORK/base/vae (EMA, f16) are replaced; a run that was stopped goes on there.
 """
 import argparse
 import glob
@@ -161,7 +161,8 @@ def main():
     parser.add_argument("--shards", type=int, default=12)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save", type=int, default=1000)
+    parser.add_argument("--measure", type=int, default=1000)
+    parser.add_argument("--save", type=float, default=8)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -169,13 +170,16 @@ def main():
     data = Pictures(args.work, args.shards, run.generator)
     print("parameters", sum(p.numel() for p in run.params), "from step", run.step, flush=True)
     mean, start, first = 0.0, time.process_time(), run.step
-    end = args.stop or args.steps
+    end, saved = args.stop or args.steps, time.time()
     with open(args.work + "/vae.csv", "a", encoding="utf-8") as log:
         if not log.tell():
             print("step,loss,psnr_mean_of_db,psnr_of_mean", file=log, flush=True)
         while run.step < end:
             mean += (run.train_step(data) - mean) / min(run.step - first, 200)
-            if run.step % args.save == 0 or run.step == end:
+            if time.time() - saved > 60 * args.save:
+                run.save()
+                saved = time.time()
+            if run.step % args.measure == 0 or run.step == end:
                 speed = (time.process_time() - start) / (run.step - first)
                 score = psnr(run.save(), test)
                 print(f"{run.step} loss {mean:.4f} CPU s/step {speed:.3f} PSNR mean of dB, "
