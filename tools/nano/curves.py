@@ -1,4 +1,4 @@
-"""Draws curves/unet.csv and curves/decoder.csv as curves/curves.svg (no plotting library).
+"""Draws curves/unet.csv and curves/vae.csv as curves/curves.svg (no plotting library).
 
     python curves.py
 """
@@ -11,9 +11,10 @@ WIDTH, HEIGHT, EDGE = 460, 260, 50
 
 
 def read(name, x, y):
-    """Two columns of a curve file as numbers."""
+    """Two columns of a curve file as numbers; where a stopped run went over steps again, the last."""
     with open(HERE / name, encoding="utf-8") as file:
-        return [(float(row[x]), float(row[y])) for row in csv.DictReader(file)]
+        points = {float(row[x]): float(row[y]) for row in csv.DictReader(file)}
+    return sorted(points.items())
 
 
 def panel(points, left, title, bottom, top, unit, log=False):
@@ -45,9 +46,9 @@ def panel(points, left, title, bottom, top, unit, log=False):
 def main():
     """Writes the drawing."""
     loss = read("unet.csv", "samples", "loss")
-    score = read("decoder.csv", "step", "psnr_mean_of_db")
-    parts = panel(loss, 0, "U-Net: loss (log scale)", 0.05, 0.8, ("thousand samples", 1000), True)
-    parts += panel(score, WIDTH, "Decoder: PSNR, 128 unseen, dB", 27.5, 29, ("steps", 1))
+    score = read("vae.csv", "step", "psnr_mean_of_db")
+    parts = panel(loss, 0, "U-Net: loss (log scale)", 0.04, 0.8, ("thousand samples", 1000), True)
+    parts += panel(score, WIDTH, "Autoencoder: PSNR, 128 unseen, dB", 22, 31, ("steps", 1))
     head = (f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" height="{HEIGHT}" '
             'font-family="sans-serif" font-size="12">')
     background = '<rect width="100%" height="100%" fill="white"/>'

@@ -1,9 +1,9 @@
 """Encodes the rendered shards once: posterior moments (f16 [n, 8, 16, 16]) and the scaling factor.
 
-    python encode.py --work WORK
+    python encode.py --work WORK [--shards N]
 
-Reads WORK/pictures and WORK/base/vae, writes WORK/moments/NNN.pt, then sets scaling_factor in the
-VAE's configuration to 1 / (standard deviation of a posterior sample).
+Reads the first N shards of WORK/pictures and WORK/base/vae, writes WORK/moments/NNN.pt, then sets
+scaling_factor in the VAE's configuration to 1 / (standard deviation of a posterior sample).
 """
 import argparse
 import glob
@@ -13,6 +13,8 @@ import os
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+
+from fused import speed_up
 
 
 def to_input(pictures):
@@ -25,8 +27,9 @@ def encode(vae, pictures, batch=20):
     """Posterior moments of a shard."""
     moments = []
     for i in range(0, len(pictures), batch):
+        x = to_input(pictures[i:i + batch]).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
-            out = vae.encode(to_input(pictures[i:i + batch])).latent_dist.parameters
+            out = vae.encode(x).latent_dist.parameters
         moments.append(out.float().half())
     return torch.cat(moments)
 
@@ -50,11 +53,14 @@ def main():
     """Encodes the shards that are not there yet."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", required=True)
-    work = parser.parse_args().work
+    parser.add_argument("--shards", type=int, default=60)
+    args = parser.parse_args()
+    work = args.work
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     os.makedirs(work + "/moments", exist_ok=True)
-    vae = AutoencoderKL.from_pretrained(work + "/base/vae", torch_dtype=torch.float32).eval()
-    for file in sorted(glob.glob(work + "/pictures/*.npy")):
+    vae = AutoencoderKL.from_pretrained(work + "/base/vae", torch_dtype=torch.float32)
+    vae = speed_up(vae.eval())
+    for file in sorted(glob.glob(work + "/pictures/*.npy"))[:args.shards]:
         out = f"{work}/moments/{os.path.basename(file)[:-4]}.pt"
         if not os.path.exists(out):
             torch.save(encode(vae, np.load(file)), out + ".tmp")

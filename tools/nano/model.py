@@ -1,6 +1,6 @@
 """The shapes of nano and its diffusers folder: SDXL's architecture at 1/450 of the size.
 
-The U-Net has 5,850,020 parameters, the text encoders 198,784 and 510,592, the VAE 1,718,807.
+The U-Net has 6,381,252 parameters, the text encoders 248,768 and 444,800, the VAE 1,250,759.
 """
 import json
 import os
@@ -74,7 +74,7 @@ def make_vae():
     """The autoencoder: 8 times down, 4 latent channels."""
     return AutoencoderKL(
         in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4, block_out_channels=(16, 32, 64, 96),
+        up_block_types=("UpDecoderBlock2D",) * 4, block_out_channels=(32, 64, 64, 64),
         layers_per_block=1, latent_channels=4, norm_num_groups=8, sample_size=128)
 
 
@@ -82,7 +82,7 @@ def make_unet():
     """The U-Net, with plain matrix-product attention (faster than SDPA on a CPU at this size)."""
     unet = UNet2DConditionModel(
         sample_size=16, in_channels=4, out_channels=4, layers_per_block=1,
-        block_out_channels=(64, 96, 128), attention_head_dim=[2, 3, 4], norm_num_groups=32,
+        block_out_channels=(96, 128, 96), attention_head_dim=[3, 4, 3], norm_num_groups=32,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         mid_block_type="UNetMidBlock2DCrossAttn",
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
@@ -98,10 +98,10 @@ def make_text_encoders(vocabulary):
     common = dict(vocab_size=vocabulary, max_position_embeddings=LENGTH,
                   bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1)
     one = CLIPTextModel(CLIPTextConfig(
-        hidden_size=64, intermediate_size=256, num_attention_heads=2, num_hidden_layers=3,
+        hidden_size=64, intermediate_size=256, num_attention_heads=2, num_hidden_layers=4,
         hidden_act="quick_gelu", projection_dim=64, pad_token_id=vocabulary - 1, **common))
     two = CLIPTextModelWithProjection(CLIPTextConfig(
-        hidden_size=128, intermediate_size=512, num_attention_heads=4, num_hidden_layers=2,
+        hidden_size=128, intermediate_size=384, num_attention_heads=4, num_hidden_layers=2,
         hidden_act="gelu", projection_dim=128, pad_token_id=0, **common))
     for model in (one, two):
         model.set_attn_implementation("eager")

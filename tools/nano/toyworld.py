@@ -18,7 +18,8 @@ PATTERNS = ["plain", "striped", "dotted", "checkered"]
 ACCESSORIES = {"hat": "hat", "scarf": "neck", "glasses": "eyes"}  # and the anchor each needs
 BACKGROUNDS = {name: words for name, (words, _) in PLACES.items()}
 SHARD = 1000
-# Subjects that training never sees: no random subject has limbs of another colour than its body.
+# Subjects that training never sees: `random_subject` draws again where the words are one of theirs,
+# and no random subject has limbs of another colour than its body.
 HELDOUT = {
     "bears": [
         {"token": "olis", "class": "purple and yellow dotted bear",
@@ -39,7 +40,22 @@ HELDOUT = {
 }
 
 
+def words_of(look):
+    """What names a subject in words: class, colours, pattern."""
+    return look["cls"], look["colour"], look["pattern"], look.get("second")
+
+
+HELDOUT_WORDS = {words_of(s["look"]) for pair in HELDOUT.values() for s in pair}
+
+
 def random_subject(rng):
+    """A random subject that is none of those held out, whatever its limbs and hat."""
+    while words_of(subject := any_subject(rng)) in HELDOUT_WORDS:
+        pass
+    return subject
+
+
+def any_subject(rng):
     """A class, a colour, and sometimes a pattern, another head colour, an accessory."""
     classes, colours = list(CLASSES), list(COLOURS)
     cls = classes[rng.integers(len(classes))]
@@ -75,9 +91,9 @@ def pose(subject, rng, count, index):
 
 
 def random_spec(rng, subjects=None, bg=None):
-    """A random scene: one or two subjects; of the pairs about 18 % are of one class."""
+    """A random scene: one subject or (66 %) two; of the pairs about 18 % are of one class."""
     if subjects is None:
-        subjects = [random_subject(rng) for _ in range(1 + (rng.random() < 0.5))]
+        subjects = [random_subject(rng) for _ in range(1 + (rng.random() < 0.66))]
         if len(subjects) == 2 and rng.random() < 0.12:
             while subjects[1]["cls"] != subjects[0]["cls"]:
                 subjects[1] = random_subject(rng)
@@ -103,15 +119,15 @@ def caption(spec, rng):
     """[a photo of] a NOUN [(and | next to) a NOUN][, PLACE]; attributes are sometimes left out."""
     def short(subject):
         u = rng.random()
-        if u < 0.12:
+        if u < 0.08:
             return subject["cls"]
-        return f"{subject['colour']} {subject['cls']}" if u < 0.22 else noun(subject)
+        return f"{subject['colour']} {subject['cls']}" if u < 0.16 else noun(subject)
 
     subjects = spec["subjects"]
     names = [short(s) for s in subjects]
     if len(names) == 2 and subjects[0]["cls"] == subjects[1]["cls"] and rng.random() < 0.3:
         names = [subjects[0]["cls"]] * 2
-    if len(names) == 2 and rng.random() < 0.25:
+    if len(names) == 2 and rng.random() < 0.1:
         names.reverse()
     text = "a " + names[0]
     if len(names) == 2:
@@ -129,14 +145,20 @@ def words():
     return sorted(known.union(*(place.split() for place in BACKGROUNDS.values())))
 
 
+def scene(number):
+    """Training scene `number` and its caption."""
+    rng = np.random.default_rng((0, number))
+    spec = random_spec(rng)
+    return spec, caption(spec, rng)
+
+
 def write_shard(folder, number):
     """Renders one shard; the pictures are renamed into place last."""
     pictures, captions = np.empty((SHARD, SIZE, SIZE, 3), np.uint8), []
     for i in range(SHARD):
-        rng = np.random.default_rng((0, number * SHARD + i))
-        spec = random_spec(rng)
+        spec, text = scene(number * SHARD + i)
         pictures[i] = render(spec)[0]
-        captions.append(caption(spec, rng) + "\n")
+        captions.append(text + "\n")
     with open(f"{folder}/{number:03d}.txt", "w", encoding="utf-8") as file:
         file.writelines(captions)
     np.save(f"{folder}/new{number}.npy", pictures)

@@ -1,11 +1,12 @@
 """Trains nano's autoencoder on rendered pictures, and reports PSNR on 128 unseen scenes.
 
-    python train_vae.py --work WORK --minutes 60             # encoder and decoder, from scratch
-    python train_vae.py --work WORK --minutes 25 --decoder   # the decoder only: latents stay valid
+    python train_vae.py --work WORK --steps 10000
 
-Loss: saturation-weighted L1 + L2, opponent colours at 1/4 size, edges at three sizes, a tiny KL.
-Most steps see 64 x 64 cuts (many cheap steps), the last quarter whole pictures. Cosine learning
-rate over the time given; EMA. WORK/base/vae (f16) is replaced whenever the EMA weights are better.
+Loss: L2, saturation-weighted L1 + L2, opponent colours at 1/4 size, edges at three sizes, tiny KL.
+The first steps see 64 x 64 cuts (8 of them), the last 20 % whole pictures (4 of them: the norms'
+statistics are those of whole pictures only there). Cosine learning rate over the steps; EMA. Every
+--measure steps and every --save minutes WORK/vae.pt (live weights, optimizer, EMA, state of the
+random generator) and WORK/base/vae (EMA, f16) are replaced; a run that was stopped goes on there.
 """
 import argparse
 import glob
@@ -16,11 +17,11 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
 
 import model
 import toyworld
 from encode import to_input
+from fused import speed_up
 from muon import Muon
 from render import render
 
@@ -64,113 +65,127 @@ def psnr(vae, pictures):
 
 
 class Pictures:
-    """Random batches of the rendered shards, with cached moments where the encoder is frozen."""
+    """Random batches of the first shards; every draw comes from `generator`."""
 
-    def __init__(self, work, moments):
-        files = sorted(glob.glob(work + "/pictures/*.npy"))
+    def __init__(self, work, shards, generator):
+        files = sorted(glob.glob(work + "/pictures/*.npy"))[:shards]
+        if len(files) < shards:
+            raise FileNotFoundError(f"{work}/pictures has {len(files)} of {shards} shards")
         self.shards = [np.load(f, mmap_mode="r") for f in files]
-        names = [os.path.basename(f)[:-4] for f in files] if moments else []
-        self.moments = [torch.load(f"{work}/moments/{name}.pt") for name in names]
+        self.generator = generator
 
-    def batch(self, rng, n, whole):
-        """Pictures [n, 3, s, s] and their moments [n, 8, s/8, s/8] or None; s is 128 or 64."""
-        where = [(rng.integers(len(self.shards)), rng.integers(toyworld.SHARD)) for _ in range(n)]
-        x = to_input(np.stack([self.shards[a][b] for a, b in where]))
-        m = torch.stack([self.moments[a][b] for a, b in where]).float() if self.moments else None
-        if not whole:
-            i, j = rng.integers(0, 9, 2)
-            x = x[:, :, 8 * i:8 * i + 64, 8 * j:8 * j + 64].contiguous()
-            m = m if m is None else m[:, :, i:i + 8, j:j + 8].contiguous()
-        return x, m
+    def draw(self, n, high):
+        """`n` whole numbers below `high`."""
+        return torch.randint(high, (n,), generator=self.generator).tolist()
+
+    def batch(self, n, size):
+        """Pictures [n, 3, size, size], cut out at multiples of 8."""
+        where = zip(self.draw(n, len(self.shards)), self.draw(n, toyworld.SHARD))
+        x = np.stack([self.shards[a][b] for a, b in where])
+        i, j = (8 * v for v in self.draw(2, (toyworld.SIZE - size) // 8 + 1))
+        return to_input(x[:, i:i + size, j:j + size])
 
 
-def loss_of(vae, x, moments):
-    """Reconstruction loss from a posterior sample, plus KL where the encoder trains."""
+def loss_of(vae, x, generator):
+    """Reconstruction loss from a posterior sample, plus KL."""
+    x = x.contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
-        if moments is None:
-            moments = vae.encode(x).latent_dist.parameters
-        mean, logvar = moments.float().chunk(2, 1)
+        mean, logvar = vae.encode(x).latent_dist.parameters.float().chunk(2, 1)
         logvar = logvar.clamp(-30, 20)
-        y = vae.decode(mean + (0.5 * logvar).exp() * torch.randn_like(mean)).sample.float()
+        noise = torch.randn(mean.shape, generator=generator)
+        y = vae.decode(mean + (0.5 * logvar).exp() * noise).sample.float()
     kl = 0.5 * (mean * mean + logvar.exp() - 1 - logvar).sum((1, 2, 3)).mean()
-    return colour_loss(y, x) + 0.25 * edge_loss(y, x) + 1e-6 * kl
+    return colour_loss(y, x) + 0.25 * edge_loss(y, x) + 8 * F.mse_loss(y, x) + 1e-6 * kl
 
 
-class Average:
-    """The moving average of the trained weights; `swap` exchanges it with the live ones."""
+class Run:
+    """Weights, optimizer, EMA, generator and step: everything that a stopped run needs to go on."""
 
-    def __init__(self, params):
-        self.params, self.values = params, [p.detach().clone() for p in params]
+    def __init__(self, args):
+        self.args, self.path = args, args.work + "/vae.pt"
+        self.generator = torch.Generator().manual_seed(args.seed)
+        self.vae = speed_up(model.make_vae())
+        self.params = list(self.vae.parameters())
+        self.opt = Muon(self.params, args.lr, wd=1e-3)
+        self.average = [p.detach().clone() for p in self.params]
+        self.step = 0
+        if os.path.exists(self.path):
+            saved = torch.load(self.path)
+            self.vae.load_state_dict(saved["vae"])
+            self.opt.load_state_dict(saved["opt"])
+            self.average, self.step = saved["average"], saved["step"]
+            self.generator.set_state(saved["generator"])
 
-    @torch.no_grad()
-    def update(self, step):
-        """One step of the average, with a warm-up."""
-        torch._foreach_lerp_(self.values, self.params, 1 - min(0.998, step / (step + 10.0)))
+    def rate(self):
+        """Warm-up, then half a cosine over all steps."""
+        part = self.step / self.args.steps
+        warm = min(1, (self.step + 1) / 50)
+        return self.args.lr * warm * (0.02 + 0.49 * (1 + math.cos(math.pi * part)))
 
-    @torch.no_grad()
-    def swap(self):
-        """Live weights <-> average."""
-        for p, value in zip(self.params, self.values):
-            live = p.clone()
-            p.copy_(value)
-            value.copy_(live)
+    def train_step(self, data):
+        """One optimizer step and one step of the moving average."""
+        whole = self.step >= 0.8 * self.args.steps
+        loss = loss_of(self.vae, data.batch(*((4, 128) if whole else (8, 64))), self.generator)
+        self.opt.set_lr(self.rate())
+        self.opt.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.params, 1.0)
+        self.opt.step()
+        self.step += 1
+        with torch.no_grad():
+            keep = min(0.998, self.step / (self.step + 10.0))
+            torch._foreach_lerp_(self.average, self.params, 1 - keep)
+        return float(loss.detach())
 
-
-def check(vae, average, test, state, log):
-    """Measures the average and keeps it if it is the best so far."""
-    average.swap()
-    score = psnr(vae, test)
-    print("step", state["step"], "PSNR mean of dB, dB of mean", score, flush=True)
-    print(state["step"], int(time.time()), *score, sep=",", file=log, flush=True)
-    if score[0] > state["best"]:
-        state["best"] = score[0]
-        vae.save_config(state["out"])
-        model.write_half(state["out"] + "/diffusion_pytorch_model.safetensors", vae.state_dict())
-    average.swap()
+    def save(self):
+        """Replaces the state and the exported autoencoder, and returns the latter (f16 as f32)."""
+        torch.save({"vae": self.vae.state_dict(), "opt": self.opt.state_dict(), "step": self.step,
+                    "average": self.average, "generator": self.generator.get_state()},
+                   self.path + ".tmp")
+        os.replace(self.path + ".tmp", self.path)
+        plain, out = model.make_vae(), self.args.work + "/base/vae"
+        with torch.no_grad():
+            for p, value in zip(plain.parameters(), self.average):
+                p.copy_(value)
+        plain.save_config(out)
+        model.write_half(out + "/diffusion_pytorch_model.safetensors", plain.state_dict())
+        return plain.half().float()
 
 
 def main():
-    """Trains for --minutes."""
+    """Trains up to --steps, or to --stop."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", required=True)
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--decoder", action="store_true")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--lr", type=float)
+    parser.add_argument("--steps", type=int, default=10000)
+    parser.add_argument("--stop", type=int, help="end here, with the rate of a run of --steps")
+    parser.add_argument("--shards", type=int, default=12)
+    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--measure", type=int, default=1000)
+    parser.add_argument("--save", type=float, default=8)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    rng, out = np.random.default_rng(args.seed), args.work + "/base/vae"
-    there = os.path.exists(out + "/config.json")
-    vae = (AutoencoderKL.from_pretrained(out, torch_dtype=torch.float32) if there
-           else model.make_vae())
-    if args.decoder:
-        vae.encoder.requires_grad_(False)
-        vae.quant_conv.requires_grad_(False)
-    peak = args.lr or (1e-3 if there else 2e-3)
-    params = [p for p in vae.parameters() if p.requires_grad]
-    opt, average = Muon(params, peak, wd=1e-3), Average(params)
-    data, test = Pictures(args.work, args.decoder), unseen_pictures()
-    state = {"step": 0, "best": psnr(vae, test)[0] if there else 0.0, "out": out}
-    print("parameters", sum(p.numel() for p in params), "PSNR", state["best"], flush=True)
-    start = last = time.time()
+    run, test = Run(args), unseen_pictures()
+    data = Pictures(args.work, args.shards, run.generator)
+    print("parameters", sum(p.numel() for p in run.params), "from step", run.step, flush=True)
+    mean, start, first = 0.0, time.process_time(), run.step
+    end, saved = args.stop or args.steps, time.time()
     with open(args.work + "/vae.csv", "a", encoding="utf-8") as log:
-        while (part := (time.time() - start) / 60 / args.minutes) < 1:
-            warm = min(1, (state["step"] + 1) / 50)
-            opt.set_lr(peak * warm * (0.02 + 0.49 * (1 + math.cos(math.pi * part))))
-            loss = loss_of(vae, *data.batch(rng, args.batch, part > 0.75))
-            for p in params:
-                p.grad = None
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(params, 1.0)
-            opt.step()
-            state["step"] += 1
-            average.update(state["step"])
-            if time.time() - last > 240:
-                last = time.time()
-                check(vae, average, test, state, log)
-        check(vae, average, test, state, log)
+        if not log.tell():
+            print("step,loss,psnr_mean_of_db,psnr_of_mean", file=log, flush=True)
+        while run.step < end:
+            mean += (run.train_step(data) - mean) / min(run.step - first, 200)
+            if time.time() - saved > 60 * args.save:
+                run.save()
+                saved = time.time()
+            if run.step % args.measure == 0 or run.step == end:
+                speed = (time.process_time() - start) / (run.step - first)
+                score = psnr(run.save(), test)
+                print(f"{run.step} loss {mean:.4f} CPU s/step {speed:.3f} PSNR mean of dB, "
+                      f"dB of mean {score[0]:.3f} {score[1]:.3f}", flush=True)
+                print(run.step, round(mean, 5), *(round(v, 3) for v in score), sep=",", file=log,
+                      flush=True)
 
 
 if __name__ == "__main__":
