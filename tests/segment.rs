@@ -177,3 +177,26 @@ fn the_page_shows_what_earlier_calls_cut_whatever_folder_they_ran_in() {
     let page = fs::read_to_string(at("out/report.html")).unwrap();
     assert_eq!(page.matches("data:image/png").count(), 2);
 }
+
+#[cfg(feature = "emulate")]
+#[test]
+fn a_gpu_makes_the_mask_of_the_cpu_unless_less_precision_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let text = |name: &str| at(name).display().to_string();
+    let model = sam(&at("sam.safetensors"));
+    photo(&at("dog.png"), 90, 50);
+    let quality = |device: &[&str]| {
+        let out = text(&device.join("-"));
+        let args = ["segment", &text("dog.png"), "--box", "9,5,60,45", "--segmenter", &model];
+        let run = selvedge(&[&args[..], &["--out", &out, "--device"], device].concat());
+        assert_ne!(run.status.code(), Some(2), "{}", error_of(&run));
+        let list = fs::read(Path::new(&out).join("segments.json")).unwrap();
+        let list: Value = serde_json::from_slice(&list).unwrap();
+        list[0]["quality"].as_f64().unwrap()
+    };
+    let cpu = quality(&["cpu"]);
+    let far = |device: &[&str]| ((quality(device) - cpu) / cpu).abs();
+    assert!(far(&["emulated"]) < 1e-5, "not in f32");
+    assert!(far(&["emulated", "--dtype", "bf16"]) > 1e-5, "--dtype does nothing");
+}

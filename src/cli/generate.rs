@@ -237,7 +237,7 @@ impl Generate {
     pub fn make(&self) -> Result<Made> {
         let words = self.words()?;
         let (device, dtype) = self.compute.place.open()?;
-        let masks = ((&device, dtype), &*self.out.join("masks"));
+        let masks = (&device, &*self.out.join("masks"));
         let scene = Scene::open(&self.init, self.subjects.as_deref(), &self.prompt, masks)?;
         check_vae(&device, words.vae)?;
         let base = Base::open(&self.base)?.stored_as(dtype).predicting(words.prediction);

@@ -73,8 +73,8 @@ impl MixArgs {
         }
         let bare = missing::missing(&config)?;
         if !bare.is_empty() {
-            let (device, dtype) = self.place.open()?;
-            missing::make(&mut config, bare, (&device, dtype), &self.out.join("masks"))?;
+            let (device, _) = self.place.open()?;
+            missing::make(&mut config, bare, &device, &self.out.join("masks"))?;
         }
         let mut warnings = vec![];
         let data = Dataset::open(&config, &dir, &mut warnings)?;

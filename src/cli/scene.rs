@@ -12,7 +12,6 @@ use crate::{
     device::Device,
     error::{Error, Result},
     tensor::{
-        DType,
         image::Picture,
         philox::{Stream, streams::COMPOSITION},
     },
@@ -37,7 +36,7 @@ impl Scene {
         init: &str,
         file: Option<&Path>,
         prompt: &str,
-        (place, masks): ((&Device, DType), &Path),
+        (device, masks): (&Device, &Path),
     ) -> Result<Option<Self>> {
         if init == "none" {
             return Ok(None);
@@ -51,7 +50,7 @@ impl Scene {
             });
         };
         let mut config = load_for_subjects(file)?;
-        missing::complete(&mut config, place, masks)?;
+        missing::complete(&mut config, device, masks)?;
         let method = config.method;
         let mut warnings = vec![];
         let all = load_all(&config.subjects, &mut warnings)?;

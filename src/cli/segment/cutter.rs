@@ -34,14 +34,14 @@ pub struct Cutter {
 }
 
 impl Cutter {
-    /// Loads both.
+    /// Loads both, in f32 as they were published: masks are made once, and the same ones on every device.
     ///
     /// # Errors
     /// Those of the files.
-    pub fn open(section: &SegmentSection, (device, dtype): (Device, DType)) -> Result<Self> {
+    pub fn open(section: &SegmentSection, device: Device) -> Result<Self> {
         let path = &section.detector;
-        let detector = Detector::open(path, device.clone(), dtype, section.padding()?)?;
-        let segmenter = Segmenter::open(&section.segmenter, device, dtype)?;
+        let detector = Detector::open(path, device.clone(), DType::F32, section.padding()?)?;
+        let segmenter = Segmenter::open(&section.segmenter, device, DType::F32)?;
         Ok(Self { detector, segmenter })
     }
 
@@ -101,6 +101,8 @@ pub(super) fn open(args: &SegmentArgs, jobs: &[Job]) -> Result<Models> {
         return Err(refused("--segmenter", "nothing", "a network that cuts out", fix));
     };
     let (device, dtype) = args.place.open()?;
+    // as published, on every device
+    let dtype = if args.place.dtype.is_some() { dtype } else { DType::F32 };
     if let Some(path) = args.detector.as_ref().filter(|_| words) {
         let detector = Detector::open(path, device.clone(), dtype, args.padding)?;
         let queries = jobs.iter().filter(|j| j.hand.is_none()).filter_map(|j| j.query.as_deref());

@@ -7,10 +7,7 @@ use crate::{
     device::Device,
     error::{Error, Result},
     segment::words::Rule,
-    tensor::{
-        DType,
-        image::{decode, write_png},
-    },
+    tensor::image::{decode, write_png},
 };
 use sha2::{Digest, Sha256};
 use std::{
@@ -55,10 +52,10 @@ pub fn missing(config: &TrainConfig) -> Result<Vec<Missing>> {
 ///
 /// # Errors
 /// As theirs.
-pub fn complete(config: &mut TrainConfig, place: (&Device, DType), folder: &Path) -> Result<()> {
+pub fn complete(config: &mut TrainConfig, device: &Device, folder: &Path) -> Result<()> {
     match missing(config)? {
         none if none.is_empty() => Ok(()),
-        some => make(config, some, place, folder),
+        some => make(config, some, device, folder),
     }
 }
 
@@ -70,7 +67,7 @@ pub fn complete(config: &mut TrainConfig, place: (&Device, DType), folder: &Path
 pub fn make(
     config: &mut TrainConfig,
     missing: Vec<Missing>,
-    (device, dtype): (&Device, DType),
+    device: &Device,
     folder: &Path,
 ) -> Result<()> {
     let section = config.segment.clone();
@@ -92,7 +89,7 @@ pub fn make(
         if !path.is_file() {
             let cutter = match &mut cutter {
                 Some(cutter) => cutter,
-                none => none.insert(Cutter::open(&section, (device.clone(), dtype))?),
+                none => none.insert(Cutter::open(&section, device.clone())?),
             };
             let picture = decode(&photo.bytes, &photo.path)?.rgb();
             match cutter.mask(&picture, query, photo.hand.as_ref(), rule)? {

@@ -165,7 +165,7 @@ pub fn train(
     let mut subjects = config.clone();
     if !bare.is_empty() {
         run_folder = Some(open()?);
-        let made = missing::make(&mut subjects, bare, (&device, dtype), masks);
+        let made = missing::make(&mut subjects, bare, &device, masks);
         made.map_err(|e| withdraw(e, folder))?;
     }
     // The subjects are read before anything else is made: the folder, and the prior set in it.
@@ -182,7 +182,7 @@ pub fn train(
             true => vec![],
             false => [data.prompts_to_come(config), samples::texts(&samples)].concat(),
         };
-        let place = (&base, &device, dtype);
+        let place = (&base, &device);
         let made = prior::make(config, place, (&mut texts, &prompts), &prior_dir, &stop);
         made.map_err(|e| withdraw(e, folder))?;
     }

@@ -13,7 +13,7 @@ use crate::{
         fit::{self, Purpose},
     },
     segment::words::Rule,
-    tensor::{DType, image::Picture},
+    tensor::image::Picture,
 };
 use std::{
     path::Path,
@@ -51,7 +51,7 @@ fn one_picture(
 /// [`prior::gave_up`] when none does; those of the pipeline.
 pub fn make(
     config: &TrainConfig,
-    (base, device, dtype): (&Base, &Device, DType),
+    (base, device): (&Base, &Device),
     (texts, prompts): (&mut Texts, &[String]),
     folder: &Path,
     stop: &AtomicBool,
@@ -64,7 +64,7 @@ pub fn make(
     // before the memory is counted: what they take is not free any more
     let section = &config.segment;
     let mut cutter = match section.is_on() {
-        true => Some(Cutter::open(section, (device.clone(), dtype))?),
+        true => Some(Cutter::open(section, device.clone())?),
         false => None,
     };
     let (none, nothing) = (Adapters::new(), Loras::default());
