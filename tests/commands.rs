@@ -221,3 +221,19 @@ fn ids_outside_the_vocabulary_are_refused_before_the_run_on_every_device() {
         assert!(e.contains(&format!("row {length}")), "{e}");
     }
 }
+
+#[test]
+fn a_trace_is_of_the_step_that_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let traced = |part: &str| {
+        let file = folder.path().join(format!("{part}.json"));
+        let to = file.display().to_string();
+        let size = ["--latent", "8", "--rank", "2", "--iterations", "1", "--device", "cpu"];
+        let what = ["bench", "step", "--model", "nano", "--part", part, "--trace", &to];
+        text(&[&what[..], &size].concat());
+        fs::read_to_string(file).unwrap()
+    };
+    let (denoise, train) = (traced("denoise"), traced("train"));
+    assert!(denoise.contains("\"conv2d\"") && !denoise.contains("backward"));
+    assert!(train.contains("lora_linear backward"));
+}

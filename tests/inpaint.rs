@@ -107,6 +107,14 @@ fn a_base_paints_the_hole_alike_whatever_the_subject_was() {
             assert_eq!(a.at(x, y), b.at(x, y), "the subject shows through at {x}, {y}");
         }
     }
+    // what is seen beside the hole decides what is painted in it
+    let mut bright = read(Path::new(&red)).unwrap();
+    bright.data.iter_mut().for_each(|v| *v = v.saturating_add(90));
+    let path = folder.join("bright.png");
+    write_png(&path, &bright, &[]).unwrap();
+    let c = filled(folder, &path.display().to_string(), "bright_out.png", &flags);
+    let inside = |p: &Picture| p.at(52, 32).to_vec();
+    assert_ne!(inside(&c), inside(&a), "the hole does not see the photo");
     let other = [&flags[..6], &["--seed", "6"]].concat();
     assert_ne!(filled(folder, &red, "c.png", &other), a, "the seed does nothing");
     let once = ["--base", "nano", "--steps", "6", "--resample", "1", "--seed", "5"];

@@ -4,13 +4,9 @@
 use std::{path::Path, process::Command};
 
 #[test]
+#[ignore = "needs Python with NumPy, which .ci/run installs; PYTHON names it"]
 fn held_out_subjects_are_in_no_training_scene() {
     let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());
-    let has_numpy = Command::new(&python).args(["-c", "import numpy"]).output();
-    if !has_numpy.is_ok_and(|output| output.status.success()) {
-        eprintln!("{python} has no NumPy: tools/nano/test_heldout.py was not run");
-        return;
-    }
     let output = Command::new(&python)
         .arg("test_heldout.py")
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/nano"))

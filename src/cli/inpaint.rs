@@ -87,9 +87,9 @@ pub fn run(args: &InpaintArgs) -> Result<u8> {
     let grow = args.grow.unwrap_or_else(|| default_grow(photo.width, photo.height));
     let hole = Hole::new(&photo, &mask, grow, &args.mask)?;
     let smooth = fill(&photo, &hole);
-    let filled = match &args.base {
-        None => smooth,
-        Some(name) => painted(args, name, &smooth, &hole)?,
+    let filled = match (&args.base, args.fill) {
+        (Some(name), _) => painted(args, name, &smooth, &hole)?,
+        (None, None | Some(Fill::Classical)) => smooth,
     };
     write_png(&args.out, &hole.seen_through(&photo, &filled), &[])?;
     note(&args.out.display().to_string());
@@ -128,7 +128,7 @@ fn painted(args: &InpaintArgs, name: &str, smooth: &Picture, hole: &Hole) -> Res
     let mut pipeline = Pipeline::new(&base, device.clone(), &adapters, &loras);
     let latent = pipeline.latent(height, width)?;
     let size = Size { pictures: 1, guided: guidance > 1.0, latent };
-    fit::check((&base, &device), &adapters, &size, Purpose::Prior)?;
+    fit::check((&base, &device), &adapters, &size, Purpose::Generate)?; // encoder, U-Net and decoder, one after the other
     let resampling = Resampling { jump: args.jump, times: args.resample };
     let cells = hole.cells(latent);
     let known = {

@@ -21,10 +21,8 @@ img{max-width:100%;border:1px solid var(--line)}svg{max-width:100%;height:auto}s
 figure{margin:1rem 0}figcaption{color:var(--soft);font-size:.9rem}\
 .table{overflow-x:auto}table{border-collapse:collapse}\
 td,th{padding:.2rem .8rem;border-bottom:1px solid var(--line);text-align:left;overflow-wrap:normal}\
-pre{background:var(--box);padding:.8rem;overflow:auto;font-size:.85rem}summary{cursor:pointer}\
-.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(26rem,100%),1fr));gap:1rem}\
-.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(9rem,1fr));gap:.8rem}\
-.tiles figure{margin:0}.tiles figcaption{font-size:.75rem}.tiles svg,.tiles img{width:100%}";
+pre{background:var(--box);padding:.8rem;overflow:auto;font-size:.85rem}\
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(26rem,100%),1fr));gap:1rem}";
 
 impl Report {
     /// A page with a title and a first paragraph.
@@ -56,13 +54,9 @@ impl Report {
 
     /// Figures side by side.
     pub fn side_by_side(&mut self, fill: impl FnOnce(&mut Self)) {
-        self.within("<div class=\"pair\">", "</div>", fill);
-    }
-
-    fn within(&mut self, start: &str, end: &str, fill: impl FnOnce(&mut Self)) {
-        self.body.push_str(start);
+        self.body.push_str("<div class=\"pair\">");
         fill(self);
-        self.body.push_str(end);
+        self.body.push_str("</div>");
     }
 
     /// An SVG plot with a caption.

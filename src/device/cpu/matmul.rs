@@ -87,6 +87,7 @@ pub fn matmul_packed(c: MatMut<'_>, a: Mat<'_>, b: Right<'_>, add: bool) {
     assert!(span((m, a.row_stride), (k, a.col_stride)) < a.data.len(), "matmul: a is too short");
     assert!(span((m, c.row_stride), (n, 1)) < c.data.len(), "matmul: c is too short");
     assert!(n <= c.row_stride || m == 1, "matmul: rows of c overlap");
+    // `Job::b` is never read: every slab comes with its panels
     let job = Job { a, b: a, c: Shared(c.data.as_mut_ptr(), c.row_stride), alpha: 1.0, add };
     for from in (0..k).step_by(tiles().depth) {
         let slab = from..k.min(from + tiles().depth);
