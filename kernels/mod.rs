@@ -12,6 +12,7 @@ mod columns;
 pub mod compare;
 pub mod concat;
 pub mod conv2d;
+pub mod cosine;
 pub mod coverage;
 pub mod depthwise;
 pub mod diffuse;
@@ -61,6 +62,7 @@ pub fn cases() -> Vec<case::Case> {
     all.extend(cast::cases::cases());
     all.extend(concat::cases::cases());
     all.extend(conv2d::cases::cases());
+    all.extend(cosine::cases::cases());
     all.extend(depthwise::cases::cases());
     all.extend(diffuse::cases::cases());
     all.extend(embedding::cases::cases());
@@ -94,6 +96,7 @@ pub fn bench_cases() -> Vec<case::Case> {
     all.extend(cast::cases::bench_cases());
     all.extend(concat::cases::bench_cases());
     all.extend(conv2d::cases::bench_cases());
+    all.extend(cosine::cases::bench_cases());
     all.extend(depthwise::cases::bench_cases());
     all.extend(diffuse::cases::cases());
     all.extend(embedding::cases::cases());

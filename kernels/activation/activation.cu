@@ -10,7 +10,7 @@ namespace activation {
 
 using namespace elementwise;
 
-enum class Kind : int { Silu = 0, Gelu = 1, QuickGelu = 2, Relu = 3, Tanh = 4, Elu = 5 };  // as cuda.rs
+enum class Kind : int { Silu = 0, Gelu = 1, QuickGelu = 2, Relu = 3, Tanh = 4, Elu = 5, Sigmoid = 6 };  // as cuda.rs
 
 template <class T>
 struct Args {
@@ -48,6 +48,10 @@ struct Elu {
   static __device__ float value(float x) { return x > 0.0f ? x : expm1f(x); }
   static __device__ float slope(float x) { return expf(fminf(x, 0.0f)); }
 };
+struct Sigmoid {  // 1 - sigmoid(x) would lose the digits of a slope far above 0
+  static __device__ float value(float x) { return math::sigmoid(x); }
+  static __device__ float slope(float x) { return math::sigmoid(x) * math::sigmoid(-x); }
+};
 
 template <class T, class F>
 __device__ inline void map(const Args<T>& a) {
@@ -77,6 +81,7 @@ __device__ inline void forward(const Args<T>& a) {
     case Kind::Relu: return map<T, Relu>(a);
     case Kind::Tanh: return map<T, Tanh>(a);
     case Kind::Elu: return map<T, Elu>(a);
+    case Kind::Sigmoid: return map<T, Sigmoid>(a);
   }
 }
 
@@ -89,6 +94,7 @@ __device__ inline void backward(const Args<T>& a) {
     case Kind::Relu: return pull_back<T, Relu>(a);
     case Kind::Tanh: return pull_back<T, Tanh>(a);
     case Kind::Elu: return pull_back<T, Elu>(a);
+    case Kind::Sigmoid: return pull_back<T, Sigmoid>(a);
   }
 }
 

@@ -5,7 +5,7 @@ use crate::kernels::case::{Case, Fill};
 
 /// Every function on a ragged, an empty and a U-Net shape.
 pub fn cases() -> Vec<Case> {
-    let kinds = [Kind::Silu, Kind::Gelu, Kind::QuickGelu, Kind::Tanh, Kind::Elu];
+    let kinds = [Kind::Silu, Kind::Gelu, Kind::QuickGelu, Kind::Tanh, Kind::Elu, Kind::Sigmoid];
     let of = |kind: Kind| {
         let name = format!("activation {kind:?}");
         let dims: [&[usize]; 3] = [&[3, 7, 5], &[0, 4], &[2, 1280]];
@@ -19,6 +19,11 @@ pub fn cases() -> Vec<Case> {
         case
     };
     all.extend([relu(&[3, 7, 5]), relu(&[0, 4]), relu(&[2, 1280])]);
+    // Beyond where exp overflows.
+    let mut far =
+        Case::normal("activation Sigmoid far", Activation { kind: Kind::Sigmoid }, &[&[33]]);
+    far.data = vec![Fill::Values(vec![-300.3, -89.1, -60.7, -17.3, 0.0, 2.53, 17.3, 60.7, 300.3])];
+    all.push(far);
     all
 }
 

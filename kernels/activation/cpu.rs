@@ -44,6 +44,7 @@ pub(super) fn forward(kind: Kind, mut io: Forward<'_>) {
         Kind::Relu => map(io.out.f32(), x, |x| x.max(0.0)),
         Kind::Tanh => map(io.out.f32(), x, f32::tanh),
         Kind::Elu => map(io.out.f32(), x, elu),
+        Kind::Sigmoid => map(io.out.f32(), x, sigmoid),
     }
 }
 
@@ -58,6 +59,8 @@ pub(super) fn backward(kind: Kind, io: Backward<'_>) {
             Kind::Relu => slope(mode, dx, x, dy, |x| if x > 0.0 { 1.0 } else { 0.0 }),
             Kind::Tanh => slope(mode, dx, x, dy, |x| 1.0 - x.tanh() * x.tanh()),
             Kind::Elu => slope(mode, dx, x, dy, |x| exp(x.min(0.0))),
+            // 1 - sigmoid(x) would lose the digits of a slope far above 0
+            Kind::Sigmoid => slope(mode, dx, x, dy, |x| sigmoid(x) * sigmoid(-x)),
         }
     }
 }

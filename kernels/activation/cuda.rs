@@ -36,6 +36,7 @@ fn number(kind: Kind) -> i32 {
         Kind::Relu => 3,
         Kind::Tanh => 4,
         Kind::Elu => 5,
+        Kind::Sigmoid => 6,
     }
 }
 

@@ -28,6 +28,8 @@ pub enum Kind {
     Tanh,
     /// `x` above 0, `exp(x) - 1` below.
     Elu,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
 }
 
 /// `y = f(x)`.
@@ -39,7 +41,7 @@ pub enum Kind {
 /// # Numerics
 /// f32; exp within 2 ulp, erf within 1e-6.
 /// # Source
-/// methods.md §3.0.
+/// methods.md §3.0; the sigmoid is the mask of §2.2.
 #[derive(Clone, Copy, Debug)]
 pub struct Activation {
     /// The function.

@@ -3,9 +3,9 @@
 use super::{Add, AddChannels};
 use crate::kernels::case::Case;
 
-/// Ragged, empty, batch > 1, and a U-Net's.
+/// Ragged, two losses, empty, batch > 1, and a U-Net's.
 pub fn cases() -> Vec<Case> {
-    let dims: [&[usize]; 3] = [&[3, 5, 7], &[0, 4], &[1, 64, 64, 320]];
+    let dims: [&[usize]; 4] = [&[3, 5, 7], &[1], &[0, 4], &[1, 64, 64, 320]];
     let mut all: Vec<Case> = dims.map(|d| Case::normal("add", Add, &[d, d])).into();
     let pairs: [[&[usize]; 2]; 3] =
         [[&[2, 3, 2, 5], &[2, 5]], [&[0, 4, 3], &[0, 3]], [&[1, 64, 64, 320], &[1, 320]]];

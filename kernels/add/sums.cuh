@@ -15,15 +15,6 @@ struct SumArgs {
   unsigned unused;
 };
 
-template <class T>
-struct TotalArgs {
-  const float* partial;  // (N, parts, cols)
-  T* target;             // (N, cols)
-  unsigned parts, cols;
-  Mode mode;
-  int unused;
-};
-
 // Grid: columns, parts of part_rows rows, samples.
 template <class T>
 __device__ inline void channel_sums(const SumArgs<T>& a) {
@@ -31,17 +22,6 @@ __device__ inline void channel_sums(const SumArgs<T>& a) {
   const unsigned first = blockIdx.y * a.part_rows, end = first + a.part_rows;
   const auto sum = row_sums::sum<T>({a.dy, a.cols}, sample + first, sample + (end < a.rows ? end : a.rows));
   if (sum.inside) a.partial[(Count(blockIdx.z) * gridDim.y + blockIdx.y) * a.cols + sum.col] = sum.value;
-}
-
-// Grid: columns, samples.
-template <class T>
-__device__ inline void channel_total(const TotalArgs<T>& a) {
-  for_own<1>(a.cols, true, [&]<int Vec>(Count col) {
-    const float* partial = a.partial + Count(blockIdx.y) * a.parts * a.cols + col;
-    Lane<1> sum = {};
-    for (unsigned p = 0; p < a.parts; ++p) sum.v[0] += partial[Count(p) * a.cols];
-    write<T, 1>(a.target + Count(blockIdx.y) * a.cols + col, sum, a.mode);
-  });
 }
 
 }  // namespace add

@@ -3,13 +3,14 @@
 use super::Affine;
 use crate::kernels::case::Case;
 
-/// Ragged, empty, and a residual sum in the middle of a U-Net.
+/// Ragged, a loss, empty, and a residual sum in the middle of a U-Net.
 pub fn cases() -> Vec<Case> {
     let of =
         |scale, shift, dims: &[usize]| Case::normal("affine", Affine { scale, shift }, &[dims]);
     vec![
         of(2.0, -1.0, &[2, 3, 5]),
         of(-0.5, 0.0, &[7]),
+        of(-0.001, 0.0, &[1]), // a weighted loss
         of(1.0, 1.0, &[0, 4]),
         of(0.5, 0.0, &[1, 32, 32, 1280]),
     ]

@@ -42,27 +42,54 @@ struct Sum {
   float value;
 };
 
-// Rows [first, last) of the columns of block blockIdx.x.
-template <class T>
-__device__ inline Sum sum(const Matrix<T>& x, Count first, Count last) {
+// Of body(row, first column), Vec numbers, over rows [first, last) of the columns of block blockIdx.x.
+template <class T, class Body>
+__device__ inline Sum sum_of(unsigned cols, Count first, Count last, const Body& body) {
   using Tile = row_sums::Tile<T>;
   struct Shared { float part[Tile::Groups][Tile::BlockCols]; };
   auto& s = shared_memory<Shared>();
   const unsigned lane = threadIdx.x % Tile::Lanes, group = threadIdx.x / Tile::Lanes;
   const unsigned col = blockIdx.x * Tile::BlockCols + lane * Tile::Vec;
-  const bool whole = x.cols % Tile::Vec == 0 && elementwise::aligned(x.at);
   Lane<Tile::Vec> sum = {};
-  for (Count r = first + group; col < x.cols && r < last; r += Tile::Groups) {
-    const auto v = columns<T>(x, r, col, whole);
+  for (Count r = first + group; col < cols && r < last; r += Tile::Groups) {
+    const Lane<Tile::Vec> v = body(r, col);
     for (int k = 0; k < Tile::Vec; ++k) sum.v[k] += v.v[k];
   }
   for (int k = 0; k < Tile::Vec; ++k) s.part[group][lane * Tile::Vec + k] = sum.v[k];
   __syncthreads();
   const unsigned own = blockIdx.x * Tile::BlockCols + threadIdx.x;
-  if (threadIdx.x >= Tile::BlockCols || own >= x.cols) return {false, own, 0.0f};
+  if (threadIdx.x >= Tile::BlockCols || own >= cols) return {false, own, 0.0f};
   float total = 0.0f;
   for (int g = 0; g < Tile::Groups; ++g) total += s.part[g][threadIdx.x];
   return {true, own, total};
+}
+
+// Of the rows of x.
+template <class T>
+__device__ inline Sum sum(const Matrix<T>& x, Count first, Count last) {
+  const bool whole = x.cols % Tile<T>::Vec == 0 && elementwise::aligned(x.at);
+  return sum_of<T>(x.cols, first, last, [&](Count row, unsigned col) { return columns<T>(x, row, col, whole); });
+}
+
+// The second stage, where the rows are summed in parts: their sums, in order.
+template <class T>
+struct TotalArgs {
+  const float* partial;  // (N, parts, cols)
+  T* target;             // (N, cols)
+  unsigned parts, cols;
+  elementwise::Mode mode;
+  int unused;
+};
+
+// Grid: columns, samples.
+template <class T>
+__device__ inline void total(const TotalArgs<T>& a) {
+  elementwise::for_own<1>(a.cols, true, [&]<int Vec>(Count col) {
+    const float* partial = a.partial + Count(blockIdx.y) * a.parts * a.cols + col;
+    Lane<1> sum = {};
+    for (unsigned p = 0; p < a.parts; ++p) sum.v[0] += partial[Count(p) * a.cols];
+    elementwise::write<T, 1>(a.target + Count(blockIdx.y) * a.cols + col, sum, a.mode);
+  });
 }
 
 }  // namespace row_sums

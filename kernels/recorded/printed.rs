@@ -2,9 +2,9 @@
 
 use crate::{
     kernels::{
-        activation, add, affine, attention, cast, concat, conv2d, depthwise, diffuse, embedding,
-        geglu, group_norm, latent_mix, layer_norm, linear, lora_linear, loss, moe, multiply, noise,
-        posterior, resize, slice, windows,
+        activation, add, affine, attention, cast, concat, conv2d, cosine, depthwise, diffuse,
+        embedding, geglu, group_norm, latent_mix, layer_norm, linear, lora_linear, loss, moe,
+        multiply, noise, posterior, resize, slice, windows,
     },
     op::Op,
     tensor::DType,
@@ -129,6 +129,7 @@ pub fn operation(text: &str) -> Option<Arc<dyn Op>> {
             bias: p.get("bias")?,
             upsample: p.get("upsample")?,
         }),
+        "Cosine" => Arc::new(cosine::Cosine),
         "Dco" => Arc::new(loss::Dco { beta: p.get("beta")? }),
         "Depthwise" => {
             Arc::new(depthwise::Depthwise { stride: p.get("stride")?, pad: p.get("pad")? })
@@ -155,7 +156,9 @@ pub fn operation(text: &str) -> Option<Arc<dyn Op>> {
             Arc::new(lora_linear::LoraLinear { bias: p.get("bias")?, scale: p.get("scale")? })
         }
         "MaskedMse" => Arc::new(loss::MaskedMse),
+        "MeanTokens" => Arc::new(cosine::MeanTokens),
         "Multiply" => Arc::new(multiply::Multiply),
+        "MultiplyChannels" => Arc::new(multiply::MultiplyChannels),
         "Nearest" => Arc::new(resize::Nearest { h: p.get("h")?, w: p.get("w")? }),
         "Bilinear" => Arc::new(resize::Bilinear { h: p.get("h")?, w: p.get("w")? }),
         "Normal" => Arc::new(noise::Normal { dims: p.field("dims")?.words()? }),
@@ -194,6 +197,7 @@ fn kind(name: &str) -> Option<activation::Kind> {
         "Relu" => Some(Kind::Relu),
         "Tanh" => Some(Kind::Tanh),
         "Elu" => Some(Kind::Elu),
+        "Sigmoid" => Some(Kind::Sigmoid),
         _ => None,
     }
 }

@@ -54,5 +54,6 @@ fn value(kind: Kind, x: f32) -> f32 {
         Kind::Relu => x.max(0.0),
         Kind::Tanh => x.tanh(),
         Kind::Elu => elu(x),
+        Kind::Sigmoid => sigmoid(x),
     }
 }

@@ -126,8 +126,10 @@ fn code(then: Then) -> i32 {
         Then::Activation(Kind::Gelu) => 1,
         Then::Activation(Kind::QuickGelu) => 2,
         Then::Activation(Kind::Relu) => 3,
-        // `infer` refuses tanh and ELU.
-        Then::Activation(Kind::Silu | Kind::Tanh | Kind::Elu) | Then::Nothing | Then::Geglu => 0,
+        // `infer` refuses tanh, ELU and the sigmoid.
+        Then::Activation(Kind::Silu | Kind::Tanh | Kind::Elu | Kind::Sigmoid)
+        | Then::Nothing
+        | Then::Geglu => 0,
     }
 }
 

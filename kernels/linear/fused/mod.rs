@@ -79,7 +79,7 @@ impl Op for FusedLinear {
     }
 
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
-        if let Then::Activation(kind @ (Kind::Tanh | Kind::Elu)) = self.then {
+        if let Then::Activation(kind @ (Kind::Tanh | Kind::Elu | Kind::Sigmoid)) = self.then {
             let problem =
                 format!("{kind:?} is not computed behind a product; record it on its own");
             return Err(Error::Plan { at: self.name().into(), problem });

@@ -4,8 +4,13 @@ use super::{Positions, Vit, resized};
 use crate::{
     error::Result,
     kernels::{
-        activation::Kind, add::AddChannels, concat::Concat, conv2d::Conv2d, embedding::GatherRows,
-        linear::Linear, multiply::Multiply,
+        activation::Kind,
+        add::AddChannels,
+        concat::Concat,
+        conv2d::Conv2d,
+        embedding::GatherRows,
+        linear::Linear,
+        multiply::{Multiply, MultiplyChannels},
     },
     nn::{Attend, Bias, Net, attention, layer_norm, linear},
     plan::{Value, WeightLayout},
@@ -58,12 +63,8 @@ pub fn vit(net: &mut Net<'_>, config: &Vit, pixels: Value) -> Result<Value> {
     if config.pre_norm {
         x = layer_norm(net, "norm_pre", x, config.eps)?;
     }
-    let zeros = match config.layer_scale {
-        true => Some(zeros(net, &[1, n * count, d])?),
-        false => None,
-    };
     for i in 0..config.layers {
-        x = net.segment(&format!("blocks.{i}"), |net| block(net, config, x, zeros))?;
+        x = net.segment(&format!("blocks.{i}"), |net| block(net, config, x))?;
     }
     Ok(x)
 }
@@ -136,7 +137,7 @@ fn positions(net: &mut Net<'_>, config: &Vit, grid: [usize; 2]) -> Result<Value>
     net.rec.view(rows, &[1, count * d])
 }
 
-fn block(net: &mut Net<'_>, config: &Vit, x: Value, zeros: Option<Value>) -> Result<Value> {
+fn block(net: &mut Net<'_>, config: &Vit, x: Value) -> Result<Value> {
     let bias = if config.qkv_bias { Bias::Learned } else { Bias::None };
     let attend = Attend {
         heads: config.heads,
@@ -148,11 +149,11 @@ fn block(net: &mut Net<'_>, config: &Vit, x: Value, zeros: Option<Value>) -> Res
     };
     let h = layer_norm(net, "norm1", x, config.eps)?;
     let h = net.within("attn", |net| attention(net, h, h, &attend))?;
-    let h = scaled(net, "ls1", h, zeros)?;
+    let h = scaled(net, config, "ls1", h)?;
     let x = net.add(x, h)?;
     let h = layer_norm(net, "norm2", x, config.eps)?;
     let h = net.within("mlp", |net| feed_forward(net, config, h))?;
-    let h = scaled(net, "ls2", h, zeros)?;
+    let h = scaled(net, config, "ls2", h)?;
     net.add(x, h)
 }
 
@@ -170,15 +171,13 @@ fn feed_forward(net: &mut Net<'_>, config: &Vit, x: Value) -> Result<Value> {
     linear(net, "fc2", h, d, Bias::Learned)
 }
 
-/// `gamma x`, a learned factor a channel; `x` itself without `zeros`, which are as many as the tokens.
-fn scaled(net: &mut Net<'_>, name: &str, x: Value, zeros: Option<Value>) -> Result<Value> {
-    let Some(zeros) = zeros else { return Ok(x) };
+/// `gamma x`, a learned factor a channel, where the model has them; else `x` itself.
+fn scaled(net: &mut Net<'_>, config: &Vit, name: &str, x: Value) -> Result<Value> {
+    if !config.layer_scale {
+        return Ok(x);
+    }
     net.within(name, |net| {
-        let (dims, d) = (net.dims(x), net.channels(x));
-        let gamma = net.param("gamma", &[d], WeightLayout::Dense);
-        let gamma = net.rec.view(gamma, &[1, d])?;
-        let spread = net.rec.apply(AddChannels, &[zeros, gamma])?;
-        let spread = net.rec.view(spread, &dims)?;
-        net.rec.apply(Multiply, &[x, spread])
+        let gamma = net.param("gamma", &[net.channels(x)], WeightLayout::Dense);
+        net.rec.apply(MultiplyChannels, &[x, gamma])
     })
 }
