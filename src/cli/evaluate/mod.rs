@@ -1,9 +1,12 @@
 //! `selvedge evaluate`: what people say of pictures, and whether the metrics agree with them.
 
 mod correlate;
+mod make;
 mod page;
 mod plan;
+mod side_by_side;
 mod study;
+mod unit;
 
 use super::common::DeviceArgs;
 use crate::error::{Error, Result};
@@ -50,7 +53,7 @@ pub struct Args {
     pub out: Option<PathBuf>,
     /// Do only part I of N of the work.
     #[arg(long, default_value = "1/1", value_name = "I/N")]
-    pub shard: plan::Shard,
+    pub shard: make::Shard,
     /// Where and in which element type.
     #[command(flatten)]
     pub place: DeviceArgs,

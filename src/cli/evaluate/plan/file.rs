@@ -2,7 +2,11 @@
 
 use super::judges::Models;
 use crate::{
-    data::config::{Method, SubjectConfig, TrainConfig, load_subjects},
+    cli::evaluate::{
+        make::Sampling,
+        unit::{Row, Shown},
+    },
+    data::config::load_subjects,
     error::{Error, Result},
 };
 use serde::{Deserialize, Serialize};
@@ -70,22 +74,6 @@ impl Seeds {
     }
 }
 
-/// As the flags of `selvedge generate`, whose defaults hold.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Sampling {
-    /// `--sampler`.
-    pub sampler: Option<String>,
-    /// `--steps`.
-    pub steps: Option<usize>,
-    /// `--guidance`.
-    pub guidance: Option<f32>,
-    /// `--height`.
-    pub height: Option<usize>,
-    /// `--width`.
-    pub width: Option<usize>,
-}
-
 /// Subjects that are shown together.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -97,33 +85,6 @@ pub struct Combination {
     /// Prompts of its own in place of the plan's.
     #[serde(default)]
     pub prompts: Vec<String>,
-}
-
-/// A row of the table.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Row {
-    /// Its name, in files and tables.
-    pub name: String,
-    /// A preset under `[training]`.
-    pub preset: Option<String>,
-    /// Keys of the training configuration that differ here, as `--set` takes them.
-    #[serde(default)]
-    pub set: Vec<String>,
-    /// Whether anything is trained; `false` shows the base as it is.
-    #[serde(default = "yes")]
-    pub train: bool,
-    /// How pictures start: seg-mix, none or a layout file; when left out as the paper has it, seg-mix for method mudi
-    /// and none for the others.
-    pub init: Option<String>,
-    /// Strength of the initialization; 1 when left out.
-    pub gamma: Option<f32>,
-    /// What pictures are guided away from; the method's own when left out.
-    pub negative: Option<String>,
-}
-
-fn yes() -> bool {
-    true
 }
 
 /// A refusal of something in the plan.
@@ -255,42 +216,6 @@ impl Plan {
     pub fn prompts_of<'a>(&'a self, combination: &'a Combination) -> &'a [String] {
         if combination.prompts.is_empty() { &self.prompts } else { &combination.prompts }
     }
-
-    /// The training configuration of a row for some subjects; `root` is the plan's folder.
-    ///
-    /// # Errors
-    /// Those of a training configuration.
-    pub fn config(
-        &self,
-        row: &Row,
-        subjects: &[SubjectConfig],
-        root: &Path,
-    ) -> Result<TrainConfig> {
-        let mut table = self.training.clone();
-        table.insert("base".into(), self.base.clone().into());
-        if let Some(preset) = &row.preset {
-            table.insert("preset".into(), preset.clone().into());
-        }
-        let name = format!("row {}", row.name);
-        let text = |e: toml::ser::Error| Error::Config {
-            key: name.clone(),
-            found: e.to_string(),
-            expected: "values that TOML can hold".into(),
-            fix: "use paths in UTF-8".into(),
-        };
-        let subjects = toml::Value::try_from(subjects).map_err(text)?;
-        table.insert("subject".into(), subjects);
-        let written = toml::to_string(&table).map_err(text)?;
-        TrainConfig::parse(&written, &name, root, &row.set)
-    }
-}
-
-impl Row {
-    /// How pictures start; `config` is what was trained.
-    pub fn init(&self, config: Option<&TrainConfig>) -> &str {
-        let mudi = config.is_some_and(|c| c.method.name == Method::Mudi);
-        self.init.as_deref().unwrap_or(if mudi { "seg-mix" } else { "none" })
-    }
 }
 
 /// Names that can be folders, each once.
@@ -323,10 +248,7 @@ fn names<'a>(path: &Path, what: &str, all: impl Iterator<Item = &'a String>) -> 
 ///
 /// # Errors
 /// Those of the file; [`Error::Config`] for a name in braces that is no subject.
-pub fn subjects_and_prompts(
-    plan: &Plan,
-    combination: &Combination,
-) -> Result<(Vec<SubjectConfig>, Vec<String>)> {
+pub fn shown(plan: &Plan, combination: &Combination) -> Result<Shown> {
     let subjects = load_subjects(&combination.subjects)?;
     let words: Vec<String> = subjects.iter().map(|s| format!("a {}", s.words())).collect();
     let one = |prompt: &String| {
@@ -348,5 +270,5 @@ pub fn subjects_and_prompts(
         }
     };
     let prompts = plan.prompts_of(combination).iter().map(one).collect::<Result<_>>()?;
-    Ok((subjects, prompts))
+    Ok(Shown { name: combination.name.clone(), subjects, prompts })
 }

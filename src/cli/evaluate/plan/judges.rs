@@ -1,12 +1,11 @@
 //! What judges the pictures of a plan.
 
 use crate::{
-    cli::score::ByArgs,
+    cli::{evaluate::unit::judges_name, score::ByArgs},
     error::{Error, Result},
     models::owlv2::Padding,
 };
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use std::{collections::BTreeMap, path::PathBuf};
 
 /// As the flags of `selvedge score`; without any of them the pictures are made and shown, and not judged.
@@ -58,8 +57,7 @@ impl Models {
 
     /// What tells the scores of different judges apart, in the name of a folder.
     pub fn name(&self) -> String {
-        let hash = Sha256::digest(format!("{self:?}").as_bytes());
-        hash.iter().take(4).map(|b| format!("{b:02x}")).collect()
+        judges_name(&format!("{self:?}"))
     }
 
     /// The flags of `selvedge score`.

@@ -1,11 +1,11 @@
 //! The means of every row, from the scores of its cells.
 
-use super::{
-    file::Plan,
-    unit::{Unit, picture},
-};
+use super::file::Plan;
 use crate::{
-    cli::common::out as print,
+    cli::{
+        common::out as print,
+        evaluate::unit::{Unit, picture},
+    },
     error::{Error, Result},
     metrics::interval::mean_and_interval,
     tensor::atomic::atomic_write,
@@ -31,7 +31,7 @@ pub fn write(plan: &Plan, units: &[Unit], out: &Path) -> Result<()> {
         let mut numbers = Numbers::new();
         let cells = units.iter().flat_map(|u| u.cells().map(|(_, cell)| cell));
         for cell in cells.filter(|c| c.row == row.name) {
-            collect(&cell.scores(out, &plan.score), &plan.seeds.all(), &mut numbers)?;
+            collect(&cell.scores(out, &plan.score.name()), &plan.seeds.all(), &mut numbers)?;
         }
         rows.push((row.name.clone(), numbers));
     }

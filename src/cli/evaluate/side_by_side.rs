@@ -1,47 +1,41 @@
 //! The pictures of all rows side by side, seed by seed.
 
 use super::{
-    file::Plan,
-    unit::{Cell, Unit, picture},
+    make::Maker,
+    unit::{Cell, Row, Unit, picture},
 };
 use crate::{
-    cli::{common::note, report::Report},
-    error::Result,
+    cli::report::Report,
+    error::{Error, Result},
     tensor::{
         atomic::atomic_write,
         image::{self, Filter, Picture, encode_png, grid},
     },
 };
-use std::path::Path;
+use std::{fs, path::Path};
 
 /// Side of a picture on the page, pixels.
 const SIDE: usize = 256;
 
-/// Writes `side_by_side.html`: for every combination and prompt a line of pictures for each row, the same seed below the
-/// other.
+/// Writes the page `path`: for every combination and prompt of `units` a line of pictures for each of `rows`, the same
+/// seed below the other.
 ///
 /// # Errors
 /// Those of the pictures and of the file.
-pub fn write(plan: &Plan, units: &[Unit], out: &Path) -> Result<()> {
-    let seeds = plan.seeds.all();
+pub fn write(maker: &Maker, rows: &[Row], units: &[Unit], path: &Path) -> Result<()> {
+    let (out, seeds) = (&maker.out, &maker.seeds);
     let mut report = Report::new(
         "selvedge evaluate",
         "The pictures of every row; below each other those of the same seed.",
     );
-    for combination in &plan.combinations {
-        let of = |u: &&Unit| u.combination == combination.name;
+    for together in units.chunk_by(|a, b| a.shown.name == b.shown.name) {
         let cells: Vec<Cell> =
-            units.iter().filter(of).flat_map(|u| u.cells().map(|(_, c)| c)).collect();
-        let prompts = cells.iter().map(|c| c.number + 1).max().unwrap_or(0);
-        for number in 0..prompts {
-            let mut titled = false;
-            for row in &plan.rows {
+            together.iter().flat_map(|u| u.cells().map(|(_, cell)| cell)).collect();
+        for (number, prompt) in together[0].shown.prompts.iter().enumerate() {
+            report.section(&format!("{}: {prompt}", together[0].shown.name));
+            for row in rows {
                 let cell = cells.iter().find(|c| c.number == number && c.row == row.name);
                 let Some(cell) = cell else { continue };
-                if !titled {
-                    report.section(&format!("{}: {}", combination.name, cell.prompt));
-                    titled = true;
-                }
                 let small = |seed: &u64| small(&cell.folder(out).join(picture(*seed)));
                 let line =
                     grid(&seeds.iter().map(small).collect::<Result<Vec<_>>>()?, seeds.len(), 2);
@@ -49,10 +43,11 @@ pub fn write(plan: &Plan, units: &[Unit], out: &Path) -> Result<()> {
             }
         }
     }
-    let (path, html) = (out.join("side_by_side.html"), report.html());
-    atomic_write(&path, |w| w.write_all(html.as_bytes()))?;
-    note(&path.display().to_string());
-    Ok(())
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
+    }
+    let html = report.html();
+    atomic_write(path, |w| w.write_all(html.as_bytes()))
 }
 
 /// A picture of at most [`SIDE`] pixels a side.
