@@ -55,6 +55,8 @@ pub struct Embedder {
     kind: Kind,
     preparation: Preparation,
     network: Network,
+    /// Whether the class token stands for all tokens.
+    class_token: bool,
 }
 
 impl Embedder {
@@ -65,7 +67,13 @@ impl Embedder {
     pub fn open(kind: Kind, path: &Path, device: &Device, dtype: DType) -> Result<Self> {
         let network = Network::open(kind.output(), path, (device, dtype))?;
         let preparation = Preparation::of(kind.output().0, path, network.tower.side())?;
-        Ok(Self { kind, preparation, network })
+        Ok(Self { kind, preparation, network, class_token: false })
+    }
+
+    /// The same network with its class token, the first, in place of the mean over all tokens: what DreamBench compares
+    /// (methods.md §2.3).
+    pub fn by_class_token(self) -> Self {
+        Self { class_token: true, ..self }
     }
 
     /// Which it is.
@@ -85,7 +93,12 @@ impl Embedder {
             let pixels = Some((&samples[..], [frame.height, frame.width]));
             let mut row = self.network.run(&Feed { pixels, ..Feed::default() })?;
             if row.dims.len() == 3 {
-                row = Tensor { data: mean_of_tokens(&row), dims: vec![1, row.dims[2]] };
+                let width = row.dims[2];
+                let data = match self.class_token {
+                    true => row.data[..width].to_vec(),
+                    false => mean_of_tokens(&row),
+                };
+                row = Tensor { data, dims: vec![1, width] };
             }
             all.dims = vec![all.dims[0] + 1, row.data.len()];
             all.data.append(&mut row.data);

@@ -73,6 +73,16 @@ pub fn ground_truth(references: &[Embeddings]) -> Matrix {
     references.iter().map(|a| references.iter().map(|b| mean(a, b)).collect()).collect()
 }
 
+/// How different pictures are from each other: the mean of 1 - cosine over all pairs of two (methods.md §2.3); `None` of
+/// fewer than two.
+pub fn diversity(pictures: &Embeddings) -> Option<f64> {
+    let rows = &pictures.0;
+    let pairs =
+        rows.iter().enumerate().flat_map(|(i, a)| rows[i + 1..].iter().map(move |b| (a, b)));
+    let all: Vec<f64> = pairs.map(|(a, b)| 1.0 - cosine(a, b)).collect();
+    (!all.is_empty()).then(|| all.iter().sum::<f64>() / all.len() as f64)
+}
+
 fn cosine(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
@@ -94,6 +104,16 @@ mod tests {
         assert_eq!(ground_truth(&[a.clone(), b.clone()]), [[0.5, 0.5], [0.5, 1.0]]);
         let crop = embeddings(&[[0.0, 9.0]]);
         assert_eq!(to_references(&crop, &[a, b]), [[0.5, 0.0]]);
+    }
+
+    #[test]
+    fn diversity_is_over_pairs_of_two_different_pictures() {
+        // equal, at right angles, at right angles
+        let all = embeddings(&[[2.0, 0.0], [1.0, 0.0], [0.0, 3.0]]);
+        assert_eq!(diversity(&all), Some(2.0 / 3.0));
+        assert_eq!(diversity(&embeddings(&[[1.0, 0.0], [-1.0, 0.0]])), Some(2.0));
+        assert_eq!(diversity(&embeddings(&[[1.0, 0.0]])), None);
+        assert_eq!(diversity(&embeddings(&[])), None);
     }
 
     #[test]

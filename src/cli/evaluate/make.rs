@@ -53,6 +53,8 @@ impl Shard {
 pub struct Sampling {
     /// `--sampler`.
     pub sampler: Option<String>,
+    /// `--prediction`.
+    pub prediction: Option<String>,
     /// `--steps`.
     pub steps: Option<usize>,
     /// `--guidance`.
@@ -160,11 +162,14 @@ impl Maker {
     /// The folder of a cell holds pictures of this request only: more may be added, what is there already may not change.
     fn claim(&self, folder: &Path, request: &Generate) -> Result<()> {
         let g = request;
-        let asked = self.relative(json!({
+        let mut asked = self.relative(json!({
             "base": g.base, "lora": g.lora, "subjects": g.subjects, "prompt": g.prompt,
             "negative": g.negative, "init": g.init, "gamma": g.gamma, "sampler": g.sampler,
             "steps": g.steps, "guidance": g.guidance, "height": g.height, "width": g.width,
         }));
+        if let Some(word) = &g.prediction {
+            asked["prediction"] = word.as_str().into();
+        }
         let (path, text) = (folder.join("request.json"), format!("{asked:#}\n"));
         match fs::read_to_string(&path) {
             Ok(old) if old == text => Ok(()),
@@ -243,7 +248,7 @@ impl Maker {
             mask_resize: "bilinear".into(),
             sampler: s.sampler.clone().unwrap_or("euler".into()),
             spacing: None,
-            prediction: None,
+            prediction: s.prediction.clone(),
             steps: s.steps,
             guidance: s.guidance,
             count: seeds.len(),

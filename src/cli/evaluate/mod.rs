@@ -1,6 +1,7 @@
-//! `selvedge evaluate`: what people say of pictures, and whether the metrics agree with them.
+//! `selvedge evaluate`: methods compared by plans and by benchmarks, and what people say of their pictures.
 
 mod correlate;
+mod dreambench;
 mod make;
 mod page;
 mod plan;
@@ -62,6 +63,16 @@ pub struct Args {
 /// The parts.
 #[derive(Clone, Debug, Subcommand)]
 pub enum What {
+    /// Evaluate methods on DreamBench: every subject is learned by itself, then shown in its 25 prompts, 4 pictures each.
+    ///
+    /// DINO and CLIP-I are mean cosines of pictures and photos (class token, image features), CLIP-T that of a picture
+    /// and its prompt without the identifier, diversity the mean of 1 - DINO over pairs of a prompt's pictures. Trainings,
+    /// pictures and scores are files in --out: a stopped run goes on, shards share the work. With all of it there, table.md
+    /// has every mean with its 95 % interval over (subject, prompt), and side_by_side/ a page for every subject.
+    ///
+    /// Example: selvedge evaluate dreambench --data dreambooth/dataset --base SDXL --method dreambooth --method base
+    /// --dino dino-vits16 --clip clip-vit-base-patch32 --out dreambench --shard 3/8
+    Dreambench(Box<dreambench::DreamBenchArgs>),
     /// Write one page that asks people about the pictures of methods, blinded, and the key to their answers.
     ///
     /// Example: selvedge evaluate study mudi=run/pictures dreambooth=base/pictures --out study
@@ -78,6 +89,7 @@ pub enum What {
 /// Those of reading and writing.
 pub fn run(args: &Args) -> Result<u8> {
     match &args.what {
+        Some(What::Dreambench(args)) => dreambench::run(args),
         Some(What::Study(args)) => study::run(args),
         Some(What::Correlate(args)) => correlate::run(args),
         None => {
@@ -85,7 +97,7 @@ pub fn run(args: &Args) -> Result<u8> {
                 return Err(Error::Config {
                     key: "evaluate".into(),
                     found: "no PLAN.toml or no --out".into(),
-                    expected: "PLAN.toml --out DIR, study, or correlate".into(),
+                    expected: "PLAN.toml --out DIR, dreambench, study, or correlate".into(),
                     fix: "`selvedge evaluate --help` shows a plan".into(),
                 });
             };
