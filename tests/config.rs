@@ -3,9 +3,12 @@
 
 use std::path::Path;
 
-use selvedge::data::config::{
-    DEFAULT_PRESET, Loss, LrSchedule, Method, Target, TrainConfig, TrainSection, load_for_subjects,
-    preset_names, print_config,
+use selvedge::{
+    data::config::{
+        DEFAULT_PRESET, Loss, LrSchedule, Method, Target, TrainConfig, TrainSection,
+        load_for_subjects, preset_names, print_config,
+    },
+    models::decoupling::Source,
 };
 
 const TWO: &str = r#"
@@ -169,8 +172,9 @@ fn a_configuration_without_keys_is_the_default_preset_and_no_other() {
 
 #[test]
 fn the_presets_are_the_papers() {
-    let [dco, v1] = preset_names()[..] else { panic!() };
-    let (dco, v1) = (TrainConfig::preset(dco).unwrap(), TrainConfig::preset(v1).unwrap());
+    let [dco, v1, decoupled, disenbooth] = preset_names()[..] else { panic!() };
+    let [dco, v1, decoupled, disenbooth] =
+        [dco, v1, decoupled, disenbooth].map(|name| TrainConfig::preset(name).unwrap());
     for c in [&dco, &v1] {
         assert_eq!((c.method.name, c.method.mix_probability), (Method::Mudi, 0.3));
         assert_eq!((c.train.steps, c.train.rank, c.train.learning_rate), (1400, 32, 1e-4));
@@ -180,6 +184,45 @@ fn the_presets_are_the_papers() {
     assert_eq!((v1.method.loss, v1.method.prior_weight), (Loss::Mse, 1.0));
     assert!(v1.method.prior_preservation);
     assert_eq!((v1.method.prior_steps, v1.method.prior_guidance), (50, 5.0));
+    for c in [&decoupled, &disenbooth] {
+        assert_eq!((c.train.steps, c.train.rank, c.train.learning_rate), (2000, 4, 1e-4));
+        assert_eq!((c.train.weight_decay, c.method.loss), (1e-2, Loss::Mse));
+        assert_eq!((c.decoupling.diffusion, c.decoupling.text_implicit), (1.0, 0.001));
+    }
+    let d = &decoupled.decoupling;
+    assert_eq!((d.implicit_explicit, d.text_background, d.weak), (0.001, 0.001, 0.0));
+    assert_eq!((d.experts, d.fusion, d.irrelevant_source), (4, true, Source::Explicit));
+    assert!(decoupled.adapts_text() && !disenbooth.adapts_text());
+    let d = &disenbooth.decoupling;
+    assert_eq!((d.implicit_explicit, d.text_background, d.weak), (0.0, 0.0, 0.01));
+    assert_eq!((d.fusion, d.drop, d.irrelevant_source), (false, 0.0, Source::Implicit));
+}
+
+#[test]
+fn decoupling_brings_its_presets_and_refuses_what_it_cannot_use() {
+    let one = |name: &str| parse(bare(), &[&format!("method.name={name}")]).unwrap();
+    assert_eq!(
+        (one("decoupled").preset, one("disenbooth").preset),
+        ("decoupled".into(), "disenbooth".into())
+    );
+    let both = parse(bare(), &["decoupling.enabled=true"]).unwrap();
+    assert!(both.decouples() && both.adapts_text() && !TrainConfig::default().decouples());
+    assert_eq!((both.method.name, both.method.loss), (Method::Mudi, Loss::Mse));
+    for (set, key) in [
+        ("decoupling.drop=1.5", "decoupling.drop"),
+        ("decoupling.experts=0", "decoupling.experts"),
+        ("decoupling.top_k=5", "decoupling.top_k"),
+        ("decoupling.weak=-1.0", "decoupling.weak"),
+        ("decoupling.diffusion=0.0", "decoupling.diffusion"),
+        ("decoupling.grow=-2", "decoupling.grow"),
+        ("decoupling.fill=\"\"", "decoupling.fill"),
+        ("method.prior_preservation=true", "method.prior_preservation"),
+        ("base=sdxl", "decoupling.encoder"),
+    ] {
+        let e = parse(bare(), &["method.name=decoupled", set]).unwrap_err().to_string();
+        assert!(e.contains(key), "{set}: {e}");
+    }
+    assert!(parse(bare(), &["decoupling.routing=both"]).is_err());
 }
 
 #[test]

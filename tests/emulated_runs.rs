@@ -13,8 +13,8 @@ use selvedge::{
     sample::{Pipeline, Request, Sampler, StartLatents, unit_noise},
     tensor::{DType, Floats, philox},
     train::{
-        Batch, Group, Objective, Optimizer, RandomWeights, Rules, StepSize, Stepper,
-        fit::step_bytes, plan_denoising, plan_training,
+        Batch, Group, Optimizer, RandomWeights, Rules, StepSize, Stepper, fit::step_bytes,
+        plan_denoising, plan_training, step_options,
     },
 };
 use std::collections::BTreeMap;
@@ -180,7 +180,7 @@ fn three_steps(device: &Device, dtype: DType, rate: f64) -> (Vec<f32>, Vec<f32>)
     let factors = vec![0.5 * rate, rate, 0.25 * rate];
     let rules = Rules { passes: 2, clip: 0.5, ema: Some(0.9), factors };
     let optimizer = Optimizer::new(&mut program, group, rules).unwrap();
-    let mut stepper = Stepper::new(program, optimizer, Objective::Mse);
+    let mut stepper = Stepper::new(program, optimizer, &step_options(&config, &size));
     let positions = LATENT[0] * LATENT[1];
     let len = positions * config.in_channels;
     let mut norms = vec![];

@@ -43,6 +43,7 @@ fn program(batch: usize) -> Program {
         scale: 1.0,
         noise: noise(),
         objective: Objective::Mse,
+        decoupled: None,
         checkpoint: false,
         poison: true,
         dtype: DType::F32,
@@ -51,7 +52,8 @@ fn program(batch: usize) -> Program {
     rec.train_if(|_| true);
     let dims = [batch, SIDE, SIDE, CHANNELS];
     let plan =
-        record(rec, &options, |rec, _| Ok(rec.param("guess", &dims, WeightLayout::Dense))).unwrap();
+        record(rec, &options, None, |rec, _| Ok(rec.param("guess", &dims, WeightLayout::Dense)))
+            .unwrap();
     plan.load(Device::Cpu, &Guess(normal(1, batch * EACH))).unwrap()
 }
 

@@ -9,7 +9,7 @@ use selvedge::{
         moe::{MAX_EXPERTS, Route},
     },
     lora::Adapters,
-    nn::{Bias, Mixture, Net, Way, linear, mixture},
+    nn::{Bias, Mixture, Net, Routing, Way, linear, mixture},
     op::Op,
     plan::{Pass, PlanOptions, Recorder, Value, WeightLayout, WeightSource},
     tensor::{DType, Floats, Spec, philox::fill_normal},
@@ -81,11 +81,11 @@ fn run(
 }
 
 fn of(m: Mixture) -> impl FnOnce(&mut Net<'_>, Value) -> Result<Value> {
-    move |net, x| mixture(net, "ffm", x, m)
+    move |net, x| Ok(mixture(net, "ffm", x, m)?.out)
 }
 
 fn mix(experts: usize, top_k: usize, way: Way) -> Mixture {
-    Mixture { experts, top_k, hidden: HIDDEN, way }
+    Mixture { experts, top_k, hidden: HIDDEN, routing: Routing::Token, way }
 }
 
 fn close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
@@ -129,6 +129,33 @@ fn one_expert_is_a_plain_network() {
 }
 
 #[test]
+fn a_choice_for_the_whole_sequence_is_that_of_its_mean_token() {
+    let whole = Mixture { routing: Routing::Sequence, ..mix(4, 2, Way::Dense) };
+    let dense = run(CPU, &Weights::default(), of(whole));
+    same(&dense, &run(CPU, &Weights::default(), of(Mixture { way: Way::Routed, ..whole })), 1e-5);
+    let own = run(CPU, &Weights::default(), of(mix(4, 2, Way::Dense)));
+    assert_ne!(own.out, dense.out, "the routing does nothing");
+    let [shared, each] = [whole, mix(4, 2, Way::Dense)].map(logits);
+    for e in 0..4 {
+        let of = |rows: &[f32]| rows.iter().skip(e).step_by(4).copied().collect::<Vec<_>>();
+        let mean = of(&each).iter().sum::<f32>() / TOKENS as f32;
+        close("logit", &of(&shared), &[mean; TOKENS], 1e-5);
+    }
+}
+
+/// The router's logits `[1, TOKENS, experts]`.
+fn logits(m: Mixture) -> Vec<f32> {
+    let mut rec = Recorder::new();
+    let x = rec.input("x", Spec::f32(&[1, TOKENS, WIDTH]));
+    let none = Adapters::default();
+    let y = mixture(&mut Net::new(&mut rec, &none), "ffm", x, m).unwrap().logits;
+    let mut p = rec.plan_inference(y).unwrap().load(Device::Cpu, &Weights::default()).unwrap();
+    p.set("x", &normal(1, TOKENS * WIDTH)).unwrap();
+    p.forward().unwrap();
+    p.get("out").unwrap()
+}
+
+#[test]
 fn silent_experts_leave_the_tokens_as_they_are() {
     let weights = Weights { silent: true, ..Weights::default() };
     let ran = run(CPU, &weights, of(mix(4, 4, Way::Auto)));
@@ -169,7 +196,8 @@ fn a_logit_that_is_no_number_still_gives_a_whole_table() {
     let mut rec = Recorder::new();
     let x = rec.input("x", Spec::f32(&[1, TOKENS, WIDTH]));
     let none = Adapters::default();
-    let y = mixture(&mut Net::new(&mut rec, &none), "ffm", x, mix(4, 2, Way::Routed)).unwrap();
+    let y = mixture(&mut Net::new(&mut rec, &none), "ffm", x, mix(4, 2, Way::Routed));
+    let y = y.unwrap().out;
     let mut p = rec.plan_inference(y).unwrap().load(Device::Cpu, &Weights::default()).unwrap();
     p.set("x", &[f32::NAN; TOKENS * WIDTH]).unwrap();
     p.forward().unwrap(); // every slot has its row: nothing lies outside the buffers

@@ -5,6 +5,7 @@ use super::{
     common::{Compute, note, out, positive},
 };
 use crate::{
+    data::config::DecouplingSection,
     device::{Device, cpu::Isa},
     error::{Error, Result},
     models::{
@@ -15,8 +16,8 @@ use crate::{
     plan::{Roofline, WeightLayout, WeightSource, trace_json},
     tensor::{DType, Floats},
     train::{
-        RandomWeights, StepSize, peak_memory_bytes, plan_denoising, plan_training, time_denoising,
-        time_training, trace_denoising, trace_training,
+        Decoupled, RandomWeights, StepSize, peak_memory_bytes, plan_denoising, plan_training,
+        time_denoising, time_training, trace_denoising, trace_training,
     },
 };
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
@@ -59,6 +60,9 @@ struct Step {
     /// Timed repetitions; the median counts.
     #[arg(long, default_value = "5", value_parser = positive)]
     iterations: usize,
+    /// Train with dual-level decoupling, as its defaults are, with image features as wide as the text.
+    #[arg(long)]
+    decoupled: bool,
     /// Recompute activations in the training step.
     #[arg(long)]
     checkpoint: bool,
@@ -183,6 +187,7 @@ pub fn run(args: Args) -> Result<u8> {
     if weights.is_none() {
         note("only a configuration was found: random weights are used");
     }
+    let (section, width) = (DecouplingSection::default(), config.context_dim().unwrap_or(1));
     let size = StepSize {
         batch: step.batch,
         latent: step.latent.0,
@@ -190,6 +195,7 @@ pub fn run(args: Args) -> Result<u8> {
         rank: step.rank,
         checkpoint: step.checkpoint,
         dtype,
+        decoupled: step.decoupled.then(|| Decoupled::new(&section, width, width)),
         ..StepSize::default()
     };
     let random = RandomWeights::new(step.compute.seed);

@@ -219,8 +219,12 @@ pub fn lora_word(word: &str) -> Result<(PathBuf, f32)> {
         Some((file, scale)) if !Path::new(word).exists() => (file, scale),
         _ => (word, "1"),
     };
+    let file = match Path::new(file).join("adapter.safetensors") {
+        inner if inner.is_file() => inner, // a run folder
+        _ => file.into(),
+    };
     match scale.parse::<f32>() {
-        Ok(strength) if strength.is_finite() => Ok((file.into(), strength)),
+        Ok(strength) if strength.is_finite() => Ok((file, strength)),
         _ => Err(Error::Config {
             key: "--lora".into(),
             found: word.into(),

@@ -1,4 +1,4 @@
-//! `selvedge export`: the embedded base as a diffusers folder.
+//! `selvedge export`: the embedded base as a diffusers folder, and the models that look at its pictures.
 
 use super::common::out;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
 use clap::{Args, ValueEnum};
 use std::{fs, path::PathBuf};
 
-/// Write the embedded base as a diffusers folder.
+/// Write the embedded base as a diffusers folder, and in `eyes/` the models that find, cut out and judge its toys.
 ///
 /// Example: selvedge export nano ./nano
 #[derive(Clone, Debug, Args)]
@@ -51,13 +51,17 @@ pub fn run(args: &ExportArgs) -> Result<u8> {
             fix: "name another one, or add --force".into(),
         });
     }
-    for (name, bytes) in assets::nano() {
+    let eyes = assets::eyes().iter().map(|(name, bytes)| (format!("eyes/{name}"), bytes));
+    let base = assets::nano().iter().map(|(name, bytes)| ((*name).to_string(), bytes));
+    let mut files = 0;
+    for (name, bytes) in base.chain(eyes) {
         let path = dir.join(name);
+        files += 1;
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
         }
         atomic_write(&path, |w| w.write_all(bytes))?;
     }
-    out(&format!("{}: {} files\n", dir.display(), assets::nano().len()));
+    out(&format!("{}: {files} files\n", dir.display()));
     Ok(0)
 }

@@ -5,6 +5,7 @@ use super::{
     common::{Compute, at_least, dtype, lora_word, note, warn},
     progress::progress,
     scene::Scene,
+    steer::SteerArgs,
 };
 use crate::{
     data::config::Method,
@@ -104,6 +105,9 @@ pub struct Generate {
     /// configuration has no force_upcast.
     #[arg(long, value_name = "TYPE")]
     pub vae_dtype: Option<String>,
+    /// With a decoupled adapter.
+    #[command(flatten)]
+    pub steer: SteerArgs,
     /// Write the final latents to this file.
     #[arg(long, value_name = "FILE")]
     pub save_latents: Option<PathBuf>,
@@ -145,6 +149,16 @@ impl Generate {
     /// # Errors
     /// Those of the files, the settings and the programs.
     pub fn run(&self) -> Result<u8> {
+        let made = self.write()?;
+        note(&format!("{} pictures in {}", made.pictures.len(), self.out.display()));
+        Ok(0)
+    }
+
+    /// As [`Generate::run`]; returns the pictures.
+    ///
+    /// # Errors
+    /// As [`Generate::run`].
+    pub fn write(&self) -> Result<Made> {
         let made = self.make()?;
         std::fs::create_dir_all(&self.out).map_err(Error::file("create", &self.out))?;
         for (i, p) in made.pictures.iter().enumerate() {
@@ -154,8 +168,7 @@ impl Generate {
         if let Some(path) = &self.save_latents {
             save_latents(path, &made)?;
         }
-        note(&format!("{} pictures in {}", made.pictures.len(), self.out.display()));
-        Ok(0)
+        Ok(made)
     }
 
     /// Everything needed to make picture `i` again.
@@ -168,7 +181,7 @@ impl Generate {
             "sampler": self.sampler, "spacing": r.spacing.map(Spacing::word),
             "prediction": made.prediction.word(), "steps": r.steps, "guidance": r.guidance,
             "height": r.height, "width": r.width,
-            "latents": self.latents, "picture": i, "batch": self.batch,
+            "decoupled": self.steer.words(), "latents": self.latents, "picture": i, "batch": self.batch,
             "seed": self.compute.seed.wrapping_add(i as u64),
         })
     }
@@ -251,7 +264,9 @@ impl Generate {
             request.width = self.width.unwrap_or(g.width);
         }
         let adapters = loras.adapters();
-        let mut pipeline = Pipeline::new(&base, device.clone(), &adapters, &loras);
+        let steering = self.steer.steering(&loras, &device)?;
+        let pipeline = Pipeline::new(&base, device.clone(), &adapters, &loras);
+        let mut pipeline = pipeline.steered(steering)?;
         let [h, w] = pipeline.latent(request.height, request.width)?;
         let count = given.as_ref().map_or(self.count, |g| g.noise.len());
         let pictures = self.batch.clamp(1, count.max(1));

@@ -5,6 +5,7 @@ use super::{
     progress::progress,
 };
 use crate::{
+    device::Device,
     error::{Error, Result},
     inpaint::{Hole, default_grow, fill},
     lora::{Adapters, Loras},
@@ -53,7 +54,7 @@ pub struct InpaintArgs {
     #[arg(long, value_name = "SCALE", requires = "base")]
     pub guidance: Option<f32>,
     /// Noise levels of the walk.
-    #[arg(long, default_value_t = 50, value_name = "N", requires = "base")]
+    #[arg(long, default_value_t = FILL_STEPS, value_name = "N", requires = "base")]
     pub steps: usize,
     /// How often each stretch of the walk is walked: RePaint's resampling, which makes hole and rest agree (10 in the paper;
     /// half of it costs half the time). Not for a base trained to fill.
@@ -100,51 +101,91 @@ pub fn run(args: &InpaintArgs) -> Result<u8> {
 fn painted(args: &InpaintArgs, name: &str, smooth: &Picture, hole: &Hole) -> Result<Picture> {
     let (device, dtype) = args.compute.place.open()?;
     let base = Base::open(name)?.stored_as(dtype);
-    let guidance = match args.guidance {
-        Some(g) if g.is_finite() && g >= 0.0 => g,
-        Some(g) => {
-            return Err(Error::Config {
-                key: "--guidance".into(),
-                found: g.to_string(),
-                expected: "a number of 0 or more".into(),
-                fix: "7.5 is a good number, 5 for SDXL".into(),
-            });
-        }
-        None if args.prompt.trim().is_empty() => 1.0,
-        None => base.guidance(),
-    };
-    let [width, height] = suited(smooth, base.side(), base.vae.factor());
-    let request = Request {
-        prompt: args.prompt.clone(),
-        negative: None,
-        height,
-        width,
-        sampler: Sampler::Ddim,
-        spacing: None,
+    let brush = Brush {
+        base: &base,
+        device: &device,
+        prompt: &args.prompt,
+        guidance: args.guidance,
         steps: args.steps,
-        guidance,
+        resampling: Resampling { jump: args.jump, times: args.resample },
+        seed: args.compute.seed,
     };
-    let (adapters, loras) = (Adapters::new(), Loras::default());
-    let mut pipeline = Pipeline::new(&base, device.clone(), &adapters, &loras);
-    let latent = pipeline.latent(height, width)?;
-    let size = Size { pictures: 1, guided: guidance > 1.0, latent };
-    fit::check((&base, &device), &adapters, &size, Purpose::Generate)?; // encoder, U-Net and decoder, one after the other
-    let resampling = Resampling { jump: args.jump, times: args.resample };
-    let cells = hole.cells(latent);
-    let known = {
-        // neither has anything of the subject: what lies beside the hole is encoded with it
-        let shown = if pipeline.fills() { emptied(smooth, hole) } else { smooth.clone() };
-        let shown = shown.resize(width, height, Filter::Lanczos);
-        PictureEncoder::new(&base, &device).encode(&shown)?
-    };
-    let bar = progress(pipeline.fill_calls(args.steps, resampling));
-    let known = Known { latent: &known, hole: &cells };
-    let mut tick = || bar.inc(1);
-    let latent = pipeline.fill(&request, known, resampling, args.compute.seed, &mut tick)?;
-    bar.finish_and_clear();
-    pipeline.drop_denoiser();
-    let picture = pipeline.decode(&latent, height, width)?;
-    Ok(picture.resize(smooth.width, smooth.height, Filter::Lanczos))
+    brush.paint(smooth, hole)
+}
+
+/// Noise levels of a fill by a base, unless told otherwise.
+pub const FILL_STEPS: usize = 50;
+
+/// A base that paints holes.
+pub struct Brush<'a> {
+    /// The base.
+    pub base: &'a Base,
+    /// Where it runs.
+    pub device: &'a Device,
+    /// What is behind the subject.
+    pub prompt: &'a str,
+    /// How closely to follow that.
+    pub guidance: Option<f32>,
+    /// Noise levels of the walk.
+    pub steps: usize,
+    /// How it is walked.
+    pub resampling: Resampling,
+    /// Seed of the noise.
+    pub seed: u64,
+}
+
+impl Brush<'_> {
+    /// The hole of `smooth` painted, at the photo's size.
+    ///
+    /// # Errors
+    /// Those of the base and of the device; [`Error::OutOfMemory`] before anything is loaded.
+    pub fn paint(&self, smooth: &Picture, hole: &Hole) -> Result<Picture> {
+        let Self { base, device, prompt, resampling, .. } = *self;
+        let guidance = match self.guidance {
+            Some(g) if g.is_finite() && g >= 0.0 => g,
+            Some(g) => {
+                return Err(Error::Config {
+                    key: "--guidance".into(),
+                    found: g.to_string(),
+                    expected: "a number of 0 or more".into(),
+                    fix: "7.5 is a good number, 5 for SDXL".into(),
+                });
+            }
+            None if prompt.trim().is_empty() => 1.0,
+            None => base.guidance(),
+        };
+        let [width, height] = suited(smooth, base.side(), base.vae.factor());
+        let request = Request {
+            prompt: prompt.into(),
+            negative: None,
+            height,
+            width,
+            sampler: Sampler::Ddim,
+            spacing: None,
+            steps: self.steps,
+            guidance,
+        };
+        let (adapters, loras) = (Adapters::new(), Loras::default());
+        let mut pipeline = Pipeline::new(base, device.clone(), &adapters, &loras);
+        let latent = pipeline.latent(height, width)?;
+        let size = Size { pictures: 1, guided: guidance > 1.0, latent };
+        fit::check((base, device), &adapters, &size, Purpose::Generate)?; // encoder, U-Net and decoder, one after the other
+        let cells = hole.cells(latent);
+        let known = {
+            // neither has anything of the subject: what lies beside the hole is encoded with it
+            let shown = if pipeline.fills() { emptied(smooth, hole) } else { smooth.clone() };
+            let shown = shown.resize(width, height, Filter::Lanczos);
+            PictureEncoder::new(base, device).encode(&shown)?
+        };
+        let bar = progress(pipeline.fill_calls(self.steps, resampling));
+        let known = Known { latent: &known, hole: &cells };
+        let mut tick = || bar.inc(1);
+        let latent = pipeline.fill(&request, known, resampling, self.seed, &mut tick)?;
+        bar.finish_and_clear();
+        pipeline.drop_denoiser();
+        let picture = pipeline.decode(&latent, height, width)?;
+        Ok(picture.resize(smooth.width, smooth.height, Filter::Lanczos))
+    }
 }
 
 /// The size of the base's own area with the photo's proportions, in whole cells.

@@ -21,6 +21,7 @@ pub mod report;
 pub mod scene;
 pub mod score;
 pub mod segment;
+pub mod steer;
 pub mod train;
 
 use crate::{

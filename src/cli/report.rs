@@ -21,8 +21,10 @@ img{max-width:100%;border:1px solid var(--line)}svg{max-width:100%;height:auto}s
 figure{margin:1rem 0}figcaption{color:var(--soft);font-size:.9rem}\
 .table{overflow-x:auto}table{border-collapse:collapse}\
 td,th{padding:.2rem .8rem;border-bottom:1px solid var(--line);text-align:left;overflow-wrap:normal}\
-pre{background:var(--box);padding:.8rem;overflow:auto;font-size:.85rem}\
-.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(26rem,100%),1fr));gap:1rem}";
+pre{background:var(--box);padding:.8rem;overflow:auto;font-size:.85rem}summary{cursor:pointer}\
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(26rem,100%),1fr));gap:1rem}\
+.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(9rem,1fr));gap:.8rem}\
+.tiles figure{margin:0}.tiles figcaption{font-size:.75rem}.tiles svg,.tiles img{width:100%}";
 
 impl Report {
     /// A page with a title and a first paragraph.
@@ -54,9 +56,24 @@ impl Report {
 
     /// Figures side by side.
     pub fn side_by_side(&mut self, fill: impl FnOnce(&mut Self)) {
-        self.body.push_str("<div class=\"pair\">");
+        self.within("<div class=\"pair\">", "</div>", fill);
+    }
+
+    /// Many small figures side by side.
+    pub fn tiles(&mut self, fill: impl FnOnce(&mut Self)) {
+        self.within("<div class=\"tiles\">", "</div>", fill);
+    }
+
+    /// What a reader may open under a line of text.
+    pub fn folded(&mut self, title: &str, fill: impl FnOnce(&mut Self)) {
+        let start = format!("<details><summary>{}</summary>", escape(title));
+        self.within(&start, "</details>", fill);
+    }
+
+    fn within(&mut self, start: &str, end: &str, fill: impl FnOnce(&mut Self)) {
+        self.body.push_str(start);
         fill(self);
-        self.body.push_str("</div>");
+        self.body.push_str(end);
     }
 
     /// An SVG plot with a caption.

@@ -150,7 +150,8 @@ impl Dataset {
         classes: Vec<Subject>,
     ) -> Result<Self> {
         config.check()?;
-        if config.method.name == Method::Mudi && config.method.mix_probability > 0.0 {
+        let mixes = config.method.name == Method::Mudi && config.method.mix_probability > 0.0;
+        if mixes || config.decouples() && config.decoupling.needs_backgrounds() {
             subjects.iter().try_for_each(Subject::need_masks)?;
         }
         let items = subjects
@@ -240,7 +241,7 @@ impl Dataset {
         let mut random = Stream::new(self.seed, numbered(streams::SAMPLE, n));
         let step = n / (self.batch * self.accumulate).max(1) as u64;
         let wanted = f64::from(random.uniform()) < self.method.mix_probability;
-        let mixes = self.method.name != Method::Dreambooth && self.subjects.len() > 1;
+        let mixes = self.method.name.mixes() && self.subjects.len() > 1;
         if wanted && mixes && step >= self.method.start_step {
             let other = (s + 1 + random.below(self.subjects.len() - 1)) % self.subjects.len();
             let q = random.below(self.subjects[other].photos.len());

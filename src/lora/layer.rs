@@ -13,6 +13,10 @@ use std::collections::BTreeMap;
 pub const PEFT_KEY: &str = "lora_adapter_metadata";
 /// The text pair of an adapter file that names the method it was trained with (`mudi`, `dreambooth`, ...).
 pub const METHOD_KEY: &str = "selvedge.method";
+/// The text pair that says what sizes and switches the `decoupling.` parameters of an adapter file have, in JSON.
+pub const DECOUPLING_KEY: &str = "selvedge.decoupling";
+/// Where the names of those parameters start.
+pub const DECOUPLING_PREFIX: &str = "decoupling.";
 
 /// One adapted module: `W' = W + strength * (alpha / rank) * up @ down`.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,6 +102,8 @@ impl Layer {
 pub struct Lora {
     /// One layer for each module.
     pub layers: BTreeMap<String, Layer>,
+    /// Parameters of a decoupling, which stand beside the low-rank pairs under the same names in every convention.
+    pub beside: BTreeMap<String, Raw>,
     /// Text pairs of the header.
     pub metadata: BTreeMap<String, String>,
 }
@@ -106,12 +112,17 @@ impl Lora {
     /// An adapter of `layers`, which must be of different modules (the last one wins).
     pub fn from_layers(layers: impl IntoIterator<Item = Layer>) -> Self {
         let layers = layers.into_iter().map(|l| (l.module.clone(), l)).collect();
-        Self { layers, metadata: BTreeMap::new() }
+        Self { layers, ..Self::default() }
     }
 
     /// The method it was trained with, where the file says so.
     pub fn method(&self) -> Option<&str> {
         self.metadata.get(METHOD_KEY).map(String::as_str)
+    }
+
+    /// What the file says about its decoupling; `None` for an adapter without one.
+    pub fn decoupling(&self) -> Option<&str> {
+        self.metadata.get(DECOUPLING_KEY).map(String::as_str)
     }
 
     /// The text pairs that belong to no convention and travel along on conversion.

@@ -3,7 +3,7 @@
 use super::{
     Modules,
     alpha::Alphas,
-    layer::{Layer, Lora},
+    layer::{DECOUPLING_KEY, DECOUPLING_PREFIX, Layer, Lora},
     renamed,
 };
 use crate::{
@@ -86,7 +86,13 @@ impl Lora {
     pub fn read(file: &SafeFile, bare: &str, modules: &Modules) -> Result<Self> {
         refuse_others(file)?;
         let (mut parts, mut unknown) = (BTreeMap::<String, Parts>::new(), vec![]);
+        let (decoupled, mut beside) =
+            (file.metadata().contains_key(DECOUPLING_KEY), BTreeMap::new());
         for key in file.entries().keys() {
+            if decoupled && key.starts_with(DECOUPLING_PREFIX) {
+                beside.insert(key.clone(), file.raw(key)?);
+                continue;
+            }
             let found =
                 split(key).and_then(|(stem, role)| Some((resolve(stem, bare, modules)?, role)));
             match found {
@@ -99,7 +105,7 @@ impl Lora {
         if alphas.is_dora() {
             return Err(another_kind(file, "DoRA (use_dora in its configuration)", &[]));
         }
-        let mut lora = Lora { metadata: file.metadata().clone(), ..Self::default() };
+        let mut lora = Lora { metadata: file.metadata().clone(), beside, ..Self::default() };
         let (mut missing, mut misshaped) = (vec![], vec![]);
         for (module, part) in parts {
             let (Some(down), Some(up)) = (part.down, part.up) else {

@@ -57,10 +57,12 @@ impl Loras {
 
 impl WeightSource for Loras {
     fn get(&self, name: &str, dims: &[usize], layout: WeightLayout) -> Result<Option<Floats>> {
-        let Some((raw, _)) = self.find(name) else { return Ok(None) };
+        let beside = || self.list.iter().find_map(|(lora, _)| lora.beside.get(name));
+        let found = self.find(name).map(|(raw, _)| raw).or_else(beside);
+        let Some(raw) = found else { return Ok(None) };
         let want = layout.checkpoint_dims(dims);
         let count: usize = want.iter().product();
-        match raw.to_tensor().filter(|t| t.data.len() == count && t.dims[0] == want[0]) {
+        match raw.to_tensor().filter(|t| t.data.len() == count && t.dims.first() == want.first()) {
             Some(t) => Ok(Some(layout.to_runtime(dims, t.data).into())),
             None => Err(Error::Weights {
                 source_name: "adapter".into(),

@@ -35,7 +35,7 @@ impl Lora {
         convention: Convention,
         modules: &Modules,
     ) -> Result<(BTreeMap<String, Raw>, BTreeMap<String, String>)> {
-        let (mut tensors, mut metadata) = (BTreeMap::new(), self.free_metadata());
+        let (mut tensors, mut metadata) = (self.beside.clone(), self.free_metadata());
         metadata.insert("format".into(), "pt".into());
         if convention == Convention::Peft {
             metadata.insert(PEFT_KEY.into(), alpha::describe(self));

@@ -1,13 +1,10 @@
 //! Networks whose embeddings of two pictures are close when the pictures look alike.
 
-use super::{
-    network::{Feed, Network},
-    similarity::Embeddings,
-};
+use super::similarity::Embeddings;
 use crate::{
     device::Device,
     error::Result,
-    models::{checkpoint::Component, towers::Preparation},
+    models::{checkpoint::Component, towers::PictureTower},
     tensor::{DType, Tensor, image::Picture},
 };
 use std::path::Path;
@@ -53,8 +50,7 @@ impl Kind {
 #[derive(Debug)]
 pub struct Embedder {
     kind: Kind,
-    preparation: Preparation,
-    network: Network,
+    tower: PictureTower,
     /// Whether the class token stands for all tokens.
     class_token: bool,
 }
@@ -65,9 +61,8 @@ impl Embedder {
     /// # Errors
     /// Those of reading; [`crate::error::Error::Format`] and [`crate::error::Error::Weights`] for another kind.
     pub fn open(kind: Kind, path: &Path, device: &Device, dtype: DType) -> Result<Self> {
-        let network = Network::open(kind.output(), path, (device, dtype))?;
-        let preparation = Preparation::of(kind.output().0, path, network.tower.side())?;
-        Ok(Self { kind, preparation, network, class_token: false })
+        let tower = PictureTower::open(kind.output(), path, (device, dtype))?;
+        Ok(Self { kind, tower, class_token: false })
     }
 
     /// The same network with its class token, the first, in place of the mean over all tokens: what DreamBench compares
@@ -88,10 +83,7 @@ impl Embedder {
     pub fn embed(&mut self, pictures: &[&Picture]) -> Result<Embeddings> {
         let mut all = Tensor { dims: vec![0, 1], data: vec![] };
         for picture in pictures {
-            let frame = self.preparation.frame(picture)?;
-            let samples = self.preparation.samples(&frame);
-            let pixels = Some((&samples[..], [frame.height, frame.width]));
-            let mut row = self.network.run(&Feed { pixels, ..Feed::default() })?;
+            let mut row = self.tower.look(picture)?;
             if row.dims.len() == 3 {
                 let width = row.dims[2];
                 let data = match self.class_token {

@@ -6,7 +6,6 @@ pub mod detect_compare;
 pub mod embedder;
 pub mod interval;
 pub mod judge;
-mod network;
 pub mod orders;
 pub mod similarity;
 pub mod study;

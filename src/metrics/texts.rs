@@ -1,9 +1,6 @@
 //! How well a picture fits a text: CLIP's text tower, and ImageReward.
 
-use super::{
-    network::{Feed, Network},
-    similarity::{Embeddings, to_references},
-};
+use super::similarity::{Embeddings, to_references};
 use crate::{
     device::Device,
     error::{Error, Result},
@@ -11,7 +8,7 @@ use crate::{
         checkpoint::Component,
         clip::eos_rows,
         tokenizer::Tokenizer,
-        towers::{Preparation, Tower, masked_scores},
+        towers::{Feed, Network, Preparation, Tower, masked_scores},
         wordpiece::WordPiece,
     },
     tensor::{DType, Tensor, image::Picture},

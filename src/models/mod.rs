@@ -6,6 +6,7 @@ mod builtin;
 pub mod checkpoint;
 pub mod clip;
 pub mod config;
+pub mod decoupling;
 pub mod export;
 pub mod noise;
 pub mod owlv2;

@@ -5,10 +5,14 @@ use crate::{
     error::Result,
     kernels::{
         activation::Kind,
+        add::AddChannels,
+        affine::Affine,
+        cosine::MeanTokens,
         moe::{Combine, Experts, Permute, Route},
     },
     plan::{Value, WeightLayout},
 };
+use serde::{Deserialize, Serialize};
 
 /// How tokens reach their experts; the result is the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,6 +26,17 @@ pub enum Way {
     Routed,
 }
 
+/// What chooses a token's experts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Routing {
+    /// The token itself.
+    #[default]
+    Token,
+    /// The mean of all tokens of its sequence: one choice for all of them.
+    Sequence,
+}
+
 /// Experts of a mixture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mixture {
@@ -31,8 +46,19 @@ pub struct Mixture {
     pub top_k: usize,
     /// Width between an expert's two layers.
     pub hidden: usize,
+    /// What chooses them.
+    pub routing: Routing,
     /// How tokens reach them.
     pub way: Way,
+}
+
+/// A recorded mixture.
+#[derive(Clone, Copy, Debug)]
+pub struct Mixed {
+    /// Tokens `[N, L, d]`.
+    pub out: Value,
+    /// The router's logits `[N, L, E]`.
+    pub logits: Value,
 }
 
 /// Most experts that are computed densely by default.
@@ -51,17 +77,23 @@ impl Mixture {
 }
 
 /// `y = x + sum_j w_j (W2_j gelu(W1_j x + b1_j) + b2_j)` on the last axis, `w` the softmax of the `top_k` greatest of
-/// the router's logits.
+/// the router's logits (of the token, or of the mean of its sequence: [`Routing`]).
 ///
 /// Parameters `name.router.{weight, bias}` `[E, d]`, `[E]`; `name.experts.fc1.{weight, bias}` `[E, hidden, d]`,
 /// `[E, hidden]`; `name.experts.fc2.{weight, bias}` `[E, d, hidden]`, `[E, d]`. With `fc2` zero, as it starts, `y = x`.
 ///
 /// # Errors
 /// Those of the operations.
-pub fn mixture(net: &mut Net<'_>, name: &str, x: Value, m: Mixture) -> Result<Value> {
+pub fn mixture(net: &mut Net<'_>, name: &str, x: Value, m: Mixture) -> Result<Mixed> {
     net.within(name, |net| {
         let (d, experts, slots) = (net.channels(x), m.experts, m.slots());
-        let logits = linear(net, "router", x, experts, Bias::Learned)?;
+        let mut logits = linear(net, "router", x, experts, Bias::Learned)?;
+        if m.routing == Routing::Sequence {
+            // a router is linear: its mean is the router of the mean
+            let mean = net.rec.apply(MeanTokens, &[logits])?;
+            let zeros = net.rec.apply(Affine { scale: 0.0, shift: 0.0 }, &[logits])?;
+            logits = net.rec.apply(AddChannels, &[zeros, mean])?;
+        }
         let table = net.rec.apply(Route { slots }, &[logits])?;
         let rows = net.rec.apply(Permute { experts, slots }, &[x, table])?;
         let y = net.within("experts", |net| {
@@ -70,7 +102,7 @@ pub fn mixture(net: &mut Net<'_>, name: &str, x: Value, m: Mixture) -> Result<Va
             layer(net, "fc2", h, table, [experts, d, m.hidden])
         })?;
         let y = net.rec.apply(Combine { top_k: m.top_k }, &[y, table, logits])?;
-        net.add(x, y)
+        Ok(Mixed { out: net.add(x, y)?, logits })
     })
 }
 

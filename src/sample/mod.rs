@@ -4,6 +4,7 @@ mod denoiser;
 mod encoder;
 mod fill;
 pub mod fit;
+mod fuse;
 mod init;
 mod pipeline;
 mod request;
@@ -13,6 +14,7 @@ mod start;
 
 pub use encoder::PictureEncoder;
 pub use fill::{Known, Resampling};
+pub use fuse::{Beside, Steering};
 pub use init::{MaskResize, StartNoise, first_inputs};
 pub use pipeline::{Loads, Pipeline};
 pub use request::{Request, Size};

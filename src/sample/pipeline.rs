@@ -1,6 +1,6 @@
 //! From a text to pictures: text program, start, denoising loop, decoding.
 
-use super::{Request, Schedule, Settings, Size, StartLatents, denoiser::Denoiser};
+use super::{Request, Schedule, Settings, Size, StartLatents, Steering, denoiser::Denoiser};
 use crate::{
     device::Device,
     error::{Error, Result},
@@ -13,6 +13,7 @@ use crate::{
     plan::{Program, StoredBytes, WeightLayout, WeightSource},
     tensor::{DType, Floats, image::Picture},
 };
+use std::collections::HashMap;
 
 /// A base with adapters, ready to sample pictures of one size.
 pub struct Pipeline<'a> {
@@ -21,6 +22,8 @@ pub struct Pipeline<'a> {
     adapters: &'a Adapters,
     weights: &'a dyn WeightSource,
     texts: Texts,
+    steering: Option<Steering>,
+    fused: HashMap<String, Vec<f32>>,
     denoiser: Option<Denoiser>,
     decoder: Option<(Program, [usize; 2])>,
     loads: Loads,
@@ -48,8 +51,28 @@ impl<'a> Pipeline<'a> {
         adapters: &'a Adapters,
         weights: &'a dyn WeightSource,
     ) -> Self {
-        let (texts, loads) = (Texts::default(), Loads::default());
-        Self { base, device, adapters, weights, texts, denoiser: None, decoder: None, loads }
+        Self {
+            base,
+            device,
+            adapters,
+            weights,
+            texts: Texts::default(),
+            steering: None,
+            fused: HashMap::new(),
+            denoiser: None,
+            decoder: None,
+            loads: Loads::default(),
+        }
+    }
+
+    /// The same with prompts that a decoupled adapter turns into conditioning; what is guided away from stays as it is.
+    ///
+    /// # Errors
+    /// As [`Steering::check`].
+    pub fn steered(self, steering: Option<Steering>) -> Result<Self> {
+        let width = self.base.unet.context_dim().unwrap_or(0);
+        steering.iter().try_for_each(|s| s.check(width))?;
+        Ok(Self { steering, ..self })
     }
 
     /// Latent height and width of a picture.
@@ -171,7 +194,16 @@ impl<'a> Pipeline<'a> {
             other.context.fill(0.0);
             other.pooled.fill(0.0);
         }
-        Ok((get(&request.prompt), other))
+        let mut own = get(&request.prompt);
+        if let Some(steering) = &self.steering {
+            if !self.fused.contains_key(&request.prompt) {
+                let (device, dtype) = (&self.device, self.base.dtype);
+                let fused = steering.fuse(device, dtype, self.weights, &own.context)?;
+                self.fused.insert(request.prompt.clone(), fused);
+            }
+            own.context = self.fused.get(&request.prompt).cloned().unwrap_or_default();
+        }
+        Ok((own, other))
     }
 
     /// The U-Net for `size`: loaded once, planned anew over the same weights for another size.

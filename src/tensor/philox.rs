@@ -22,6 +22,8 @@ pub mod streams {
     pub const SAMPLE: u64 = 0xD1 << 56;
     /// Data: everything about a prior picture, by picture.
     pub const PRIOR: u64 = 0xD2 << 56;
+    /// Which samples of a pass keep their background; numbered by pass.
+    pub const BACKGROUND: u64 = 4 << 56;
     /// Sampling: the unit noise that a picture starts from; its seed is the picture's.
     pub const START_NOISE: u64 = 0x5E1;
     /// Sampling: where the initialization puts the subjects; its seed is the picture's.

@@ -1,8 +1,8 @@
 //! What a run plans before it takes memory: the step, the VAE encoder, the text encoders.
 
 use super::{
-    NoiseSchedule, Objective, Patterns, StepOptions, Text, Trained, fit, plan_step, text_inputs,
-    unet_params,
+    Decoupled, NoiseSchedule, Objective, Patterns, StepOptions, Text, Trained, fit, plan_step,
+    text_inputs, unet_params,
 };
 use crate::{
     data::{
@@ -11,7 +11,7 @@ use crate::{
     },
     error::{Error, Result},
     lora::{Adapter, Adapters},
-    models::architecture::Architecture,
+    models::{architecture::Architecture, towers::image_width},
     plan::{ParamInfo, Plan, Recorder},
     tensor::Spec,
 };
@@ -47,7 +47,7 @@ pub fn pass_size(config: &TrainConfig) -> usize {
 /// Whether the text encoders are part of the step program.
 pub fn text_is_trained(config: &TrainConfig) -> bool {
     match config.train.mode {
-        Mode::Lora => config.train.train_text_encoder,
+        Mode::Lora => config.adapts_text(),
         Mode::Full => config.train.parts.iter().any(|p| p.contains("text")),
     }
 }
@@ -75,6 +75,7 @@ impl<'a> Blueprint<'a> {
             scale: architecture.vae.scaling_factor,
             noise: NoiseSchedule::from_json(&architecture.scheduler)?,
             objective: objective(config)?,
+            decoupled: decoupled(config, &architecture)?,
             checkpoint: t.checkpoint_gradients,
             poison: false,
             dtype: architecture.dtype,
@@ -135,7 +136,7 @@ fn trained(config: &TrainConfig, base: &Architecture) -> Result<Trained> {
     let params = unet_params(&base.unet)?;
     let patterns = Patterns::new("train.targets", &t.targets)?;
     let mut adapters = patterns.adapt("train.targets", &params, adapter)?;
-    if t.train_text_encoder {
+    if config.adapts_text() {
         let patterns = Patterns::new("train.text_targets", &t.text_targets)?;
         let text = patterns.adapt("train.text_targets", &text_params(base)?, adapter)?;
         for (path, list) in text.iter() {
@@ -151,6 +152,16 @@ fn text_params(base: &Architecture) -> Result<Vec<ParamInfo>> {
     Ok(rec.params())
 }
 
+/// How the configuration decouples.
+fn decoupled(config: &TrainConfig, base: &Architecture) -> Result<Option<Decoupled>> {
+    if !config.decouples() {
+        return Ok(None);
+    }
+    let (d, features) = (&config.decoupling, image_width(&config.decoupling.encoder())?);
+    let width = base.unet.context_dim().unwrap_or(features);
+    Ok(Some(Decoupled::new(d, features, width)))
+}
+
 fn objective(config: &TrainConfig) -> Result<Objective> {
     match config.method.loss {
         Loss::Mse => Ok(Objective::Mse),
@@ -158,7 +169,8 @@ fn objective(config: &TrainConfig) -> Result<Objective> {
             key: "method.loss".into(),
             found: "dco with trained text encoders".into(),
             expected: "dco with frozen text encoders".into(),
-            fix: "set train.train_text_encoder = false, or method.loss = \"mse\"".into(),
+            fix: "set train.train_text_encoder = false (or decoupling.train_text = \"none\"), or method.loss = \"mse\""
+                .into(),
         }),
         Loss::Dco => Ok(Objective::Dco { beta: config.method.dco_beta as f32 }),
     }

@@ -1,12 +1,13 @@
 //! A run that goes on from an adapter: its factors in the place of fresh ones.
 
-use super::{InitialWeights, Trained, is_adapter, modules};
+use super::{InitialWeights, Trained, is_adapter, is_decoupling, modules};
 use crate::{
     data::TrainConfig,
     error::{Error, Result},
     lora::{Adapters, Layer, Lora},
     models::base::Base,
     plan::{ParamInfo, WeightSource},
+    tensor::safetensors::Raw,
 };
 
 /// The adapter of `train.from` as this run's adapters: the same modules and ranks, its alpha folded into B, so that
@@ -48,6 +49,13 @@ pub fn continued(config: &TrainConfig, base: &Base, trained: &Trained) -> Result
         let fix = format!("set train.rank = {}", other.rank());
         return Err(bad(found, format!("rank {rank}, that of the run"), &fix));
     }
+    if config.decouples() != lora.decoupling().is_some() {
+        let (found, fix) = match config.decouples() {
+            true => ("an adapter without a decoupling", "start fresh, or from a decoupled one"),
+            false => ("a decoupled adapter", "set decoupling.enabled = true, or its method"),
+        };
+        return Err(bad(found.into(), "what the run trains".into(), fix));
+    }
     for layer in lora.layers.values_mut() {
         fold(layer, adapters)?;
     }
@@ -78,17 +86,19 @@ pub fn give<S: WeightSource>(
     lora: &Lora,
     params: &[ParamInfo],
 ) -> Result<()> {
-    for p in params.iter().filter(|p| is_adapter(&p.name)) {
+    for p in params.iter().filter(|p| is_adapter(&p.name) || is_decoupling(&p.name)) {
         let (down, up) = (".lora_A.weight", ".lora_B.weight");
         let found = match (p.name.strip_suffix(down), p.name.strip_suffix(up)) {
             (Some(module), _) => lora.layers.get(module).map(|l| &l.down),
             (_, Some(module)) => lora.layers.get(module).map(|l| &l.up),
-            _ => None,
+            _ => lora.beside.get(&p.name),
         };
+        let fits = |raw: &&Raw| raw.dims == p.layout.checkpoint_dims(&p.dims);
+        let found = found.filter(|raw| is_adapter(&p.name) || fits(raw));
         let Some(tensor) = found.and_then(|raw| raw.to_tensor()) else {
             return Err(Error::Weights {
                 source_name: "train.from".into(),
-                missing: vec![p.name.clone()],
+                missing: vec![format!("{} {:?}", p.name, p.dims)],
                 unknown: vec![],
                 misshaped: vec![],
             });

@@ -5,7 +5,10 @@ use crate::{
     error::Result,
     tensor::philox::{self, Stream, streams},
 };
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{
+    Arc,
+    mpsc::{Receiver, SyncSender, sync_channel},
+};
 
 /// One training picture, ready to be encoded.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,6 +25,17 @@ pub struct TrainingSample {
     pub key: Option<String>,
     /// Whether it belongs to the prior set.
     pub prior: bool,
+    /// What an image encoder makes of it, in a decoupled run.
+    pub features: Option<Arc<PhotoFeatures>>,
+}
+
+/// Features of a photo by the frozen image encoder; empty where a run has no use for them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PhotoFeatures {
+    /// Of the whole photo.
+    pub photo: Vec<f32>,
+    /// Of the photo without its subject.
+    pub background: Vec<f32>,
 }
 
 /// Where training pictures come from; a pass is addressed by its number, so a resumed run sees the same ones.
@@ -49,6 +63,8 @@ pub struct Prepared {
     pub noise: Vec<f32>,
     /// Timesteps.
     pub timesteps: Vec<i32>,
+    /// Whether the background of each sample is kept, in a decoupled run.
+    pub keep: Vec<bool>,
 }
 
 /// What the random numbers of a pass depend on.
@@ -60,12 +76,14 @@ pub struct Draws {
     pub latent: usize,
     /// Timesteps of the noise schedule.
     pub timesteps: usize,
+    /// Probability that a sample's background is left out.
+    pub drop: f32,
 }
 
 impl Draws {
     /// Draws under `seed` for latents of `latent` numbers.
     pub fn new(seed: u64, latent: usize, noise: &NoiseSchedule) -> Self {
-        Self { seed: seed ^ streams::TRAINING_SEED, latent, timesteps: noise.len() }
+        Self { seed: seed ^ streams::TRAINING_SEED, latent, timesteps: noise.len(), drop: 0.0 }
     }
 
     /// Adds the random numbers of pass `pass` to its pictures.
@@ -78,7 +96,10 @@ impl Draws {
         };
         let mut stream = Stream::new(self.seed, streams::numbered(streams::TIMESTEP, pass));
         let timesteps = (0..n).map(|_| i32::try_from(stream.below(self.timesteps)).unwrap_or(0));
+        let mut stream = Stream::new(self.seed, streams::numbered(streams::BACKGROUND, pass));
+        let keep = (0..n).map(|_| stream.uniform() >= self.drop).collect();
         Prepared {
+            keep,
             timesteps: timesteps.collect(),
             posterior_noise: normals(streams::POSTERIOR),
             noise: normals(streams::NOISE),
@@ -137,7 +158,7 @@ mod tests {
     }
 
     fn draws() -> Draws {
-        Draws { seed: 3, latent: 8, timesteps: 1000 }
+        Draws { seed: 3, latent: 8, timesteps: 1000, drop: 0.5 }
     }
 
     #[test]
@@ -154,6 +175,8 @@ mod tests {
         assert_eq!(all[5].samples[0].prompt, "5 2");
         assert_ne!(all[0].noise, all[1].noise);
         assert_ne!(all[0].noise, all[0].posterior_noise);
+        let kept = all.iter().flat_map(|p| &p.keep);
+        assert!(kept.clone().any(|k| *k) && kept.clone().any(|k| !*k));
     }
 
     #[test]

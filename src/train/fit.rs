@@ -142,6 +142,7 @@ mod tests {
             scale: 1.0,
             noise: NoiseSchedule::stable_diffusion(Prediction::Epsilon),
             objective: Objective::Mse,
+            decoupled: None,
             checkpoint: false,
             poison: false,
             dtype: DType::F32,

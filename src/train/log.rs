@@ -7,10 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const HEAD: &str = "step,loss,learning_rate,grad_norm,seconds,mixed\n";
+const HEAD: &str = "step,loss,learning_rate,grad_norm,seconds,mixed";
 
 /// One step, as it is logged.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Row {
     /// Steps done, counted from 1.
     pub step: u64,
@@ -24,6 +24,8 @@ pub struct Row {
     pub seconds: f32,
     /// How many samples of the step were mixes.
     pub mixed: usize,
+    /// Parts of the loss and what else a decoupled run shows, averaged likewise; as many as the log's further columns.
+    pub parts: Vec<(String, f32)>,
 }
 
 /// The open log.
@@ -34,12 +36,14 @@ pub struct Log {
 }
 
 /// The part of an old log that belongs to the first `step` steps.
-fn kept(text: &str, step: u64) -> String {
-    let mut out = HEAD.to_string();
+fn kept(text: &str, step: u64, columns: &[String]) -> String {
+    let mut out = [&[HEAD.to_string()], columns].concat().join(",") + "\n";
     for line in text.lines().skip(1) {
         let number = line.split(',').next().and_then(|s| s.parse::<u64>().ok());
         match number {
-            Some(n) if n <= step && line.split(',').count() == 6 => out += &format!("{line}\n"),
+            Some(n) if n <= step && line.split(',').count() == 6 + columns.len() => {
+                out += &format!("{line}\n")
+            }
             _ => break,
         }
     }
@@ -47,14 +51,16 @@ fn kept(text: &str, step: u64) -> String {
 }
 
 impl Log {
-    /// Opens `path` for the steps after `step`: later lines (and a line cut in the middle) are removed.
+    /// Opens `path` for the steps after `step`: later lines (and a line cut in the middle) are removed. `columns` are
+    /// those of the rows' parts.
     ///
     /// # Errors
     /// [`Error::File`].
-    pub fn open(path: &Path, step: u64) -> Result<Self> {
+    pub fn open(path: &Path, step: u64, columns: &[String]) -> Result<Self> {
         let old = if step == 0 { String::new() } else { read(path)? };
         let temporary = path.with_extension("csv.tmp");
-        std::fs::write(&temporary, kept(&old, step)).map_err(Error::file("write", &temporary))?;
+        let kept = kept(&old, step, columns);
+        std::fs::write(&temporary, kept).map_err(Error::file("write", &temporary))?;
         std::fs::rename(&temporary, path).map_err(Error::file("replace", path))?;
         let file = OpenOptions::new().append(true).open(path).map_err(Error::file("open", path))?;
         Ok(Self { path: path.into(), file })
@@ -65,10 +71,12 @@ impl Log {
     /// # Errors
     /// [`Error::File`].
     pub fn row(&mut self, r: &Row) -> Result<()> {
-        let line = format!(
-            "{},{},{},{},{:.4},{}\n",
+        let mut line = format!(
+            "{},{},{},{},{:.4},{}",
             r.step, r.loss, r.learning_rate, r.grad_norm, r.seconds, r.mixed
         );
+        r.parts.iter().for_each(|(_, value)| line += &format!(",{value}"));
+        line.push('\n');
         self.file.write_all(line.as_bytes()).map_err(Error::file("write", &self.path))
     }
 
@@ -97,12 +105,12 @@ mod tests {
     fn resuming_cuts_the_log_back_and_appends() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log.csv");
-        let mut log = Log::open(&path, 0).unwrap();
+        let mut log = Log::open(&path, 0, &[]).unwrap();
         for step in 1..=5 {
             log.row(&Row { step, loss: 0.5, mixed: 1, ..Row::default() }).unwrap();
         }
         std::fs::write(&path, std::fs::read_to_string(&path).unwrap() + "6,0.1").unwrap();
-        let mut log = Log::open(&path, 3).unwrap();
+        let mut log = Log::open(&path, 3, &[]).unwrap();
         log.row(&Row { step: 4, ..Row::default() }).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let steps: Vec<&str> = text.lines().map(|l| l.split(',').next().unwrap()).collect();

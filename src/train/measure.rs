@@ -1,8 +1,10 @@
 //! Planning and timing a U-Net's training and denoising step: what `plan` prints and `bench step` runs.
 
 use super::{
-    Batch, Group, InitialWeights, NoiseSchedule, Objective, Optimizer, Patterns, Prediction, Rules,
-    StepOptions, Stepper, Trained, plan_step, predict, text_inputs, unet_params,
+    Batch, Decoupled, Group, InitialWeights, NoiseSchedule, Objective, Optimizer, Patterns,
+    Prediction, Rules, StepOptions, Stepper, Trained,
+    decoupled::{BACKGROUND, KEEP, PHOTO},
+    plan_step, predict, text_inputs, unet_params,
 };
 use crate::{
     device::Device,
@@ -32,6 +34,8 @@ pub struct StepSize {
     pub checkpoint: bool,
     /// The loss.
     pub objective: Objective,
+    /// How the step decouples.
+    pub decoupled: Option<Decoupled>,
     /// How weights and activations are stored.
     pub dtype: DType,
 }
@@ -46,6 +50,7 @@ impl Default for StepSize {
             targets: ["to_q", "to_k", "to_v", "to_out.0"].map(String::from).into(),
             checkpoint: false,
             objective: Objective::Mse,
+            decoupled: None,
             dtype: DType::F32,
         }
     }
@@ -59,20 +64,26 @@ pub fn plan_training(config: &UnetConfig, size: &StepSize) -> Result<Plan> {
     let patterns = Patterns::new("train.targets", &size.targets)?;
     let adapter = Adapter { rank: size.rank, scale: 1.0 };
     let adapters = patterns.adapt("train.targets", &unet_params(config)?, adapter)?;
-    let options = StepOptions {
+    let options = step_options(config, size);
+    plan_step(config, &Trained::Adapters(adapters), &options, |rec, _| {
+        Ok(text_inputs(rec, config, size.batch, size.tokens))
+    })
+}
+
+/// What [`plan_training`] plans: the plain forward process at a scale of 1.
+pub fn step_options(config: &UnetConfig, size: &StepSize) -> StepOptions {
+    StepOptions {
         batch: size.batch,
         latent: size.latent,
         channels: config.in_channels,
         scale: 1.0,
         noise: NoiseSchedule::stable_diffusion(Prediction::Epsilon),
         objective: size.objective,
+        decoupled: size.decoupled,
         checkpoint: size.checkpoint,
         poison: false,
         dtype: size.dtype,
-    };
-    plan_step(config, &Trained::Adapters(adapters), &options, |rec, _| {
-        Ok(text_inputs(rec, config, size.batch, size.tokens))
-    })
+    }
 }
 
 /// Plans one call of a U-Net: inputs `sample`, `timestep` and the text inputs, output `sample`.
@@ -125,6 +136,20 @@ fn condition(config: &UnetConfig, size: &StepSize) -> Vec<(&'static str, Vec<f32
         all.push(("text_embeds", noise(11, n * extra.pooled_dim())));
         let [h, w] = size.latent.map(|side| side * 8);
         all.push(("time_ids", Base::time_ids(h, w).repeat(n)));
+    }
+    all
+}
+
+/// Features of random numbers, for a decoupled step.
+fn beside(size: &StepSize) -> Vec<(&'static str, Vec<f32>)> {
+    let (mut all, n) = (vec![], size.batch);
+    if let Some(d) = &size.decoupled {
+        let [photo, background] = d.reads();
+        let features =
+            |there: bool, name, stream| there.then(|| (name, noise(stream, n * d.model.features)));
+        all.extend(features(photo, PHOTO, 12));
+        all.extend(features(background, BACKGROUND, 13));
+        all.extend(d.drops.then(|| (KEEP, vec![1.0; n * d.model.width])));
     }
     all
 }
@@ -224,7 +249,7 @@ fn training(
     let mut program = plan.load(device.clone(), &InitialWeights::new(weights, 1))?;
     let group = |_: &str| Group { learning_rate: 1e-4, adamw: AdamW::default() };
     let optimizer = Optimizer::new(&mut program, group, Rules::constant(1.0))?;
-    let stepper = Stepper::new(program, optimizer, size.objective);
+    let stepper = Stepper::new(program, optimizer, &step_options(config, size));
     let (n, positions) = (size.batch, size.batch * size.latent[0] * size.latent[1]);
     let len = positions * config.in_channels;
     let batch = Batch {
@@ -234,7 +259,7 @@ fn training(
         timesteps: vec![500; n],
         weight: vec![1.0; positions],
         coefficient: vec![1.0 / n as f32; n],
-        condition: condition(config, size),
+        condition: [condition(config, size), beside(size)].concat(),
         ids: vec![],
     };
     Ok((stepper, batch))

@@ -1,10 +1,20 @@
 //! The data room's pictures as training samples.
 
-use super::{SampleSource, TrainingSample};
+use super::{PhotoFeatures, SampleSource, TrainingSample};
 use crate::{
     data::{self, Dataset, TrainConfig},
     error::Result,
 };
+use std::sync::Arc;
+
+/// Features of a run's photos.
+#[derive(Clone, Debug, Default)]
+pub struct Features {
+    /// By subject and photo, in their order.
+    pub photos: Vec<Vec<Arc<PhotoFeatures>>>,
+    /// Of a white picture: what is behind the subjects of a mix.
+    pub blank: Arc<PhotoFeatures>,
+}
 
 /// A [`Dataset`] at the latent size of a base model.
 #[derive(Debug)]
@@ -13,6 +23,7 @@ pub struct Pictures<'a> {
     latent: usize,
     accumulate: u64,
     soft_alpha: f32,
+    features: Option<Features>,
 }
 
 impl<'a> Pictures<'a> {
@@ -23,10 +34,25 @@ impl<'a> Pictures<'a> {
             latent: config.train.resolution / factor.max(1),
             accumulate: config.train.accumulate as u64,
             soft_alpha: config.method.soft_alpha as f32,
+            features: None,
+        }
+    }
+
+    /// The same pictures with what an image encoder makes of them.
+    pub fn with_features(self, features: Option<Features>) -> Self {
+        Self { features, ..self }
+    }
+
+    fn features(&self, sample: &data::Sample) -> Option<Arc<PhotoFeatures>> {
+        let all = self.features.as_ref()?;
+        match sample.source {
+            None => Some(all.blank.clone()),
+            Some(at) => all.photos.get(at.subject)?.get(at.photo).cloned(),
         }
     }
 
     fn sample(&self, sample: data::Sample, prior: bool) -> TrainingSample {
+        let features = self.features(&sample);
         TrainingSample {
             pixels: sample.picture.signed(),
             weight: sample.weight(self.latent, self.latent, self.soft_alpha),
@@ -34,6 +60,7 @@ impl<'a> Pictures<'a> {
             key: sample.source.map(|s| format!("{s:?}")),
             prompt: sample.draw.prompt,
             prior,
+            features,
         }
     }
 }

@@ -2,12 +2,15 @@
 
 use super::{
     Noisy, StepOptions,
-    step::{Objective, record},
+    step::{Objective, Predicted, record},
 };
 use crate::{
     error::{Error, Result},
     lora::{Adapter, Adapters},
-    models::unet::{UnetConfig, UnetInputs, unet},
+    models::{
+        decoupling::PREFIX,
+        unet::{UnetConfig, UnetInputs, unet},
+    },
     nn::Net,
     plan::{ParamInfo, Plan, Recorder, Value},
     tensor::Spec,
@@ -35,7 +38,7 @@ impl Trained {
     /// Tells `rec` which parameters are trained.
     pub fn apply(&self, rec: &mut Recorder) {
         match self {
-            Trained::Adapters(_) => rec.train_if(is_adapter),
+            Trained::Adapters(_) => rec.train_if(|name| is_adapter(name) || is_decoupling(name)),
             Trained::Weights(patterns) => {
                 let patterns = patterns.clone();
                 rec.train_if(move |name| patterns.matches(name));
@@ -47,6 +50,11 @@ impl Trained {
 /// Whether a parameter belongs to an adapter.
 pub fn is_adapter(name: &str) -> bool {
     name.contains(".lora_A.") || name.contains(".lora_B.")
+}
+
+/// Whether a parameter belongs to the decoupling: its adapter, its projection, its fusion.
+pub fn is_decoupling(name: &str) -> bool {
+    name.strip_prefix(PREFIX).is_some_and(|rest| rest.starts_with('.'))
 }
 
 /// Module patterns as a configuration gives them: ends of dotted names, or regular expressions when they hold `*`,
@@ -197,8 +205,17 @@ pub fn plan_step(
     trained.apply(&mut rec);
     let (adapters, none) = (trained.adapters(), Adapters::new());
     let text = text(&mut rec, &adapters)?;
-    record(rec, options, |rec, noisy: Noisy| {
-        let adapters = if noisy.adapted { &adapters } else { &none };
+    let decoupled = options.decoupled.as_ref();
+    let branches =
+        decoupled.map(|d| d.record(&mut rec, text.context, options.batch)).transpose()?;
+    record(rec, options, branches.as_ref(), |rec, noisy: Noisy| {
+        let own = branches.as_ref().map(|b| b.context);
+        let (adapters, context) = match noisy.pass {
+            Predicted::Trained => (&adapters, own),
+            Predicted::Weak => (&adapters, branches.as_ref().and_then(|b| b.weak)),
+            Predicted::Base => (&none, None),
+        };
+        let text = Text { context: context.unwrap_or(text.context), ..text };
         predict(rec, config, adapters, text, (noisy.latents, noisy.timestep))
     })
 }

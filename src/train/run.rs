@@ -95,7 +95,7 @@ pub fn run(
     trainer.encode_prompts(&prompts.iter().map(String::as_str).collect::<Vec<_>>())?;
     let first = trainer.stepper.optimizer.step;
     let (accumulate, steps) = (config.train.accumulate as u64, config.train.steps);
-    let mut outputs = Outputs::open(folder, checkpoints, first)?;
+    let mut outputs = Outputs::open(folder, checkpoints, first, &trainer.stepper.columns())?;
     let report = Report {
         trainable_parameters: entries.iter().map(|(_, r)| r.len()).sum(),
         ..Report::default()
@@ -148,6 +148,8 @@ fn one_step(
 ) -> Result<Row> {
     let begin = Instant::now();
     let (mut loss, mut mixed) = (0.0, 0);
+    let mut parts: Vec<(String, f32)> = vec![];
+    let mean = 1.0 / config.train.accumulate as f32;
     for _ in 0..config.train.accumulate {
         let pass = feed.recv().map_err(|_| Error::Data {
             at: format!("step {}", step + 1),
@@ -156,7 +158,13 @@ fn one_step(
             fix: "this is a bug of the loader".into(),
         })??;
         mixed += pass.samples.iter().filter(|s| s.mixed).count();
-        loss += trainer.pass(&pass)? / config.train.accumulate as f32;
+        loss += trainer.pass(&pass)? * mean;
+        for (i, (name, value)) in trainer.stepper.parts()?.into_iter().enumerate() {
+            match parts.get_mut(i) {
+                Some((_, sum)) => *sum += value * mean,
+                None => parts.push((name, value * mean)),
+            }
+        }
     }
     let factor = config.train.learning_rate_factor(step);
     let grad_norm = trainer.stepper.update()?;
@@ -167,6 +175,7 @@ fn one_step(
         grad_norm,
         seconds: begin.elapsed().as_secs_f32(),
         mixed,
+        parts,
     })
 }
 
@@ -204,21 +213,27 @@ struct Outputs {
 }
 
 impl Outputs {
-    fn open(folder: &RunFolder, checkpoints: Checkpoints, first: u64) -> Result<Self> {
+    fn open(
+        folder: &RunFolder,
+        checkpoints: Checkpoints,
+        first: u64,
+        columns: &[String],
+    ) -> Result<Self> {
         let events = folder.join("events");
         std::fs::create_dir_all(&events).map_err(Error::file("create", &events))?;
-        let log = Log::open(&folder.join("log.csv"), first)?;
+        let log = Log::open(&folder.join("log.csv"), first, columns)?;
         Ok(Self { log, events: Events::create(&events, first)?, checkpoints })
     }
 
     fn log(&mut self, row: &Row) -> Result<()> {
         self.log.row(row)?;
-        let scalars = [
+        let mut scalars = vec![
             ("loss", row.loss),
             ("learning_rate", row.learning_rate),
             ("grad_norm", row.grad_norm),
             ("seconds", row.seconds),
         ];
+        scalars.extend(row.parts.iter().map(|(name, value)| (name.as_str(), *value)));
         self.events.scalars(row.step, &scalars)
     }
 

@@ -1,27 +1,31 @@
 //! The result of a run as files.
 
-use super::{Trainable, is_adapter};
+use super::{Blueprint, Trainable, is_adapter, is_decoupling};
 use crate::{
     data::TrainConfig,
     error::{Error, Result},
-    lora::{Convention, Layer, Lora, METHOD_KEY, Modules},
+    lora::{Convention, DECOUPLING_KEY, Layer, Lora, METHOD_KEY, Modules},
     models::{
         base::Base,
+        decoupling::Decoupling,
         export::{Changed, export},
     },
     plan::{WeightLayout, WeightSource},
-    tensor::{Floats, Tensor, safetensors::Dtype},
+    tensor::{
+        Floats, Tensor,
+        safetensors::{Dtype, Raw},
+    },
 };
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
-/// The adapter among trained tensors; `alpha` as the configuration has it.
+/// The adapter among trained tensors, stored as `dtype`; `alpha` as the configuration has it.
 ///
 /// # Errors
 /// [`Error::Weights`] when a factor lacks the other one.
-pub fn adapter(trained: &[Trainable], alpha: f32) -> Result<Lora> {
+pub fn adapter(trained: &[Trainable], alpha: f32, dtype: Dtype) -> Result<Lora> {
     let tensor = |t: &Trainable| Tensor { dims: t.dims.clone(), data: t.data.clone() };
     let mut layers = vec![];
     for down in trained {
@@ -35,9 +39,11 @@ pub fn adapter(trained: &[Trainable], alpha: f32) -> Result<Lora> {
                 misshaped: vec![],
             });
         };
-        layers.push(Layer::new(module, &tensor(down), &tensor(up), alpha, Dtype::F32)?);
+        layers.push(Layer::new(module, &tensor(down), &tensor(up), alpha, dtype)?);
     }
-    Ok(Lora::from_layers(layers))
+    let own = trained.iter().filter(|t| is_decoupling(&t.name));
+    let beside = own.map(|t| (t.name.clone(), Raw::rounded(&t.dims, &t.data, dtype)));
+    Ok(Lora { beside: beside.collect(), ..Lora::from_layers(layers) })
 }
 
 /// Every module of a base that can carry an adapter.
@@ -52,13 +58,21 @@ pub fn modules(base: &Base) -> Modules {
 }
 
 /// Text pairs of the written files: which method made them.
-fn metadata(config: &TrainConfig) -> BTreeMap<String, String> {
+fn metadata(config: &TrainConfig, decoupling: Option<&Decoupling>) -> BTreeMap<String, String> {
     let mut pairs = BTreeMap::from([(METHOD_KEY.into(), config.method.name.word().into())]);
     if !config.preset.is_empty() {
         pairs.insert("selvedge.preset".into(), config.preset.clone());
     }
+    if let Some(text) = decoupling.and_then(|d| serde_json::to_string(d).ok()) {
+        pairs.insert(DECOUPLING_KEY.into(), text);
+        let encoder = config.decoupling.encoder().display().to_string();
+        pairs.insert(ENCODER_KEY.into(), encoder);
+    }
     pairs
 }
+
+/// The text pair of a decoupled adapter that names the image encoder it was trained with.
+pub const ENCODER_KEY: &str = "selvedge.decoupling.encoder";
 
 /// Trained weights in the place of the base's own: for sampling before they are written.
 #[derive(Debug)]
@@ -93,9 +107,12 @@ pub fn save(
 ) -> Result<Vec<PathBuf>> {
     let mut written = vec![];
     if trained.iter().any(|t| is_adapter(&t.name)) {
-        let (mut lora, modules) =
-            (adapter(trained, config.train.effective_alpha() as f32)?, modules(base));
-        lora.metadata = metadata(config);
+        // what is decoupled is to be small: half of the bytes
+        let dtype = if config.decouples() { Dtype::F16 } else { Dtype::F32 };
+        let alpha = config.train.effective_alpha() as f32;
+        let (mut lora, modules) = (adapter(trained, alpha, dtype)?, modules(base));
+        let decoupled = Blueprint::new(config, base.architecture())?.options.decoupled;
+        lora.metadata = metadata(config, decoupled.map(|d| d.model).as_ref());
         for (i, format) in config.train.formats.iter().enumerate() {
             let convention = match format.as_str() {
                 "kohya" => Convention::Kohya,

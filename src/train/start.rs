@@ -1,14 +1,21 @@
 //! Where the trainables start: adapters from their distribution or a file, everything else from the base.
 
+use super::is_decoupling;
 use crate::{
     error::Result,
     plan::{WeightLayout, WeightSource},
-    tensor::{Floats, philox},
+    tensor::{
+        Floats,
+        philox::{self, Stream},
+    },
 };
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 
 /// The base's weights, and fresh adapters: `A ~ N(0, 1/r)` (standard deviation, as peft's "gaussian"), `B = 0`.
+///
+/// A decoupling starts with its mask at sigmoid(0) = 0.5, the experts' second layers at 0, so that what it makes of a text
+/// is the sum of text and background, every other matrix `U(-1/sqrt(in), 1/sqrt(in))` as torch's linear layers, biases 0.
 ///
 /// The draw of a matrix is addressed by its name, so it does not depend on which others exist.
 #[derive(Debug)]
@@ -41,6 +48,9 @@ impl<S: WeightSource> WeightSource for InitialWeights<S> {
         if name.contains(".lora_B.") {
             return Ok(Some(vec![0.0; dims.iter().product()].into()));
         }
+        if is_decoupling(name) {
+            return Ok(Some(decoupling(self.seed, name, dims).into()));
+        }
         self.base.get(name, dims, layout)
     }
 
@@ -49,12 +59,28 @@ impl<S: WeightSource> WeightSource for InitialWeights<S> {
     }
 }
 
-fn gaussian(seed: u64, name: &str, dims: &[usize]) -> Vec<f32> {
+/// The stream of a parameter's draw.
+fn stream(name: &str) -> u64 {
     let digest = Sha256::digest(name.as_bytes());
     let mut stream = [0u8; 8];
     stream.copy_from_slice(&digest[..8]);
+    u64::from_le_bytes(stream)
+}
+
+fn decoupling(seed: u64, name: &str, dims: &[usize]) -> Vec<f32> {
     let mut data = vec![0.0; dims.iter().product()];
-    philox::fill_normal(seed, u64::from_le_bytes(stream), &mut data);
+    let silent = name.ends_with(".bias") || name.ends_with(".mask");
+    if !silent && !name.ends_with("experts.fc2.weight") {
+        let bound = 1.0 / (dims.last().copied().unwrap_or(1).max(1) as f32).sqrt();
+        let mut random = Stream::new(seed, stream(name));
+        data.iter_mut().for_each(|v| *v = (2.0 * random.uniform() - 1.0) * bound);
+    }
+    data
+}
+
+fn gaussian(seed: u64, name: &str, dims: &[usize]) -> Vec<f32> {
+    let mut data = vec![0.0; dims.iter().product()];
+    philox::fill_normal(seed, stream(name), &mut data);
     let deviation = 1.0 / dims.first().copied().unwrap_or(1).max(1) as f32;
     data.iter_mut().for_each(|v| *v *= deviation);
     data

@@ -1,9 +1,14 @@
 //! One training step as a program: posterior, noise, prediction, loss, backward, update.
 
-use super::{NoiseSchedule, Optimizer, Prediction};
+use super::{
+    Decoupled, NoiseSchedule, Optimizer, Prediction,
+    decoupled::{Branches, Term, router_statistics},
+};
 use crate::{
     error::{Error, Result},
     kernels::{
+        add::Add,
+        affine::Affine,
         diffuse::{Diffuse, Noising},
         loss::{Dco, MaskedMse},
         posterior::Posterior,
@@ -39,6 +44,8 @@ pub struct StepOptions {
     pub noise: NoiseSchedule,
     /// The loss.
     pub objective: Objective,
+    /// How photos are decoupled from their subjects; not at all without.
+    pub decoupled: Option<Decoupled>,
     /// Recompute activations.
     pub checkpoint: bool,
     /// Fill dead buffers with NaN (tests).
@@ -54,20 +61,33 @@ pub struct Noisy {
     pub latents: Value,
     /// Timesteps `[N]`, f32.
     pub timestep: Value,
-    /// False for the reference of DCO: without adapters.
-    pub adapted: bool,
+    /// Which of the step's predictions it is.
+    pub pass: Predicted,
+}
+
+/// The predictions of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Predicted {
+    /// With everything that is trained.
+    Trained,
+    /// DCO's reference: the base alone.
+    Base,
+    /// DisenBooth's weak loss: from the text alone.
+    Weak,
 }
 
 /// Records a step around `predict` and plans it.
 ///
 /// Inputs: `moments [N, h, w, 2C]`, `posterior_noise`, `noise [N, h, w, C]`, `timesteps [N]` (i32) and `timestep [N]`
-/// (f32, the same numbers), `weight [N, h, w]`, `coefficient [N]` (not for DCO), and what `predict` adds.
+/// (f32, the same numbers), `weight [N, h, w]`, `coefficient [N]` (not for DCO), and what `predict` adds. `branches` are
+/// those of a decoupled step, whose parts are added to the loss, each an output of its name.
 ///
 /// # Errors
 /// Those of `predict`; [`Error::Plan`] when nothing is trained.
 pub fn record(
     mut rec: Recorder,
     options: &StepOptions,
+    branches: Option<&Branches>,
     mut predict: impl FnMut(&mut Recorder, Noisy) -> Result<Value>,
 ) -> Result<Plan> {
     let (n, [h, w], c) = (options.batch, options.latent, options.channels);
@@ -91,16 +111,18 @@ pub fn record(
             r.scope("target", |r| r.apply(Diffuse { mix: Noising::Velocity }, &mixed))?
         }
     };
-    let noisy = Noisy { latents: x, timestep, adapted: true };
+    let noisy = Noisy { latents: x, timestep, pass: Predicted::Trained };
+    let weighs = options.weighs();
+    let coefficient = weighs.then(|| r.input("coefficient", Spec::f32(&[n])));
     let loss = match options.objective {
         Objective::Mse => {
-            let coefficient = r.input("coefficient", Spec::f32(&[n]));
+            let coefficient = known(coefficient)?;
             let prediction = predict(r, noisy)?;
             let ins = [prediction, target, weight, coefficient];
             r.scope("loss", |r| r.apply(MaskedMse, &ins))?
         }
         Objective::Dco { beta } => {
-            let frozen = Noisy { adapted: false, ..noisy };
+            let frozen = Noisy { pass: Predicted::Base, ..noisy };
             let reference = r.scope("reference", |r| predict(r, frozen))?;
             let prediction = predict(r, noisy)?;
             let ins = [prediction, reference, target, weight];
@@ -108,8 +130,50 @@ pub fn record(
         }
     };
     let (checkpoint, poison) = (options.checkpoint, options.poison);
-    let pass = Pass::Loss(loss);
-    rec.plan(&[("loss", loss)], PlanOptions { pass, checkpoint, poison })
+    let (mut sum, mut outputs) = (loss, vec![]);
+    if let (Some(d), Some(b)) = (&options.decoupled, branches) {
+        let mut terms = b.terms.clone();
+        if b.weak.is_some() {
+            let prediction = predict(r, Noisy { pass: Predicted::Weak, ..noisy })?;
+            let ins = [prediction, target, weight, known(coefficient)?];
+            let value = r.scope("weak", |r| r.apply(MaskedMse, &ins))?;
+            terms.push(Term { name: "weak", weight: d.weights.weak, value });
+        }
+        outputs.push(("diffusion", loss));
+        sum = r.scope("sum", |r| {
+            let mut sum = scaled(r, loss, d.weights.diffusion)?;
+            for term in &terms {
+                let part = scaled(r, term.value, term.weight)?;
+                sum = r.apply(Add, &[sum, part])?;
+            }
+            Ok(sum)
+        })?;
+        outputs.extend(terms.iter().map(|t| (t.name, t.value)));
+        if let Some(logits) = b.logits {
+            outputs.push((ROUTER, r.cast(logits, DType::F32)?));
+        }
+    }
+    outputs.insert(0, ("loss", sum));
+    rec.plan(&outputs, PlanOptions { pass: Pass::Loss(sum), checkpoint, poison })
+}
+
+/// Name of the output with a router's logits.
+const ROUTER: &str = "router";
+
+fn scaled(r: &mut Recorder, x: Value, scale: f32) -> Result<Value> {
+    if scale == 1.0 { Ok(x) } else { r.apply(Affine { scale, shift: 0.0 }, &[x]) }
+}
+
+fn known(coefficient: Option<Value>) -> Result<Value> {
+    let problem = "no coefficients are fed".into();
+    coefficient.ok_or_else(|| Error::Plan { at: "loss".into(), problem })
+}
+
+impl StepOptions {
+    /// Whether the step reads `coefficient`: a mean squared error is part of its loss.
+    pub fn weighs(&self) -> bool {
+        self.objective == Objective::Mse || self.decoupled.is_some_and(|d| d.weights.weak != 0.0)
+    }
 }
 
 /// The numbers of one pass; every vector as long as the input of its name.
@@ -142,12 +206,40 @@ pub struct Stepper {
     pub optimizer: Optimizer,
     passes: usize,
     weighs: bool,
+    decoupled: Option<Decoupled>,
 }
 
 impl Stepper {
-    /// Joins a program and the optimizer made for its trainables.
-    pub fn new(program: Program, optimizer: Optimizer, objective: Objective) -> Self {
-        Self { program, optimizer, passes: 0, weighs: objective == Objective::Mse }
+    /// Joins a program made with `options` and the optimizer made for its trainables.
+    pub fn new(program: Program, optimizer: Optimizer, options: &StepOptions) -> Self {
+        let (weighs, decoupled) = (options.weighs(), options.decoupled);
+        Self { program, optimizer, passes: 0, weighs, decoupled }
+    }
+
+    /// Columns of what [`Stepper::parts`] gives.
+    pub fn columns(&self) -> Vec<String> {
+        self.decoupled.map(|d| d.columns()).unwrap_or_default()
+    }
+
+    /// The parts of the last pass's loss by their names, the entropy of the router and the mean weight of each expert;
+    /// nothing where the loss is one.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn parts(&self) -> Result<Vec<(String, f32)>> {
+        let Some(d) = &self.decoupled else { return Ok(vec![]) };
+        let mut parts = vec![];
+        for name in d.parts() {
+            let value = self.program.get(name)?.first().copied().unwrap_or(f32::NAN);
+            parts.push((name.to_string(), value));
+        }
+        if let Some(f) = d.model.fusion {
+            let (entropy, load) = router_statistics(&self.program.get(ROUTER)?, f.experts);
+            parts.push(("router_entropy".into(), entropy));
+            let of = |(i, load)| (format!("expert_{i}"), load);
+            parts.extend(load.into_iter().enumerate().map(of));
+        }
+        Ok(parts)
     }
 
     /// Feeds a batch, runs forward and backward, adds to the gradient; returns the loss of this pass. After the last pass

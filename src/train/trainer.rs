@@ -1,13 +1,15 @@
 //! A base model being trained: its programs, what it keeps of encoders, one pass.
 
 use super::{
-    Batch, Blueprint, Draws, Group, InitialWeights, NoiseSchedule, Optimizer, Plans, Prepared,
-    Rules, Stepper, TrainingSample, continued, fit, give, text_is_trained,
+    Batch, Blueprint, Decoupled, Draws, Group, InitialWeights, NoiseSchedule, Optimizer, Plans,
+    Prepared, Rules, Stepper, TrainingSample, continued,
+    decoupled::{BACKGROUND, KEEP, PHOTO, TEXT_END},
+    fit, give, text_is_trained,
 };
 use crate::{
     data::{TrainConfig, config::MethodConfig},
     device::Device,
-    error::Result,
+    error::{Error, Result},
     kernels::adamw::AdamW,
     lora::Adapters,
     models::{
@@ -25,6 +27,7 @@ pub struct Trainer<'a> {
     base: &'a Base,
     device: Device,
     noise: NoiseSchedule,
+    decoupled: Option<Decoupled>,
     /// The step program and its optimizer.
     pub stepper: Stepper,
     encoder: Program,
@@ -50,7 +53,7 @@ impl<'a> Trainer<'a> {
         let t = &config.train;
         let blueprint = Blueprint::new(config, base.architecture())?;
         let plans = blueprint.plans()?;
-        let (noise, objective) = (blueprint.options.noise.clone(), blueprint.options.objective);
+        let noise = blueprint.options.noise.clone();
         let others = plans.others_bytes();
         let need = fit::Need { plan: &plans.step, others, samples, train: t };
         fit::check(&device, &need, &blueprint.options, |options| blueprint.step(options))?;
@@ -75,7 +78,8 @@ impl<'a> Trainer<'a> {
             base,
             device,
             noise,
-            stepper: Stepper::new(program, optimizer, objective),
+            decoupled: blueprint.options.decoupled,
+            stepper: Stepper::new(program, optimizer, &blueprint.options),
             encoder,
             texts: Texts::default(),
             moments: HashMap::new(),
@@ -86,7 +90,9 @@ impl<'a> Trainer<'a> {
     /// What the random numbers of a pass depend on.
     pub fn draws(&self) -> Draws {
         let side = self.config.train.resolution / self.base.vae.factor();
-        Draws::new(self.config.train.seed, side * side * self.base.vae.latent_channels, &self.noise)
+        let latent = side * side * self.base.vae.latent_channels;
+        let drop = self.config.decoupling.drop as f32;
+        Draws { drop, ..Draws::new(self.config.train.seed, latent, &self.noise) }
     }
 
     /// Encodes those of `prompts` that are new with the frozen text encoders, which are loaded at most once for
@@ -141,12 +147,44 @@ impl<'a> Trainer<'a> {
         } else {
             self.text_vectors(&mut batch, &prompts)?;
         }
+        if let Some(d) = self.decoupled {
+            self.features(&d, &mut batch, pass)?;
+        }
         if self.base.unet.text_time.is_some() {
             let side = self.config.train.resolution;
             let ids = Base::time_ids(side, side).repeat(prompts.len());
             batch.condition.push(("time_ids", ids));
         }
         self.stepper.accumulate(&batch)
+    }
+
+    /// What a decoupled step is fed beside.
+    fn features(&self, d: &Decoupled, batch: &mut Batch, pass: &Prepared) -> Result<()> {
+        let [photo, background] = d.reads();
+        let (mut all, mut behind) = (vec![], vec![]);
+        for sample in &pass.samples {
+            let known = sample.features.as_ref().ok_or_else(|| Error::Plan {
+                at: "decoupling".into(),
+                problem: "a picture without features".into(),
+            })?;
+            all.extend(&known.photo);
+            behind.extend(&known.background);
+        }
+        if photo {
+            batch.condition.push((PHOTO, all));
+        }
+        if background {
+            batch.condition.push((BACKGROUND, behind));
+        }
+        if d.drops {
+            let row = |keep: &bool| vec![f32::from(u8::from(*keep)); d.model.width];
+            batch.condition.push((KEEP, pass.keep.iter().flat_map(row).collect()));
+        }
+        if d.reads_ends() {
+            let prompts: Vec<&str> = pass.samples.iter().map(|s| s.prompt.as_str()).collect();
+            batch.ids.push((TEXT_END, self.base.ids(0, &prompts).1));
+        }
+        Ok(())
     }
 
     fn text_ids(&self, batch: &mut Batch, prompts: &[&str]) {

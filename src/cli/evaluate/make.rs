@@ -5,6 +5,7 @@ use crate::{
     cli::{
         common::{Compute, DeviceArgs, note},
         generate::Generate,
+        steer::SteerArgs,
         train::{stop_flag, train},
     },
     error::{Error, Result},
@@ -258,6 +259,7 @@ impl Maker {
             latents: None,
             vae_dtype: None,
             save_latents: None,
+            steer: SteerArgs::NONE,
             out: self.out.clone(),
             compute: Compute {
                 place: self.place.clone(),

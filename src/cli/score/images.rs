@@ -1,7 +1,7 @@
 //! Scores of a folder of pictures: boxes, then one model after the other, each gone before the next.
 
 use super::{
-    ScoreArgs, boxes, page,
+    Mean, ScoreArgs, Seen, boxes, page,
     results::{Judged, Results, Shot},
     show,
 };
@@ -61,6 +61,21 @@ pub(super) fn run(folder: &Path, args: &ScoreArgs) -> Result<u8> {
 /// As [`judge`].
 pub(super) fn judged(folder: &Path, args: &ScoreArgs) -> Result<serde_json::Value> {
     Ok(show::as_json(&judge(folder, args)?.results))
+}
+
+/// Scores the pictures of `folder`, to be shown `side` pixels wide.
+///
+/// # Errors
+/// As [`judge`].
+pub(super) fn seen(folder: &Path, args: &ScoreArgs, side: usize) -> Result<Seen> {
+    let run = judge(folder, args)?;
+    let columns = run.results.columns();
+    Ok(Seen {
+        figures: page::figures(&run.results, side, |i| run.picture(i))?,
+        means: columns.iter().map(|c| Mean { label: c.label.clone(), of: c.mean() }).collect(),
+        boxes: run.results.shots.iter().map(|s| s.boxes.as_ref().map_or(0, Vec::len)).collect(),
+        numbers: show::as_json(&run.results),
+    })
 }
 
 /// Judges the pictures of `folder`.

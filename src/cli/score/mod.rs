@@ -130,6 +130,37 @@ pub fn judged(folder: &Path, by: ByArgs, place: DeviceArgs) -> Result<serde_json
     images::judged(folder, &ScoreArgs { of, by, json: true, place })
 }
 
+/// A number over all pictures of a folder.
+#[derive(Clone, Debug)]
+pub struct Mean {
+    /// What it is.
+    pub label: String,
+    /// Its mean and 95 % interval; `None` unless every picture has the number.
+    pub of: Option<(f64, [f64; 2])>,
+}
+
+/// The scores of a folder, for another command's page.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// `(SVG, caption)` of every picture, the worst first.
+    pub figures: Vec<(String, String)>,
+    /// Every number over all pictures.
+    pub means: Vec<Mean>,
+    /// How many boxes every picture has, by name.
+    pub boxes: Vec<usize>,
+    /// What `--json` prints.
+    pub numbers: serde_json::Value,
+}
+
+/// Scores the pictures of `folder`; they are shown `side` pixels wide.
+///
+/// # Errors
+/// As [`run`].
+pub fn seen(folder: &Path, by: ByArgs, place: DeviceArgs, side: usize) -> Result<Seen> {
+    let of = OfArgs { images: Some(folder.into()), similarities: None, embeddings: None };
+    images::seen(folder, &ScoreArgs { of, by, json: true, place }, side)
+}
+
 /// Refuses flags of a device where there is nothing to compute on it.
 fn nothing_computes(place: &DeviceArgs) -> Result<()> {
     let kernels = &place.kernels;

@@ -55,26 +55,45 @@ pub(super) fn page(
         });
     }
     page.section("Pictures");
-    let mut figures = vec![];
-    for i in results.worst_first() {
-        let shot = &results.shots[i];
-        let likeness = results.embedders.first().map(|e| &e.images[i]);
-        let svg = drawn(shot, &small(&read(i)?, PICTURE)?, likeness, &results.subjects);
-        let number = |v: Option<f64>| v.map_or("-".into(), |v| format!("{v:.4}"));
-        let numbers = columns.iter().map(|c| format!("{} {}", c.label, number(c.values[i])));
-        let parts = [shot.name.clone()].into_iter().chain(numbers).chain(shot.prompt.clone());
-        figures.push((svg, parts.collect::<Vec<_>>().join("; ")));
-    }
+    let figures = figures(results, PICTURE, &mut read)?;
     page.side_by_side(|page| figures.iter().for_each(|(svg, text)| page.plot(svg, text)));
     Ok(page.html())
 }
 
+/// `(SVG, caption)` of every picture, the worst first: boxes, numbers, prompt; `side` pixels wide.
+///
+/// # Errors
+/// Those of `read`.
+pub(super) fn figures(
+    results: &Results,
+    side: usize,
+    mut read: impl FnMut(usize) -> Result<Picture>,
+) -> Result<Vec<(String, String)>> {
+    let columns = results.columns();
+    let figure = |i: usize| {
+        let shot = &results.shots[i];
+        let likeness = results.embedders.first().map(|e| &e.images[i]);
+        let png = small(&read(i)?, side)?;
+        let svg = drawn(shot, &png, likeness, (&results.subjects, side));
+        let number = |v: Option<f64>| v.map_or("-".into(), |v| format!("{v:.4}"));
+        let numbers = columns.iter().map(|c| format!("{} {}", c.label, number(c.values[i])));
+        let parts = [shot.name.clone()].into_iter().chain(numbers).chain(shot.prompt.clone());
+        Ok((svg, parts.collect::<Vec<_>>().join("; ")))
+    };
+    results.worst_first().into_iter().map(figure).collect()
+}
+
 /// The picture with its boxes, each with the detector's score and its similarity to every subject.
-fn drawn(shot: &Shot, png: &[u8], likeness: Option<&Likeness>, subjects: &[String]) -> String {
+fn drawn(
+    shot: &Shot,
+    png: &[u8],
+    likeness: Option<&Likeness>,
+    (subjects, side): (&[String], usize),
+) -> String {
     let [height, width] = shot.size;
     let line = width.max(height) as f64 / 150.0;
     let mut svg = format!(
-        "<svg viewBox=\"0 0 {width} {height}\" width=\"{PICTURE}\">\
+        "<svg viewBox=\"0 0 {width} {height}\" width=\"{side}\">\
          <image width=\"{width}\" height=\"{height}\" href=\"data:image/png;base64,{}\"/>",
         STANDARD.encode(png)
     );

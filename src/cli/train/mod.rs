@@ -1,5 +1,6 @@
 //! `selvedge train`: a configuration becomes a run folder with adapters.
 
+mod backgrounds;
 mod captions;
 mod prior;
 mod samples;
@@ -16,7 +17,7 @@ use crate::{
     },
     device::Device,
     error::{Error, Result},
-    models::{Texts, base::Base},
+    models::{Texts, base::Base, checkpoint::Component},
     tensor::DType,
     train::{
         Blueprint, Hooks, Pictures, Report, RunFolder, Trainable, continued, run as run_training,
@@ -190,7 +191,10 @@ pub fn train(
     let data = data.map_err(|e| if run_folder.is_some() { withdraw(e, folder) } else { e })?;
     warnings.iter().for_each(|w| warn(w));
     let run_folder = run_folder.map_or_else(open, Ok)?;
-    let source = Pictures::new(&data, config, base.vae.factor());
+    let place = (&base, &device);
+    let features = backgrounds::features(config, &data, place, &folder.join("backgrounds"))
+        .map_err(|e| withdraw(e, folder))?;
+    let source = Pictures::new(&data, config, base.vae.factor()).with_features(features);
     let mut sample = |step: u64, trained: &[Trainable], texts: &mut Texts| {
         let folder = folder.join(format!("samples/step-{step:06}"));
         let run = Moment { config, base: &base, device: &device, subjects: data.subjects() };
@@ -207,7 +211,24 @@ pub fn train(
         resume_hint: hint.into(),
     };
     let result = run_training(config, &base, device.clone(), &source, &run_folder, hooks);
-    result.map_err(|e| withdraw(e, folder))
+    let report = result.map_err(|e| withdraw(e, folder))?;
+    if config.decouples() {
+        tell_size(&report, &base)?;
+    }
+    Ok(report)
+}
+
+/// Says how small a decoupled adapter is beside the U-Net in half precision.
+fn tell_size(report: &Report, base: &Base) -> Result<()> {
+    let Some(path) = report.written.first() else { return Ok(()) };
+    let bytes = std::fs::metadata(path).map_err(Error::file("open", path))?.len() as f64;
+    let unet = base.weights.part(Component::Unet);
+    let count = |dims: &[usize]| dims.iter().product::<usize>();
+    let whole: usize = unet.map_or(0, |p| p.shapes().map(|(_, dims)| count(dims)).sum());
+    let share = 100.0 * bytes / (2 * whole.max(1)) as f64;
+    let name = path.display();
+    note(&format!("{name}: {:.1} MB, {share:.2} % of the U-Net in half precision", bytes / 1e6));
+    Ok(())
 }
 
 /// After a failure before the first step: leaves no folder that looks like a run (a prior set stays).

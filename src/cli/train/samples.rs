@@ -13,12 +13,12 @@ use crate::{
     plan::WeightSource,
     sample::{
         MaskResize, PictureEncoder, Pipeline, Request, Sampler, Size, StartLatents, StartNoise,
-        first_inputs,
+        Steering, first_inputs,
         fit::{Forecast, Unet},
         unit_noise,
     },
-    tensor::image::write_png,
-    train::{Trainable, TrainedWeights, adapter},
+    tensor::{image::write_png, safetensors::Dtype},
+    train::{Blueprint, Trainable, TrainedWeights, adapter},
 };
 use std::path::Path;
 
@@ -130,9 +130,10 @@ pub fn make(
     let Moment { config, base, device, .. } = *moment;
     let loras = match config.train.mode {
         Mode::Full => Loras::default(),
-        Mode::Lora => {
-            Loras::new(vec![(adapter(trained, config.train.effective_alpha() as f32)?, 1.0)])
-        }
+        Mode::Lora => Loras::new(vec![(
+            adapter(trained, config.train.effective_alpha() as f32, Dtype::F32)?,
+            1.0,
+        )]),
     };
     let (adapters, whole) = (loras.adapters(), TrainedWeights::new(trained));
     let source: &dyn WeightSource = match config.train.mode {
@@ -141,7 +142,9 @@ pub fn make(
     };
     let text_is_trained = trained.iter().any(|t| t.name.starts_with("text_encoder"));
     let known = if text_is_trained { Texts::default() } else { std::mem::take(texts) };
-    let mut pipeline = Pipeline::new(base, device.clone(), &adapters, source).with_texts(known);
+    let pipeline = Pipeline::new(base, device.clone(), &adapters, source).with_texts(known);
+    let decoupled = Blueprint::new(config, base.architecture())?.options.decoupled;
+    let mut pipeline = pipeline.steered(decoupled.map(|d| Steering::subject(d.model)))?;
     std::fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
     let requests = requests(config);
     pipeline.encode_prompts(&requests.iter().collect::<Vec<_>>())?;

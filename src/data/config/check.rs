@@ -1,6 +1,6 @@
 //! Values that cannot be used, each with its key.
 
-use super::{Loss, Method, Mode, TrainConfig};
+use super::{Loss, Mode, TrainConfig};
 use crate::error::{Error, Result};
 use std::path::Path;
 
@@ -28,6 +28,7 @@ impl TrainConfig {
     pub fn check(&self) -> Result<()> {
         self.check_subjects()?;
         self.check_method()?;
+        self.check_decoupling()?;
         self.check_segment()?;
         self.check_caption()?;
         self.check_train()
@@ -90,7 +91,7 @@ impl TrainConfig {
                 within(&key("scale"), scale, 0.01, 1.0)?;
             }
         }
-        let need = if self.method.name == Method::Dreambooth { 1 } else { 2 };
+        let need = if self.method.name.mixes() { 2 } else { 1 };
         if self.subjects.len() < need {
             let name = format!("{:?}", self.method.name).to_lowercase();
             return Err(Error::Data {
@@ -136,6 +137,51 @@ impl TrainConfig {
         }
         if m.prior_preservation && m.prior_images == 0 {
             return Err(bad("method.prior_images", 0, "at least 1", "the published value is 50"));
+        }
+        Ok(())
+    }
+
+    fn check_decoupling(&self) -> Result<()> {
+        let d = &self.decoupling;
+        let weights = [
+            ("decoupling.diffusion", d.diffusion),
+            ("decoupling.text_implicit", d.text_implicit),
+            ("decoupling.implicit_explicit", d.implicit_explicit),
+            ("decoupling.text_background", d.text_background),
+            ("decoupling.weak", d.weak),
+        ];
+        weights.into_iter().try_for_each(|(key, weight)| within(key, weight, 0.0, 1e6))?;
+        within("decoupling.drop", d.drop, 0.0, 1.0)?;
+        within("decoupling.experts", d.experts as f64, 1.0, 512.0)?;
+        within("decoupling.top_k", d.top_k as f64, 0.0, d.experts as f64)?;
+        within("decoupling.hidden", d.hidden as f64, 0.0, 65536.0)?;
+        within("decoupling.grow", d.grow as f64, -1.0, 1024.0)?;
+        if d.fill.trim().is_empty() {
+            return Err(bad(
+                "decoupling.fill",
+                "nothing",
+                "classical, base or a model",
+                "name one",
+            ));
+        }
+        if !self.decouples() {
+            return Ok(());
+        }
+        if d.diffusion == 0.0 && d.weak == 0.0 {
+            let fix = "set decoupling.diffusion = 1";
+            return Err(bad("decoupling.diffusion", 0, "a weight above 0", fix));
+        }
+        if self.train.mode == Mode::Full {
+            let fix = "set train.mode = \"lora\"";
+            return Err(bad("train.mode", "full with decoupling", "lora", fix));
+        }
+        if self.method.prior_preservation {
+            let fix = "set method.prior_preservation = false: neither paper has a prior set";
+            return Err(bad("method.prior_preservation", "true with decoupling", "false", fix));
+        }
+        if d.encoder.as_os_str().is_empty() && self.base != "nano" {
+            let fix = "name a CLIP, for example encoder = \"clip-vit-large-patch14\"";
+            return Err(bad("decoupling.encoder", "nothing", "a CLIP image tower", fix));
         }
         Ok(())
     }

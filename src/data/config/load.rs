@@ -9,7 +9,10 @@ use super::{
     keys::{KEYS, SUBJECT_KEYS, nearest},
     preset::{layered, preset},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    models::checkpoint::assets::NANO_CLIP,
+};
 
 impl TrainConfig {
     /// Reads `path`, applies `overrides` (`train.steps=10`, `subject.a.scale=0.5`), checks
@@ -26,7 +29,8 @@ impl TrainConfig {
     }
 
     /// As [`TrainConfig::load`] over the preset of that name; without one the `preset` key decides,
-    /// and without that [`super::DEFAULT_PRESET`] for method `mudi` and none for the baselines.
+    /// and without that [`super::DEFAULT_PRESET`] for method `mudi`, that of their name for `decoupled` and
+    /// `disenbooth`, and none for the other baselines and for `decoupling.enabled`.
     ///
     /// # Errors
     /// As [`TrainConfig::load`]; an unknown preset.
@@ -97,6 +101,13 @@ impl TrainConfig {
         config.train.from = resolve(&config.train.from, root);
         config.segment.detector = resolve(&config.segment.detector, root);
         config.segment.segmenter = resolve(&config.segment.segmenter, root);
+        if config.decoupling.encoder != Path::new(NANO_CLIP) {
+            config.decoupling.encoder = resolve(&config.decoupling.encoder, root);
+        }
+        if !["classical", "base", "nano"].contains(&config.decoupling.fill.as_str()) {
+            let fill = resolve(Path::new(&config.decoupling.fill), root);
+            config.decoupling.fill = fill.display().to_string();
+        }
         if config.base != "nano" {
             config.base = resolve(Path::new(&config.base), root).display().to_string();
         }
@@ -136,9 +147,16 @@ fn typed(table: toml::Table, name: &str) -> Result<TrainConfig> {
 fn over_preset(mut table: toml::Table, asked: Option<&str>) -> Result<toml::Table> {
     let word = |v: Option<&toml::Value>| v.and_then(toml::Value::as_str).map(String::from);
     let method = table.get("method").and_then(|m| word(m.get("name")));
-    let baseline = method.is_some_and(|m| m != "mudi");
     let own = asked.map(String::from).or_else(|| word(table.get("preset")));
-    let name = own.unwrap_or_else(|| if baseline { "" } else { DEFAULT_PRESET }.to_string());
+    let section = table.get("decoupling").and_then(|d| d.get("enabled"));
+    let decouples = section.and_then(toml::Value::as_bool).unwrap_or(false);
+    // the diffusion loss of dual-level decoupling is the plain one, and its text encoders are trained
+    let baseline = decouples || method.as_ref().is_some_and(|m| m != "mudi");
+    let name = own.unwrap_or_else(|| match method.as_deref() {
+        Some(own @ ("decoupled" | "disenbooth")) => own.into(),
+        _ if baseline => String::new(),
+        _ => DEFAULT_PRESET.into(),
+    });
     let mut under = preset(&name)?;
     if baseline && name.is_empty() {
         // The published baselines have the plain loss.
@@ -194,7 +212,9 @@ fn known(section: &str) -> Vec<String> {
         return SUBJECT_KEYS.iter().map(|(k, ..)| (*k).to_string()).collect();
     }
     let mut names: Vec<String> = match section {
-        "" => ["subject", "method", "train", "segment", "caption"].map(String::from).to_vec(),
+        "" => ["subject", "method", "decoupling", "train", "segment", "caption"]
+            .map(String::from)
+            .into(),
         _ => vec![],
     };
     names.extend(KEYS.iter().filter_map(|(k, _)| match (k.split_once('.'), section) {

@@ -6,6 +6,7 @@
 
 mod caption;
 mod check;
+mod decoupling;
 mod keys;
 mod load;
 mod preset;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use caption::CaptionSection;
+pub use decoupling::{CLASSICAL, DecouplingSection, TextFeature, TrainText};
 pub use keys::print_config;
 pub use load::{load_for_subjects, load_subjects};
 pub use preset::{DEFAULT_PRESET, preset_names};
@@ -35,6 +37,8 @@ pub struct TrainConfig {
     pub prediction: Target,
     /// What is learned, and how mixes are made.
     pub method: MethodConfig,
+    /// How subjects are decoupled from their backgrounds.
+    pub decoupling: DecouplingSection,
     /// How it is learned.
     pub train: TrainSection,
     /// How photos without masks get them.
@@ -53,6 +57,7 @@ impl Default for TrainConfig {
             preset: DEFAULT_PRESET.into(),
             prediction: Target::Auto,
             method: MethodConfig::default(),
+            decoupling: DecouplingSection::default(),
             train: TrainSection::default(),
             segment: SegmentSection::default(),
             caption: CaptionSection::default(),
@@ -148,6 +153,10 @@ pub enum Method {
     Dreambooth,
     /// Two half pictures side by side.
     CutMix,
+    /// No mixes; backgrounds are decoupled on two levels (methods.md §2).
+    Decoupled,
+    /// No mixes; DisenBooth: the implicit branch alone, without fusion.
+    Disenbooth,
 }
 
 impl Method {
@@ -157,7 +166,14 @@ impl Method {
             Method::Mudi => "mudi",
             Method::Dreambooth => "dreambooth",
             Method::CutMix => "cut-mix",
+            Method::Decoupled => "decoupled",
+            Method::Disenbooth => "disenbooth",
         }
+    }
+
+    /// Whether two subjects come into one picture.
+    pub fn mixes(self) -> bool {
+        matches!(self, Method::Mudi | Method::CutMix)
     }
 
     /// What its pictures are guided away from, where the method says so (methods.md §1.7): traces of the mixes.
@@ -353,6 +369,20 @@ impl Default for TrainSection {
             sample_gamma: 1.0,
             formats: strings(&["peft"]),
         }
+    }
+}
+
+impl TrainConfig {
+    /// Whether subjects are decoupled from their backgrounds.
+    pub fn decouples(&self) -> bool {
+        self.decoupling.enabled
+            || matches!(self.method.name, Method::Decoupled | Method::Disenbooth)
+    }
+
+    /// Whether the text encoders get adapters.
+    pub fn adapts_text(&self) -> bool {
+        let asked = self.decouples() && self.decoupling.train_text == TrainText::Lora;
+        self.train.train_text_encoder || asked
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 
 /// Every preset: its name, what it is, its TOML text.
-const PRESETS: [(&str, &str, &str); 2] = [
+const PRESETS: [(&str, &str, &str); 4] = [
     (
         "mudi-dco",
         "the default: MuDI with DCO's loss (beta 1000), no prior set; what the authors' code runs today",
@@ -13,6 +13,16 @@ const PRESETS: [(&str, &str, &str); 2] = [
         "mudi-v1",
         "MuDI as its first paper has it: DreamBooth with prior preservation (lambda 1)",
         include_str!("../../assets/presets/mudi-v1.toml"),
+    ),
+    (
+        "decoupled",
+        "dual-level decoupling: implicit and explicit branch, four losses, fusion; that method's default",
+        include_str!("../../assets/presets/decoupled.toml"),
+    ),
+    (
+        "disenbooth",
+        "DisenBooth as its code has it: the implicit branch alone; that method's default",
+        include_str!("../../assets/presets/disenbooth.toml"),
     ),
 ];
 

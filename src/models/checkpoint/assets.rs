@@ -1,12 +1,14 @@
 //! The base model carried in the program: a diffusers folder, file by file, and its example
 //! subjects.
 
+use std::path::Path;
+
 /// One embedded file: its path in the folder, and its bytes.
 pub type Asset = (&'static str, &'static [u8]);
 
 macro_rules! files {
     ($root:literal: $($path:literal,)*) => {
-        &[$(($path, include_bytes!(concat!("../../assets/nano/", $root, $path)))),*]
+        &[$(($path, include_bytes!(concat!("../../assets/", $root, $path)))),*]
     };
 }
 
@@ -25,7 +27,7 @@ macro_rules! pair {
     };
 }
 
-static NANO: &[Asset] = files! { "":
+static NANO: &[Asset] = files! { "nano/":
     "model_index.json",
     "scheduler/scheduler_config.json",
     "text_encoder/config.json",
@@ -46,6 +48,45 @@ static NANO: &[Asset] = files! { "":
     "vae/diffusion_pytorch_model.safetensors",
 };
 
+static EYES: &[Asset] = files! { "nano_eyes/":
+    "clip/config.json",
+    "clip/merges.txt",
+    "clip/model.safetensors",
+    "clip/preprocessor_config.json",
+    "clip/special_tokens_map.json",
+    "clip/tokenizer_config.json",
+    "clip/vocab.json",
+    "detector/config.json",
+    "detector/merges.txt",
+    "detector/model.safetensors",
+    "detector/preprocessor_config.json",
+    "detector/special_tokens_map.json",
+    "detector/tokenizer_config.json",
+    "detector/vocab.json",
+    "dino/config.json",
+    "dino/model.safetensors",
+    "dino/preprocessor_config.json",
+    "segmenter/config.json",
+    "segmenter/model.safetensors",
+    "segmenter/preprocessor_config.json",
+};
+
+/// What finds, cuts out and judges the toys of `nano`: an OWLv2, a SAM, a DINOv2 and a CLIP in transformers' format, in
+/// `detector/`, `segmenter/`, `dino/` and `clip/`.
+pub fn eyes() -> &'static [Asset] {
+    EYES
+}
+
+/// The embedded image tower and text tower, as a model's name.
+pub const NANO_CLIP: &str = "nano/eyes/clip";
+
+/// The bytes of a file below `nano/eyes/`, where no such file exists on the disk.
+pub fn eye(path: &Path) -> Option<&'static [u8]> {
+    let inner = path.strip_prefix("nano/eyes").ok()?;
+    let found = EYES.iter().find(|(name, _)| Path::new(name) == inner)?;
+    (!path.exists()).then_some(found.1)
+}
+
 /// The files of `nano`.
 pub fn nano() -> &'static [Asset] {
     NANO
@@ -60,5 +101,5 @@ pub fn nano_file(path: &str) -> Option<&'static [u8]> {
 /// `/a/01_mask.png`. `bears` are two of one class, `robot_duck` two unlike each other; the base has
 /// seen none of them.
 pub fn examples() -> [(&'static str, &'static [Asset]); 2] {
-    [("bears", pair!("subjects/bears")), ("robot_duck", pair!("subjects/robot_duck"))]
+    [("bears", pair!("nano/subjects/bears")), ("robot_duck", pair!("nano/subjects/robot_duck"))]
 }

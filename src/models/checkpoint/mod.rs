@@ -322,6 +322,9 @@ pub fn model_json(model: impl AsRef<Path>, inner: &str) -> Result<Option<Value>>
         return file.map(|b| folder::parse_json(&model.join(inner), b)).transpose();
     }
     let path = model.join(inner);
+    if let Some(bytes) = assets::eye(&path) {
+        return folder::parse_json(&path, bytes).map(Some);
+    }
     path.is_file().then(|| folder::read_json(&path)).transpose()
 }
 

@@ -1,7 +1,7 @@
 //! Checkpoints of the towers that judge pictures: transformers folders, original names, torch files.
 
 use super::{
-    Component, derive, folder,
+    Component, assets, derive, folder,
     format::{self, Format},
     open_clip::{number, open_clip_config, quick},
     store::{self, LowRank, Slot, Slots},
@@ -56,8 +56,22 @@ pub fn open(model: &Path, component: Component) -> Result<Opened> {
         Component::DreamSim => dreamsim(model),
         Component::ImageReward => image_reward(model),
         Component::Owlv2 => owlv2(model),
-        _ if model.join("config.json").is_file() => transformers(model, component),
+        _ if has_config(model) => transformers(model, component),
         _ => original(model, component),
+    }
+}
+
+fn has_config(model: &Path) -> bool {
+    let path = model.join("config.json");
+    path.is_file() || assets::eye(&path).is_some()
+}
+
+/// `config.json` of a folder, or of an embedded tower.
+fn json_of(folder: &Path) -> Result<Json> {
+    let path = folder.join("config.json");
+    match assets::eye(&path) {
+        Some(bytes) => folder::parse_json(&path, bytes),
+        None => folder::read_json(&path),
     }
 }
 
@@ -131,6 +145,10 @@ fn transformers(folder: &Path, component: Component) -> Result<Opened> {
 /// Everything in the safetensors files of a folder.
 fn stored(folder: &Path) -> Result<Vec<(String, Slot)>> {
     let mut tensors = vec![];
+    let path = folder.join("model.safetensors");
+    if let Some(bytes) = assets::eye(&path) {
+        return whole(SafeFile::from_static(path, bytes)?, None);
+    }
     for (file, only) in folder::weight_files(folder)? {
         tensors.extend(whole(SafeFile::open(file)?, only)?);
     }
@@ -143,7 +161,7 @@ fn stored(folder: &Path) -> Result<Vec<(String, Slot)>> {
 /// [`Error::Format`] that names the model it is of.
 pub fn config_of(folder: &Path, component: Component) -> Result<Json> {
     let path = folder.join("config.json");
-    let config = folder::read_json(&path)?;
+    let config = json_of(folder)?;
     let known = model_types(component);
     match config["model_type"].as_str() {
         Some(kind) if known.contains(&kind) => Ok(config),
@@ -161,11 +179,10 @@ pub fn config_of(folder: &Path, component: Component) -> Result<Json> {
 /// # Errors
 /// Those of reading the configuration.
 pub fn has_tower(model: &Path, component: Component) -> Result<bool> {
-    let path = model.join("config.json");
-    if !path.is_file() {
+    if !has_config(model) {
         return Ok(true);
     }
-    let config = folder::read_json(&path)?;
+    let config = json_of(model)?;
     Ok(config["model_type"].as_str().is_some_and(|k| model_types(component).contains(&k)))
 }
 

@@ -3,10 +3,12 @@
 
 mod dreamsim;
 mod imagereward;
+mod network;
 mod open;
 mod pictures;
 
 pub use imagereward::{Reward, masked_scores};
+pub use network::{Feed, Network, PictureTower, image_width};
 pub use pictures::Preparation;
 
 use super::{

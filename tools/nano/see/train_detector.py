@@ -116,7 +116,7 @@ class Scenes:
 
 def main():
     """Trains."""
-    args = arguments(steps=5000, batch=48, lr=2.5e-3)
+    args = arguments(steps=19000, batch=48, lr=2.5e-3)
     sizes = {f: len(TABLES[f]) for f in FIELDS[:5]}
     run = Run("detector", args, {f: torch.nn.Linear(128, n) for f, n in sizes.items()})
     data, tokenizer = Scenes(args.work), Tokenizer(str(TOKENIZER))

@@ -1,22 +1,23 @@
-//! A tower that judges one picture, or one text, at a time.
+//! A tower that looks at one picture, or reads one text, at a time.
 
+use super::{Preparation, Tower, TowerInputs};
 use crate::{
     device::Device,
     error::{Error, Result},
     lora::Adapters,
     models::{
         checkpoint::{Checkpoint, Component},
-        towers::{Tower, TowerInputs},
+        vit::Vit,
     },
     nn::Net,
     plan::{Pass, PlanOptions, Program, Recorder},
-    tensor::{DType, Spec, Tensor},
+    tensor::{DType, Spec, Tensor, image::Picture},
 };
 use std::path::Path;
 
 /// What a tower is given; those it has no use for stay empty.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Feed<'a> {
+pub struct Feed<'a> {
     /// A picture `[H, W, 3]`, with its height and width.
     pub pixels: Option<(&'a [f32], [usize; 2])>,
     /// The tokens of a text.
@@ -37,7 +38,7 @@ impl Feed<'_> {
 
 /// An opened tower and its program, which is planned with the first input and again for one of another size.
 #[derive(Debug)]
-pub(super) struct Network {
+pub struct Network {
     checkpoint: Checkpoint,
     /// The tower with its sizes.
     pub tower: Tower,
@@ -132,5 +133,56 @@ impl Network {
             expected: format!("one that gives {}", self.output),
             fix: "give the whole model, with its projection".into(),
         }
+    }
+}
+
+/// A tower for pictures, with how they are prepared for it.
+#[derive(Debug)]
+pub struct PictureTower {
+    preparation: Preparation,
+    network: Network,
+}
+
+impl PictureTower {
+    /// Opens `component` of `path`, of whose outputs one is wanted.
+    ///
+    /// # Errors
+    /// As [`Network::open`]; those of its `preprocessor_config.json`.
+    pub fn open(
+        wanted: (Component, &'static str),
+        path: &Path,
+        place: (&Device, DType),
+    ) -> Result<Self> {
+        let network = Network::open(wanted, path, place)?;
+        let preparation = Preparation::of(wanted.0, path, network.tower.side())?;
+        Ok(Self { preparation, network })
+    }
+
+    /// The wanted output for a picture, first axis 1.
+    ///
+    /// # Errors
+    /// Those of the network; [`Error::Data`] for a picture that cannot be prepared.
+    pub fn look(&mut self, picture: &Picture) -> Result<Tensor> {
+        let frame = self.preparation.frame(picture)?;
+        let samples = self.preparation.samples(&frame);
+        let pixels = Some((&samples[..], [frame.height, frame.width]));
+        self.network.run(&Feed { pixels, ..Feed::default() })
+    }
+}
+
+/// Width of the projected features of the CLIP image tower in `path`.
+///
+/// # Errors
+/// Those of reading; [`Error::Data`] for a tower without a projection.
+pub fn image_width(path: &Path) -> Result<usize> {
+    let checkpoint = Checkpoint::open(path, Component::ClipImage)?;
+    match Tower::of(&checkpoint)? {
+        Tower::ClipImage(Vit { projection: Some(width), .. }) => Ok(width),
+        _ => Err(Error::Data {
+            at: path.display().to_string(),
+            found: "an image tower without its projection".into(),
+            expected: "one that gives image_embeds".into(),
+            fix: "give the whole CLIP".into(),
+        }),
     }
 }

@@ -1,6 +1,8 @@
 //! Ten training steps equal diffusers + peft + torch (`tools/fixtures/make_training.py`).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod decoupled;
+
 use selvedge::{
     device::Device,
     error::Result,
@@ -10,8 +12,8 @@ use selvedge::{
     plan::{Recorder, WeightLayout, WeightSource},
     tensor::{DType, Floats, Tensor, safetensors::SafeFile},
     train::{
-        Batch, Group, InitialWeights, NoiseSchedule, Objective, Optimizer, Patterns, Prediction,
-        Rules, StepOptions, Stepper, Trained, plan_step, text_inputs, unet_params,
+        Batch, Decoupled, Group, InitialWeights, NoiseSchedule, Objective, Optimizer, Patterns,
+        Prediction, Rules, StepOptions, Stepper, Trained, plan_step, text_inputs, unet_params,
     },
 };
 
@@ -35,24 +37,40 @@ impl WeightSource for Weights {
     }
 }
 
+/// One kind of training.
 struct Run {
     kind: &'static str,
+    decoupled: Option<Decoupled>,
     objective: Objective,
     prediction: Prediction,
     clip: f32,
 }
 
 const RUNS: [Run; 4] = [
-    Run { kind: "plain", objective: Objective::Mse, prediction: Prediction::Epsilon, clip: 0.04 },
-    Run { kind: "min_snr", objective: Objective::Mse, prediction: Prediction::Epsilon, clip: 0.04 },
+    Run {
+        kind: "plain",
+        decoupled: None,
+        objective: Objective::Mse,
+        prediction: Prediction::Epsilon,
+        clip: 0.04,
+    },
+    Run {
+        kind: "min_snr",
+        decoupled: None,
+        objective: Objective::Mse,
+        prediction: Prediction::Epsilon,
+        clip: 0.04,
+    },
     Run {
         kind: "velocity",
+        decoupled: None,
         objective: Objective::Mse,
         prediction: Prediction::Velocity,
         clip: 1.0,
     },
     Run {
         kind: "dco",
+        decoupled: None,
         objective: Objective::Dco { beta: 1000.0 },
         prediction: Prediction::Epsilon,
         clip: 1.0,
@@ -77,6 +95,7 @@ fn stepper(run: &Run, checkpoint: bool) -> Stepper {
         scale: 0.13025,
         noise: NoiseSchedule::stable_diffusion(run.prediction),
         objective: run.objective,
+        decoupled: run.decoupled,
         checkpoint,
         poison: true,
         dtype: DType::F32,
@@ -88,13 +107,16 @@ fn stepper(run: &Run, checkpoint: bool) -> Stepper {
     for name in expected.entries().keys().filter_map(|n| n.strip_prefix("start.")) {
         start.give(&format!("unet.{name}"), expected.f32(&format!("start.{name}")).unwrap().data);
     }
+    if run.decoupled.is_some() {
+        decoupled::give(&mut start, run.kind);
+    }
     let mut program = plan.load(Device::Cpu, &start).unwrap();
     let adamw = AdamW { weight_decay: 1e-2, ..AdamW::default() };
     let group = |_: &str| Group { learning_rate: 2e-3, adamw };
     let factors = (0..STEPS).map(factor).collect();
     let rules = Rules { passes: ACCUMULATE, factors, ..Rules::constant(run.clip) };
     let optimizer = Optimizer::new(&mut program, group, rules).unwrap();
-    Stepper::new(program, optimizer, run.objective)
+    Stepper::new(program, optimizer, &options)
 }
 
 /// Row `i` of the first axis, channels moved last when there are pictures.
@@ -153,7 +175,11 @@ fn train(run: &Run, checkpoint: bool) -> Outcome {
     for step in 0..STEPS {
         let mut loss = 0.0;
         for micro in 0..ACCUMULATE {
-            let batch = batch(&data, step * ACCUMULATE + micro, run, &noise);
+            let i = step * ACCUMULATE + micro;
+            let mut batch = batch(&data, i, run, &noise);
+            if let Some(d) = &run.decoupled {
+                decoupled::feed(&mut batch, d, run.kind, i);
+            }
             loss += stepper.accumulate(&batch).unwrap() / ACCUMULATE as f32;
         }
         losses.push(loss);
