@@ -164,6 +164,10 @@ fn every_switch_changes_the_run() {
         assert!(!seen.contains(&bytes), "{set:?} changes nothing");
         seen.push(bytes);
     }
+    let (config, to) = (config(f, DUCK), f.join("told").display().to_string());
+    let frozen = ["--set", "decoupling.train_text=none", "--set", "train.steps=1"];
+    let train = ["train", &config.display().to_string(), "--out", &to, "--device", "cpu"];
+    assert!(fine(&[&train[..], &frozen].concat()).contains("nothing of the text is trained"));
     // without a part of the loss its column goes, and the rest is the sum
     trained(f, "less", &["decoupling.text_background=0.0"]);
     assert!(!columns(&f.join("less")).contains(&"text_background".to_string()));
@@ -323,4 +327,38 @@ fn what_is_trained_is_a_fiftieth_of_the_published_models_and_the_plan_shows_it()
         assert!(trained > of(&without, "trainable_parameters"));
         assert!(of(&with, "planned_bytes") < 1.10 * of(&without, "planned_bytes"), "{base}");
     }
+}
+
+#[cfg(feature = "emulate")]
+#[test]
+fn the_emulated_device_trains_and_paints_as_the_cpu_does() {
+    let temporary = tempfile::tempdir().unwrap();
+    let f = temporary.path();
+    let config = config(f, DUCK).display().to_string();
+    let photo = Path::new(DUCK).join("01.png").display().to_string();
+    let mut pictures = vec![];
+    for device in ["cpu", "emulated"] {
+        let run = f.join(device).display().to_string();
+        let more = ["--device", device, "--dtype", "f32"];
+        let steps = ["--set", "train.steps=2", "--set", "decoupling.weak=0.1"];
+        fine(&[&["train", &config, "--out", &run][..], &more, &steps].concat());
+        let out = f.join(format!("{device}_pictures")).display().to_string();
+        let what =
+            ["generate", "--base", "nano", "--prompt", "an olis duck", "--background", &photo];
+        let size =
+            ["--height", "64", "--width", "64", "--steps", "2", "--out", &out, "--lora", &run];
+        fine(&[&what[..], &size, &more].concat());
+        pictures.push(read(&Path::new(&out).join("00000.png")).unwrap());
+    }
+    for column in ["loss", "diffusion", "weak", "text_implicit", "router_entropy", "expert_2"] {
+        for row in 0..2 {
+            let [cpu, own] = ["cpu", "emulated"].map(|d| value(&f.join(d), row, column));
+            assert!(
+                (cpu - own).abs() <= 1e-4 * cpu.abs().max(1e-2),
+                "{column} {row}: {cpu}, {own}"
+            );
+        }
+    }
+    let far = pictures[0].data.iter().zip(&pictures[1].data).map(|(a, b)| a.abs_diff(*b)).max();
+    assert!(far <= Some(2), "{far:?}");
 }

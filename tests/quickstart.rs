@@ -75,6 +75,29 @@ fn bare_photos_become_masks_adapters_pictures_and_scores_on_one_page() {
 }
 
 #[test]
+fn a_subject_leaves_its_background_and_the_page_shows_how() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("quick");
+    let to = out.display().to_string();
+    let run = quickstart(&["--method", "decoupled", "--out", &to]);
+    assert_eq!(run.status.code(), Some(0), "{}", error_of(&run));
+    for name in ["dreambooth", "decoupled"] {
+        assert_eq!(fs::read_dir(out.join("pictures").join(name)).unwrap().count(), 24);
+        assert!(out.join(format!("{name}.png")).is_file());
+    }
+    assert!(out.join("decoupled/backgrounds/a/01.png").is_file());
+    let page = text(&out.join("report.html"));
+    for word in ["scene right", "of 24", "identity", "diversity", "router", "behind their subject"]
+    {
+        assert!(page.contains(word), "{word} is not on the page");
+    }
+    let two = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/assets/nano/subjects/bears");
+    let two = two.join("subjects.toml").display().to_string();
+    let run = quickstart(&["--method", "decoupled", "--out", &to, "--subjects", &two]);
+    assert!(run.status.code() == Some(2) && error_of(&run).contains("2 subjects"));
+}
+
+#[test]
 fn own_photos_are_copied_and_their_folder_stays_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let base = folder.path().join("nano");

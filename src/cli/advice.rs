@@ -28,6 +28,13 @@ pub fn advise(config: &TrainConfig, base: &Base) {
              advised, 0.5 to 0.6"
         ));
     }
+    let d = &config.decoupling;
+    if config.decouples() && d.text_background != 0.0 && !config.adapts_text() {
+        note(
+            "decoupling.text_background: nothing of the text is trained, so the cosine of text and background is a \
+             constant where the image encoder has the text's width; decoupling.train_text = \"lora\" trains it",
+        );
+    }
     let Some(tokenizer) = base.text.first().map(|t| &t.tokenizer) else { return };
     let table = Tokenizer::standard().ok();
     for s in config.subjects.iter().filter(|s| !s.token.is_empty()) {

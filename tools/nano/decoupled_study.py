@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 import toyworld
+from subjects import write_one_place
 
 SUBJECT = toyworld.HELDOUT["robot_duck"][1]
 HOME = "grass"
@@ -48,24 +48,13 @@ def run(*words):
     return done.stdout
 
 
-def photos(folder):
-    """Five poses on one background, with exact masks."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(21)
-    same = toyworld.random_spec(rng, [SUBJECT["look"]], HOME)
-    for i in range(1, 6):
-        spec = dict(toyworld.random_spec(rng, [SUBJECT["look"]], HOME), hz=same["hz"], seed=same["seed"])
-        picture, masks = toyworld.render(spec)
-        Image.fromarray(picture).save(folder / f"{i:02d}.png", optimize=True)
-        Image.fromarray(masks[0].astype(np.uint8) * 255).save(folder / f"{i:02d}_mask.png", optimize=True)
-
-
 def main():
     """Makes every row and writes the table."""
     program, work, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     data, nano = work / "data/dataset", work / "nano"
     if not data.exists():
-        photos(data / "duck")
+        write_one_place(work / "one_place")
+        shutil.copytree(work / "one_place/a", data / "duck")
         word, places = SUBJECT["class"], list(toyworld.BACKGROUNDS.values())
         assert len(places) == 12
         listed = "".join(f"'a photo of a {{0}} {{1}}, {p}'.format(unique_token, class_token),\n" for p in places)

@@ -1,4 +1,4 @@
-"""Writes the example subjects: two pairs that training never saw, five pictures each.
+"""Writes the example subjects: two pairs that training never saw, five pictures each, and one on one background.
 
     python subjects.py ../../src/assets/nano/subjects
 
@@ -33,9 +33,25 @@ def write_subject(folder, subject, seed):
         (folder / f"{i:02d}.txt").write_text(caption, encoding="utf-8")
 
 
+def write_one_place(folder):
+    """The duck five times on the same patch of grass, without captions."""
+    subject, rng = toyworld.HELDOUT["robot_duck"][1], np.random.default_rng(21)
+    (folder / "a").mkdir(parents=True, exist_ok=True)
+    same = toyworld.random_spec(rng, [subject["look"]], "grass")
+    for i in range(1, PICTURES + 1):
+        spec = toyworld.random_spec(rng, [subject["look"]], "grass")
+        picture, masks = toyworld.render(dict(spec, hz=same["hz"], seed=same["seed"]))
+        Image.fromarray(picture).save(folder / "a" / f"{i:02d}.png", optimize=True)
+        mask = Image.fromarray(masks[0].astype(np.uint8) * 255)
+        mask.save(folder / "a" / f"{i:02d}_mask.png", optimize=True)
+    words = f'id = "a"\ntoken = "lun"\nclass = "{subject["class"]}"\nimages = "a"\n'
+    (folder / "subjects.toml").write_text(f"[[subject]]\n{words}", encoding="utf-8")
+
+
 def main():
     """Writes every held-out pair under the folder named on the command line."""
     root = Path(sys.argv[1])
+    write_one_place(root / "one_place")
     for pair, subjects in toyworld.HELDOUT.items():
         blocks = []
         for number, subject in enumerate(subjects):

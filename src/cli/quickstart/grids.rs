@@ -50,34 +50,9 @@ pub(super) fn make(
 ) -> Result<Grid> {
     let clock = Instant::now();
     let suffix = if init == "none" { "" } else { "_init" };
-    note(&format!("sampling {name}{suffix}: {} pictures", args.count));
+    note(&format!("sampling {name}{suffix}: {} pictures", args.count()));
     let folder = args.out.join(format!("pictures/{name}{suffix}"));
-    let generate = Generate {
-        base: "nano".into(),
-        lora: vec![args.out.join(name).join("adapter.safetensors").display().to_string()],
-        prompt: prompt(args, photos),
-        negative: None,
-        no_negative: true, // words that nano has not learned
-        subjects: Some(photos.list.clone()),
-        init: init.into(),
-        gamma: GAMMA,
-        mask_resize: "bilinear".into(),
-        sampler: "euler".into(),
-        spacing: None,
-        prediction: None,
-        steps: Some(STEPS),
-        guidance: Some(GUIDANCE),
-        count: args.count,
-        batch: args.count.min(8),
-        height: None,
-        width: None,
-        latents: None,
-        vae_dtype: None,
-        save_latents: None,
-        steer: SteerArgs::NONE,
-        out: folder.clone(),
-        compute: args.compute.clone(),
-    };
+    let generate = guided(args, (name, init), prompt(args, photos), photos, &folder);
     clear(&folder)?;
     let made = generate.write()?;
     let sheet = grid(&made.pictures, 4, 2);
@@ -93,6 +68,42 @@ pub(super) fn make(
     };
     let seconds = [sampling, clock.elapsed().as_secs_f64()];
     Ok(Grid { title, png, seen, seconds, commands: [command(&generate), scoring] })
+}
+
+/// The pictures of an adapter, as every quickstart samples them.
+pub(super) fn guided(
+    args: &Quickstart,
+    (name, init): (&str, &str),
+    prompt: String,
+    photos: &Photos,
+    folder: &Path,
+) -> Generate {
+    Generate {
+        base: "nano".into(),
+        lora: vec![args.out.join(name).join("adapter.safetensors").display().to_string()],
+        prompt,
+        negative: None,
+        no_negative: true, // words that nano has not learned
+        subjects: Some(photos.list.clone()),
+        init: init.into(),
+        gamma: GAMMA,
+        mask_resize: "bilinear".into(),
+        sampler: "euler".into(),
+        spacing: None,
+        prediction: None,
+        steps: Some(STEPS),
+        guidance: Some(GUIDANCE),
+        count: args.count(),
+        batch: args.count().min(8),
+        height: None,
+        width: None,
+        latents: None,
+        vae_dtype: None,
+        save_latents: None,
+        steer: SteerArgs::NONE,
+        out: folder.into(),
+        compute: args.compute.clone(),
+    }
 }
 
 /// What the subjects are asked to do.

@@ -3,6 +3,7 @@
 mod grids;
 mod page;
 mod photos;
+mod scenes;
 
 use super::{
     common::{Compute, at_least, note},
@@ -17,7 +18,7 @@ use crate::{
     error::{Error, Result},
     tensor::atomic::atomic_write,
 };
-use clap::Args;
+use clap::{Args, ValueEnum};
 use page::Made;
 use photos::{Eyes, Photos};
 use std::{
@@ -38,9 +39,12 @@ pub struct Quickstart {
     /// The folder to write to.
     #[arg(long, default_value = "quickstart", value_name = "DIR")]
     pub out: PathBuf,
-    /// Example subjects: bears (two of one class) or robot_duck.
-    #[arg(long, default_value = "bears", value_name = "PAIR", conflicts_with = "subjects")]
-    pub pair: String,
+    /// What is shown: mudi (two subjects that are easily mixed) or decoupled (one subject whose photos share a background).
+    #[arg(long, value_enum, default_value_t = Story::Mudi, value_name = "METHOD")]
+    pub method: Story,
+    /// Example subjects: bears (two of one class) or robot_duck, and one_place for --method decoupled.
+    #[arg(long, value_name = "PAIR", conflicts_with = "subjects")]
+    pub pair: Option<String>,
     /// Your own photos: a file with [[subject]] tables. They are copied; masks that they lack are made by the models of its
     /// [segment], or by the embedded ones, which know the embedded model's toys only.
     #[arg(long, value_name = "FILE.toml")]
@@ -48,9 +52,9 @@ pub struct Quickstart {
     /// Training steps of each adapter.
     #[arg(long, default_value_t = STEPS, value_name = "N")]
     pub steps: u64,
-    /// Pictures in each grid.
-    #[arg(long, default_value_t = 16, value_name = "N")]
-    pub count: usize,
+    /// Pictures in each grid, 16 when left out; with --method decoupled in each scene, 4.
+    #[arg(long, value_name = "N")]
+    pub count: Option<usize>,
     /// Where the subjects are put.
     #[arg(long, default_value = "on the grass", value_name = "TEXT")]
     pub place: String,
@@ -60,6 +64,15 @@ pub struct Quickstart {
 }
 
 const STEPS: u64 = 450;
+
+/// Which method is shown beside DreamBooth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Story {
+    /// Subjects that do not mix.
+    Mudi,
+    /// A subject without its background.
+    Decoupled,
+}
 
 /// A training.
 struct Run {
@@ -77,11 +90,14 @@ impl Quickstart {
     /// Those of segmenting, training, sampling and scoring.
     pub fn run(&self) -> Result<u8> {
         let start = Instant::now();
-        at_least("--count", self.count as f64, 1.0)?;
+        at_least("--count", self.count() as f64, 1.0)?;
         at_least("--steps", self.steps as f64, 1.0)?;
         self.compute.place.open()?; // refused before anything is written
         let stop = train::stop_flag();
         let eyes = Eyes::write(&self.out.join("eyes"))?;
+        if self.method == Story::Decoupled {
+            return scenes::run(self, &eyes, &stop);
+        }
         let clock = Instant::now();
         let photos = Photos::open(self, &eyes)?;
         let mut times = vec![("segmenting".to_string(), clock.elapsed().as_secs_f64())];
@@ -109,10 +125,17 @@ impl Quickstart {
         Ok(0)
     }
 
+    /// Pictures in a grid or a scene.
+    fn count(&self) -> usize {
+        self.count.unwrap_or(if self.method == Story::Mudi { 16 } else { 4 })
+    }
+
     /// The command that goes on.
     fn hint(&self) -> String {
         let own = self.subjects.as_ref().map(|f| format!(" --subjects {}", f.display()));
-        format!("selvedge quickstart{} --out {}", own.unwrap_or_default(), self.out.display())
+        let story = if self.method == Story::Decoupled { " --method decoupled" } else { "" };
+        let own = own.unwrap_or_default();
+        format!("selvedge quickstart{story}{own} --out {}", self.out.display())
     }
 
     fn train(
@@ -149,6 +172,7 @@ impl Quickstart {
         t.batch = 4;
         t.accumulate = 1;
         t.learning_rate = 2e-3;
+        t.text_learning_rate = 1e-4; // of a decoupled run, as its preset has it
         t.schedule = LrSchedule::Cosine;
         t.warmup_steps = 10;
         t.rank = 32;

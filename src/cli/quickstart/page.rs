@@ -74,7 +74,7 @@ pub(super) fn write(args: &Quickstart, made: &Made, start: Instant) -> Result<()
 }
 
 /// The photos with what was found in them, and the masks.
-fn subjects(report: &mut Report, args: &Quickstart, photos: &Photos) -> Result<()> {
+pub(super) fn subjects(report: &mut Report, args: &Quickstart, photos: &Photos) -> Result<()> {
     report.section("The subjects");
     report.text(
         "Photos, what was found in them (yellow: the box; dark: outside the mask), and the masks.",

@@ -1,6 +1,6 @@
 //! The photos of a quickstart: the embedded examples or a person's own, and the masks that they lack.
 
-use super::Quickstart;
+use super::{Quickstart, Story};
 use crate::{
     cli::{
         common::note,
@@ -74,7 +74,11 @@ impl Photos {
     pub fn open(args: &Quickstart, eyes: &Eyes) -> Result<Self> {
         let (list, section) = match &args.subjects {
             Some(file) => copy(file, &args.out.join("subjects"))?,
-            None => (examples(&args.pair, &args.out.join("subjects"))?, SegmentSection::default()),
+            None => {
+                let own = if args.method == Story::Mudi { "bears" } else { "one_place" };
+                let pair = args.pair.as_deref().unwrap_or(own);
+                (examples(pair, &args.out.join("subjects"))?, SegmentSection::default())
+            }
         };
         let own = section.is_on();
         let (detector, segmenter) = match own {
@@ -131,7 +135,7 @@ fn examples(pair: &str, folder: &Path) -> Result<PathBuf> {
         return Err(Error::Config {
             key: "--pair".into(),
             found: pair.into(),
-            expected: "bears or robot_duck".into(),
+            expected: "bears, robot_duck or one_place".into(),
             fix: "choose one of these".into(),
         });
     };

@@ -97,9 +97,19 @@ pub fn nano_file(path: &str) -> Option<&'static [u8]> {
     NANO.iter().find(|(name, _)| *name == path).map(|(_, bytes)| *bytes)
 }
 
-/// The example pairs by name; paths start with `/`: `/subjects.toml`, `/a/01.png`,
+/// The examples by name; paths start with `/`: `/subjects.toml`, `/a/01.png`,
 /// `/a/01_mask.png`. `bears` are two of one class, `robot_duck` two unlike each other; the base has
-/// seen none of them.
-pub fn examples() -> [(&'static str, &'static [Asset]); 2] {
-    [("bears", pair!("nano/subjects/bears")), ("robot_duck", pair!("nano/subjects/robot_duck"))]
+/// seen none of them; `one_place` is one subject whose photos share a background, without captions.
+pub fn examples() -> [(&'static str, &'static [Asset]); 3] {
+    [
+        ("bears", pair!("nano/subjects/bears")),
+        ("robot_duck", pair!("nano/subjects/robot_duck")),
+        ("one_place", ONE_PLACE),
+    ]
 }
+
+static ONE_PLACE: &[Asset] = files! { "nano/subjects/one_place":
+    "/subjects.toml",
+    "/a/01.png", "/a/01_mask.png", "/a/02.png", "/a/02_mask.png", "/a/03.png", "/a/03_mask.png",
+    "/a/04.png", "/a/04_mask.png", "/a/05.png", "/a/05_mask.png",
+};
