@@ -91,6 +91,8 @@ fn a_subject_leaves_its_background_and_the_page_shows_how() {
     {
         assert!(page.contains(word), "{word} is not on the page");
     }
+    let run = quickstart(&["--method", "decoupled", "--out", &to, "--place", "on the moon"]);
+    assert!(run.status.code() == Some(2) && error_of(&run).contains("--place"));
     let two = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/assets/nano/subjects/bears");
     let two = two.join("subjects.toml").display().to_string();
     let run = quickstart(&["--method", "decoupled", "--out", &to, "--subjects", &two]);

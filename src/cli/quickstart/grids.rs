@@ -109,7 +109,8 @@ pub(super) fn guided(
 /// What the subjects are asked to do.
 pub(super) fn prompt(args: &Quickstart, photos: &Photos) -> String {
     let words: Vec<String> = photos.subjects.iter().map(|s| s.words()).collect();
-    format!("a photo of a {}, {}", words.join(" and a "), args.place)
+    let place = args.place.as_deref().unwrap_or("on the grass");
+    format!("a photo of a {}, {}", words.join(" and a "), place)
 }
 
 /// Pictures of an earlier call with another `--count` would be scored too.

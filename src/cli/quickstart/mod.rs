@@ -55,9 +55,9 @@ pub struct Quickstart {
     /// Pictures in each grid, 16 when left out; with --method decoupled in each scene, 4.
     #[arg(long, value_name = "N")]
     pub count: Option<usize>,
-    /// Where the subjects are put.
-    #[arg(long, default_value = "on the grass", value_name = "TEXT")]
-    pub place: String,
+    /// Where the subjects are put, "on the grass" when left out; --method decoupled puts them in twelve places.
+    #[arg(long, value_name = "TEXT")]
+    pub place: Option<String>,
     /// Shared flags.
     #[command(flatten)]
     pub compute: Compute,
@@ -92,6 +92,14 @@ impl Quickstart {
         let start = Instant::now();
         at_least("--count", self.count() as f64, 1.0)?;
         at_least("--steps", self.steps as f64, 1.0)?;
+        if let (Story::Decoupled, Some(place)) = (self.method, &self.place) {
+            return Err(Error::Config {
+                key: "--place".into(),
+                found: place.clone(),
+                expected: "nothing with --method decoupled, which has its twelve places".into(),
+                fix: "leave it out, or take `selvedge generate` with the adapter".into(),
+            });
+        }
         self.compute.place.open()?; // refused before anything is written
         let stop = train::stop_flag();
         let eyes = Eyes::write(&self.out.join("eyes"))?;
