@@ -34,13 +34,15 @@ def run(*words):
     return done.stdout
 
 
-def listed(work, group, method):
-    """A file with the subjects of a group and the keys that place them."""
+def listed(work, group, method, named=True):
+    """A file with the subjects of a group and the keys that place them; without identifiers for the base alone."""
     text = f"[method]\n{method}\n" if method else ""
     for name in GROUPS[group]:
         token, words, photos = SUBJECTS[name]
+        token = token if named else ""
         text += f'[[subject]]\nid = "{name}"\ntoken = "{token}"\nclass = "{words}"\nimages = "{photos}"\n'
-    path = work / f"{group}{abs(hash(method)) if method else ''}.toml"
+    key = "".join(c for c in method if c.isalnum())
+    path = work / f"{group}{key}{'' if named else '_bare'}.toml"
     path.write_text(text)
     return path
 
@@ -61,7 +63,7 @@ def trained(program, work, group, method="mudi", steps=450, targets=WIDE, probab
 
 def cell(program, work, name, group, lora, gamma, flags=(), method=""):
     """Counts and means of 16 pictures."""
-    subjects, out = listed(work, group, method), work / "pictures" / name.replace(" ", "_").replace("/", "-")
+    subjects, out = listed(work, group, method, bool(lora)), work / "pictures" / name.replace(" ", "_").replace("/", "-")
     words = [(f"{SUBJECTS[n][0]} " if lora else "") + SUBJECTS[n][1] for n in GROUPS[group]]
     prompt = f"a photo of a {' and a '.join(words)}, on the grass"
     adapter = ["--lora", lora] if lora else []
@@ -80,8 +82,9 @@ def cell(program, work, name, group, lora, gamma, flags=(), method=""):
     found, wanted = json.loads(score.read_text()), len(GROUPS[group])
     right = sum(i["boxes"] == wanted for i in found["images"])
     spread = "{:.2f} ({:.2f} to {:.2f})".format
-    shown = lambda key: "-" if key not in found["mean"] else spread(found["mean"][key], *found["interval"][key])
-    row = f"| {name} | {right} of {SEEDS} | {shown('dc')} | {shown('similarity_dinov2')} | {shown('clip_score')} |"
+    shown = lambda key: spread(found["mean"][key], *found["interval"][key]) if found["mean"].get(key) is not None else "-"
+    keys = ("dc", "dc_spectral", "similarity_dinov2", "clip_score")
+    row = f"| {name} | {right} of {SEEDS} | {' | '.join(map(shown, keys))} |"
     print(row, flush=True)
     return row
 
@@ -131,7 +134,7 @@ def main():
     for group in ("bears", "three", "four"):
         for gamma in (0, 0.3, 1):
             add("The base without an adapter", f"base, {group}, gamma {gamma}", group, None, gamma)
-    head = "| cell | right number | D&C | similarity | CLIP score |\n|---|---|---|---|---|\n"
+    head = "| cell | right number | D&C | D&C, spectral | similarity | CLIP score |\n|---|---|---|---|---|---|\n"
     text = "".join(f"\n## {title}\n\n{head}" + "\n".join(lines) + "\n" for title, lines in rows.items())
     out.write_text("# The mean-shifted initialization on nano\n\n" + __doc__.split("\n\n", 1)[1].strip() + "\n" + text)
 

@@ -140,10 +140,17 @@ impl Quickstart {
 
     /// The command that goes on.
     fn hint(&self) -> String {
-        let own = self.subjects.as_ref().map(|f| format!(" --subjects {}", f.display()));
-        let story = if self.method == Story::Decoupled { " --method decoupled" } else { "" };
-        let own = own.unwrap_or_default();
-        format!("selvedge quickstart{story}{own} --out {}", self.out.display())
+        let story = (self.method == Story::Decoupled).then(|| " --method decoupled".to_string());
+        let flags = [
+            story,
+            self.subjects.as_ref().map(|f| format!(" --subjects {}", f.display())),
+            self.pair.as_ref().map(|p| format!(" --pair {p}")),
+            (self.steps != STEPS).then(|| format!(" --steps {}", self.steps)),
+            self.count.map(|n| format!(" --count {n}")),
+            self.place.as_ref().map(|p| format!(" --place {p:?}")),
+        ];
+        let flags: String = flags.into_iter().flatten().collect();
+        format!("selvedge quickstart{flags} --out {}", self.out.display())
     }
 
     fn train(
