@@ -124,7 +124,7 @@ fn clear(folder: &Path) -> Result<()> {
 }
 
 /// What a class is, without what tells it from others: its last word.
-fn nouns(photos: &Photos) -> Vec<String> {
+pub(super) fn nouns(photos: &Photos) -> Vec<String> {
     let mut all: Vec<String> = vec![];
     for subject in &photos.subjects {
         let noun = subject.class.split_whitespace().last().unwrap_or_default().to_string();
@@ -133,6 +133,26 @@ fn nouns(photos: &Photos) -> Vec<String> {
         }
     }
     all
+}
+
+/// What the embedded models are asked about a folder of pictures.
+pub(super) fn by(photos: &Photos, eyes: &Eyes, queries: Vec<String>) -> ByArgs {
+    ByArgs {
+        subjects: Some(photos.list.clone()),
+        boxes: None,
+        detector: Some(eyes.detector.clone()),
+        queries,
+        threshold: Some(THRESHOLD),
+        padding: None,
+        dreamsim: None,
+        dinov2: Some(eyes.dino.clone()),
+        dino: None,
+        clip: Some(eyes.clip.clone()),
+        imagereward: None,
+        prompt: None,
+        keep_tokens: false,
+        out: None,
+    }
 }
 
 /// The scores, and the command that gives them.
@@ -149,22 +169,7 @@ fn judge(args: &Quickstart, folder: &Path, photos: &Photos, eyes: &Eyes) -> Resu
         eyes.clip.display(),
         folder.with_file_name("scores").display(),
     );
-    let by = ByArgs {
-        subjects: Some(photos.list.clone()),
-        boxes: None,
-        detector: Some(eyes.detector.clone()),
-        queries,
-        threshold: Some(THRESHOLD),
-        padding: None,
-        dreamsim: None,
-        dinov2: Some(eyes.dino.clone()),
-        dino: None,
-        clip: Some(eyes.clip.clone()),
-        imagereward: None,
-        prompt: None,
-        keep_tokens: false,
-        out: None,
-    };
+    let by = by(photos, eyes, queries);
     note("scoring them");
     Ok((score::seen(folder, by, args.compute.place.clone(), SIDE)?, command))
 }

@@ -3,7 +3,7 @@
 
 use super::{
     Quickstart, Run,
-    grids::guided,
+    grids::{by, guided, nouns},
     page::subjects,
     photos::{Eyes, Photos},
 };
@@ -12,7 +12,7 @@ use crate::{
         common::note,
         plot::{Curve, lines, smoothed},
         report::Report,
-        score::{self, ByArgs},
+        score,
     },
     data::config::Method,
     device::Device,
@@ -176,23 +176,7 @@ fn right_scenes(
 
 /// Likeness of the subject and its photos, of every picture in which exactly one is found.
 fn identity(args: &Quickstart, folder: &Path, photos: &Photos, eyes: &Eyes) -> Result<Vec<f64>> {
-    let noun = photos.subjects[0].class.split_whitespace().last().unwrap_or_default();
-    let by = ByArgs {
-        subjects: Some(photos.list.clone()),
-        boxes: None,
-        detector: Some(eyes.detector.clone()),
-        queries: vec![noun.into()],
-        threshold: None,
-        padding: None,
-        dreamsim: None,
-        dinov2: Some(eyes.dino.clone()),
-        dino: None,
-        clip: None,
-        imagereward: None,
-        prompt: None,
-        keep_tokens: false,
-        out: None,
-    };
+    let by = by(photos, eyes, nouns(photos));
     let found = score::judged(folder, by, args.compute.place.clone())?;
     let images = found["images"].as_array().cloned().unwrap_or_default();
     let one = images.iter().filter(|i| i["boxes"].as_u64() == Some(1));

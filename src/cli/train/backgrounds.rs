@@ -53,7 +53,7 @@ pub fn features(
             let path = folder.join(file_name(&subject.id)).join(png(&photo.name));
             let key = key(config, photo);
             if !is_there(&path, &key) {
-                let picture = without_subject(config, photo, &path, (base, device), &mut painter)?;
+                let picture = without_subject(config, photo, (base, device), &mut painter)?;
                 let parent = path.parent().unwrap_or(folder);
                 fs::create_dir_all(parent).map_err(Error::file("create", parent))?;
                 write_png(&path, &picture, &[(KEY.into(), key)])?;
@@ -117,7 +117,6 @@ impl Eye {
 fn without_subject(
     config: &TrainConfig,
     photo: &Photo,
-    path: &Path,
     (base, device): (&Base, &Device),
     painter: &mut Option<Base>,
 ) -> Result<Picture> {
@@ -127,7 +126,7 @@ fn without_subject(
         at: photo.name.clone(),
         found: "no mask".into(),
         expected: "a mask, to take the subject out".into(),
-        fix: format!("make it with `selvedge segment`, or give {}", path.display()),
+        fix: "make it with `selvedge segment`, or draw NN_mask.png".into(),
     })?;
     let grow = usize::try_from(section.grow);
     let grow = grow.unwrap_or_else(|_| default_grow(photo.rgb.width, photo.rgb.height));

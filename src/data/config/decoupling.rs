@@ -1,5 +1,6 @@
 //! `[decoupling]`: dual-level decoupling of subject and background (methods.md §2).
 
+use super::{Method, TrainConfig};
 use crate::{
     models::{checkpoint::assets::NANO_CLIP, decoupling::Source},
     nn::Routing,
@@ -115,5 +116,19 @@ impl DecouplingSection {
         self.implicit_explicit != 0.0
             || self.text_background != 0.0
             || self.irrelevant_source != Source::Implicit
+    }
+}
+
+impl TrainConfig {
+    /// Whether subjects are decoupled from their backgrounds.
+    pub fn decouples(&self) -> bool {
+        self.decoupling.enabled
+            || matches!(self.method.name, Method::Decoupled | Method::Disenbooth)
+    }
+
+    /// Whether the text encoders get adapters.
+    pub fn adapts_text(&self) -> bool {
+        let asked = self.decouples() && self.decoupling.train_text == TrainText::Lora;
+        self.train.train_text_encoder || asked
     }
 }

@@ -372,20 +372,6 @@ impl Default for TrainSection {
     }
 }
 
-impl TrainConfig {
-    /// Whether subjects are decoupled from their backgrounds.
-    pub fn decouples(&self) -> bool {
-        self.decoupling.enabled
-            || matches!(self.method.name, Method::Decoupled | Method::Disenbooth)
-    }
-
-    /// Whether the text encoders get adapters.
-    pub fn adapts_text(&self) -> bool {
-        let asked = self.decouples() && self.decoupling.train_text == TrainText::Lora;
-        self.train.train_text_encoder || asked
-    }
-}
-
 impl TrainSection {
     /// The adapter's alpha with the 0 rule applied.
     pub fn effective_alpha(&self) -> f64 {
