@@ -5,7 +5,7 @@ use std::path::Path;
 
 use selvedge::{
     data::config::{
-        DEFAULT_PRESET, Loss, LrSchedule, Method, Target, TrainConfig, TrainSection,
+        DEFAULT_PRESET, DropLoss, Loss, LrSchedule, Method, Target, TrainConfig, TrainSection,
         load_for_subjects, preset_names, print_config,
     },
     models::decoupling::Source,
@@ -192,6 +192,7 @@ fn the_presets_are_the_papers() {
     let d = &decoupled.decoupling;
     assert_eq!((d.implicit_explicit, d.text_background, d.weak), (0.001, 0.001, 0.0));
     assert_eq!((d.experts, d.fusion, d.irrelevant_source), (4, true, Source::Explicit));
+    assert_eq!((d.drop, d.drop_loss), (0.5, DropLoss::Subject));
     assert!(decoupled.adapts_text() && !disenbooth.adapts_text());
     let d = &disenbooth.decoupling;
     assert_eq!((d.implicit_explicit, d.text_background, d.weak), (0.0, 0.0, 0.01));

@@ -37,7 +37,7 @@ fn refused(args: &[&str]) -> String {
 fn config(folder: &Path, images: &str) -> PathBuf {
     let text = format!(
         "base = \"nano\"\n[method]\nname = \"decoupled\"\n[train]\nresolution = 64\nsteps = 4\nbatch = 2\n\
-         learning_rate = 1e-3\nsample_every = 0\nsave_every = 1\n[[subject]]\nid = \"duck\"\ntoken = \"olis\"\n\
+         learning_rate = 1e-3\nsample_every = 0\nsave_every = 1\n[[subject]]\nid = \"duck\"\ntoken = \"amg\"\n\
          class = \"duck\"\nimages = \"{images}\"\n"
     );
     let path = folder.join("train.toml");
@@ -144,7 +144,7 @@ fn every_switch_changes_the_run() {
     let temporary = tempfile::tempdir().unwrap();
     let f = temporary.path();
     let mut seen = vec![trained(f, "plain", &[])];
-    let switches: [&[&str]; 13] = [
+    let switches: [&[&str]; 16] = [
         &["decoupling.text_implicit=0.5"],
         &["decoupling.implicit_explicit=0.5"],
         &["decoupling.text_background=0.5"],
@@ -158,6 +158,9 @@ fn every_switch_changes_the_run() {
         &["decoupling.drop=1.0"],
         &["decoupling.train_text=none"],
         &["decoupling.text_feature=end", "decoupling.text_implicit=0.5"],
+        &["decoupling.text_feature=concept", "decoupling.text_implicit=0.5"],
+        &["decoupling.train_text=embedding"],
+        &["decoupling.drop=1.0", "decoupling.drop_loss=whole"],
     ];
     for (i, set) in switches.iter().enumerate() {
         let bytes = trained(f, &format!("run{i}"), set);
@@ -193,7 +196,7 @@ fn disenbooth_and_mudi_with_decoupling_train_by_the_same_code() {
     assert!(!f.join("disen/backgrounds").exists(), "nothing reads backgrounds");
     let pair = format!(
         "base = \"nano\"\n[method]\nname = \"mudi\"\nmix_probability = 0.8\n[decoupling]\nenabled = true\n[train]\n\
-         resolution = 64\nsteps = 4\nsample_every = 2\nsample_steps = 2\n[[subject]]\nid = \"a\"\ntoken = \"olis\"\n\
+         resolution = 64\nsteps = 4\nsample_every = 2\nsample_steps = 2\n[[subject]]\nid = \"a\"\ntoken = \"amg\"\n\
          class = \"robot\"\nimages = \"{0}/a\"\n[[subject]]\nid = \"b\"\ntoken = \"hta\"\nclass = \"duck\"\nimages = \
          \"{0}/b\"\n",
         Path::new(DUCK).parent().unwrap().display()
@@ -222,7 +225,7 @@ fn pictures_follow_mode_background_and_weights() {
         let out = f.join(name).display().to_string();
         let size = ["--height", "64", "--width", "64", "--steps", "3", "--device", "cpu"];
         let start = ["generate", "--base", "nano", "--lora", &run, "--out", &out, "--prompt"];
-        fine(&[&start, &["an olis duck"][..], &size, flags].concat());
+        fine(&[&start, &["an amg duck"][..], &size, flags].concat());
         read(&f.join(name).join("00000.png")).unwrap()
     };
     let plain = made("plain", &[]);
@@ -302,7 +305,7 @@ fn what_is_trained_is_a_fiftieth_of_the_published_models_and_the_plan_shows_it()
             let text = format!(
                 "base = \"nano\"\n[method]\nname = \"{method}\"\n[decoupling]\nencoder = \"nano/eyes/clip\"\n\
                  [train]\nrank = 4\ntrain_text_encoder = true\nresolution = 512\n[[subject]]\nid = \"a\"\ntoken = \
-                 \"olis\"\nclass = \"duck\"\nimages = \"{DUCK}\"\n"
+                 \"amg\"\nclass = \"duck\"\nimages = \"{DUCK}\"\n"
             );
             let path = f.join("plan.toml");
             fs::write(&path, text).unwrap();
@@ -344,7 +347,7 @@ fn the_emulated_device_trains_and_paints_as_the_cpu_does() {
         fine(&[&["train", &config, "--out", &run][..], &more, &steps].concat());
         let out = f.join(format!("{device}_pictures")).display().to_string();
         let what =
-            ["generate", "--base", "nano", "--prompt", "an olis duck", "--background", &photo];
+            ["generate", "--base", "nano", "--prompt", "an amg duck", "--background", &photo];
         let size =
             ["--height", "64", "--width", "64", "--steps", "2", "--out", &out, "--lora", &run];
         fine(&[&what[..], &size, &more].concat());

@@ -87,7 +87,7 @@ fn text_encoders_have_the_published_number_of_parameters() {
         let ids = rec.input("ids", Spec::i32(&[2, 77]));
         let rows = Some(rec.input("rows", Spec::i32(&[2])));
         let mut net = Net::new(&mut rec, &none);
-        let inputs = TextInputs { ids, rows, padding: None };
+        let inputs = TextInputs { ids, rows, learned: None, padding: None };
         net.within(component, |net| text_encoder(net, &config, &inputs)).unwrap();
         assert_eq!(count(&rec.params()), want, "{component}");
     }

@@ -11,11 +11,19 @@ use std::sync::Arc;
 pub fn cases() -> Vec<Case> {
     let embed = Case {
         name: "embedding".into(),
-        op: Arc::new(Embedding),
+        op: Arc::new(Embedding { added: false }),
         ins: vec![Spec::i32(&[2, 5]), Spec::f32(&[7, 3]), Spec::f32(&[6, 3])],
         data: vec![Fill::Ids(7), Fill::Normal(1.0), Fill::Normal(1.0)],
         grads: vec![false, true, true],
         state: vec![],
+    };
+    let learned = Case {
+        name: "embedding_added".into(),
+        op: Arc::new(Embedding { added: true }),
+        ins: vec![Spec::i32(&[3, 5]), Spec::f32(&[4, 3]), Spec::f32(&[6, 3]), Spec::f32(&[3, 3])],
+        data: vec![Fill::Ids(7), Fill::Normal(1.0), Fill::Normal(1.0), Fill::Normal(1.0)],
+        grads: vec![false, true, true, true],
+        ..embed.clone()
     };
     let gather = Case {
         name: "gather_rows".into(),
@@ -31,5 +39,5 @@ pub fn cases() -> Vec<Case> {
         case.data = vec![Fill::Uniform(0.0, 3.0)];
         case
     };
-    vec![embed, gather, wave(8, true, 0.0, &[3]), wave(9, false, 1.0, &[2, 6])]
+    vec![embed, learned, gather, wave(8, true, 0.0, &[3]), wave(9, false, 1.0, &[2, 6])]
 }

@@ -21,11 +21,16 @@ pub(super) fn embed(mut io: Forward<'_>) -> Result<()> {
     if c == 0 {
         return Ok(());
     }
+    let added: &[f32] = io.ins.get(3).map_or(&[], |a| a.f32());
     for (i, (y, id)) in io.out.f32().chunks_exact_mut(c).zip(ids).enumerate() {
-        let row = index("embedding", "token id", *id, vocabulary)? * c;
-        let place = (i % l) * c;
-        for k in 0..c {
-            y[k] = table[row + k] + positions[place + k];
+        let row = index("embedding", "token id", *id, vocabulary + added.len() / c)?;
+        let from = match row.checked_sub(vocabulary) {
+            Some(extra) => &added[extra * c..][..c],
+            None => &table[row * c..][..c],
+        };
+        let place = &positions[(i % l) * c..][..c];
+        for ((y, a), b) in y.iter_mut().zip(from).zip(place) {
+            *y = a + b;
         }
     }
     Ok(())
@@ -40,17 +45,23 @@ pub(super) fn embed_backward(mut io: Backward<'_>) {
         }
         g.wanted()
     };
-    let mut add = |which: usize, row_of: &dyn Fn(usize) -> usize| {
+    let mut add = |which: usize, row_of: &dyn Fn(usize) -> Option<usize>| {
         if zeroed(&mut io.d_ins[which]) && c > 0 {
             let d = io.d_ins[which].buf.f32();
             for (i, dy) in dy.chunks_exact(c).enumerate() {
-                let row = row_of(i) * c;
-                d[row..row + c].iter_mut().zip(dy).for_each(|(d, v)| *d += v);
+                let Some(row) = row_of(i).and_then(|r| d.get_mut(r * c..r * c + c)) else {
+                    continue;
+                };
+                row.iter_mut().zip(dy).for_each(|(d, v)| *d += v);
             }
         }
     };
-    add(1, &|i| usize::try_from(ids[i]).unwrap_or(0));
-    add(2, &|i| i % l);
+    let id = |i: usize| usize::try_from(ids[i]).ok();
+    add(1, &id);
+    add(2, &|i| Some(i % l));
+    if io.specs.len() > 3 {
+        add(3, &|i| id(i)?.checked_sub(io.specs[1].dims[0]));
+    }
 }
 
 impl Sinusoid {

@@ -25,6 +25,7 @@ struct Args {
     ids: u64,
     table: u64,
     positions: u64,
+    added: u64,
     target: u64,
     len: u64,
     tokens: u32,
@@ -32,7 +33,7 @@ struct Args {
     vocabulary: u32,
     cols: u32,
     mode: i32,
-    unused: i32,
+    more: u32,
 }
 
 /// Extents of an embedding of `ids` with a table of `table`.
@@ -49,10 +50,16 @@ fn extents(ids: &Spec, table: &Spec) -> Result<Args> {
 
 pub(super) fn embed(cuda: &Cuda, io: &Forward<'_>) -> Result<()> {
     let (y, mut ops) = (io.out_spec, Operands::default());
+    let mut added = (0, 0);
+    if let Some(spec) = io.specs.get(3) {
+        added = (ops.read("added", io.ins[3], spec), extent("embedding", spec.dims[0])?);
+    }
     let args = Args {
         ids: ops.read("ids", io.ins[0], &io.specs[0]),
         table: ops.read("table", io.ins[1], &io.specs[1]),
         positions: ops.read("positions", io.ins[2], &io.specs[2]),
+        added: added.0,
+        more: added.1,
         target: ops.at("y", io.out.address(), y),
         len: y.len() as u64,
         ..extents(&io.specs[0], &io.specs[1])?
@@ -63,13 +70,15 @@ pub(super) fn embed(cuda: &Cuda, io: &Forward<'_>) -> Result<()> {
 
 pub(super) fn embed_backward(cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
     let (ids, y) = (&io.specs[0], io.out_spec);
-    for (which, symbols) in [(1, TABLE), (2, POSITIONS)] {
+    let first = extent("embedding", io.specs[1].dims[0])?;
+    let tables = [(1, TABLE), (2, POSITIONS), (3, TABLE)];
+    for (which, symbols) in tables.into_iter().take(io.specs.len() - 1) {
         let (spec, grad, mut ops) = (&io.specs[which], &io.d_ins[which], Operands::default());
         let (target, mode) = ops.gradient("gradient", grad, spec);
         if mode == 0 {
             continue;
         }
-        let table = which == 1;
+        let table = which != 2;
         if table && grad.mode == GradMode::Overwrite {
             cuda.fill(target, spec.bytes(), 0)?; // all bits 0 is 0.0 in every type
         }
@@ -80,7 +89,8 @@ pub(super) fn embed_backward(cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
             target,
             len: len as u64,
             mode,
-            ..extents(ids, &io.specs[1])?
+            more: if which == 3 { first } else { 0 },
+            ..extents(ids, if table { spec } else { &io.specs[1] })?
         };
         let rows = if table { ids.len() } else { 1 };
         let name = ("embedding", by_dtype(y.dtype, symbols));

@@ -1,5 +1,6 @@
 // rows of tables, f32 bf16 f16.   y[n, l] = table[ids[n, l]] + positions[l];   picked: y[n] = x[n, rows[n]].
-// ids: (N, L) i32, table: (V, C), positions: (P, C), y: (N, L, C);   x: (N, L, C), rows: (N) i32.
+// ids: (N, L) i32, table: (V, C), positions: (P, C), added: (A, C) of ids from V on, or none, y: (N, L, C);
+// x: (N, L, C), rows: (N) i32.
 // Work: 1 flop an element.  Bytes: 3 N L C sizeof(T); gradient of the table: V C written once.
 // CLIP-bigG, N=2, L=77, C=1280: 1.2 MB: launch-bound.   Tile: 256 threads, 16 bytes a thread.   Measured: see NOTES.md.
 // Determinism: bitwise: the first token with an id sums all tokens with it, in order; no atomics, no sorting.
@@ -15,16 +16,17 @@ struct Args {
   const int* ids;       // (tokens); of picked: (N)
   const T* table;       // (V, C); backward: dy (tokens, C); of picked: x, or dy (N, C)
   const T* positions;   // (P, C)
-  T* target;            // y, d table, d positions; of picked: y, dx
+  const T* added;       // (A, C), forward only
+  T* target;            // y, d table, d added, d positions; of picked: y, dx
   Count len;            // of what the grid covers in x
   unsigned tokens, length, vocabulary, cols;  // N L, L, V (of picked: L), C
   Mode mode;            // backward only
-  int unused;
+  unsigned more;        // forward: A; gradient of a table: id of its first row
 };
 
 template <class T>
 __device__ inline bool whole(const Args<T>& a) {
-  return a.cols % PerAccess<T> == 0 && aligned(a.table, a.positions, a.target);
+  return a.cols % PerAccess<T> == 0 && aligned(a.table, a.positions, a.target, a.added);
 }
 
 template <int Vec>
@@ -47,8 +49,9 @@ __device__ inline void forward(const Args<T>& a) {
     const Cell p = cell<Vec>(at, a.cols);
     const unsigned id = unsigned(a.ids[p.row]);
     Lane<Vec> y = all<Vec>(nan());
-    if (id < a.vocabulary) {
-      y = load<Vec>(a.table + Count(id) * a.cols + p.col);
+    const unsigned extra = id - a.vocabulary;  // wraps for ids of the table
+    if (id < a.vocabulary || extra < a.more) {
+      y = load<Vec>((extra < a.more ? a.added + Count(extra) * a.cols : a.table + Count(id) * a.cols) + p.col);
       add_to<Vec>(y, load<Vec>(a.positions + Count(unsigned(p.row) % a.length) * a.cols + p.col));
     }
     store<Vec>(a.target + at, y);
@@ -58,8 +61,8 @@ __device__ inline void forward(const Args<T>& a) {
 // Grid: columns, tokens. Writes only rows of ids that occur; the host zeroes the rest of an overwritten table.
 template <class T>
 __device__ inline void backward_table(const Args<T>& a) {
-  const unsigned own = blockIdx.y, id = unsigned(a.ids[own]);
-  if (id >= a.vocabulary) return;
+  const unsigned own = blockIdx.y, id = unsigned(a.ids[own]), row = id - a.more;
+  if (row >= a.vocabulary) return;
   for_own<PerAccess<T>>(a.len, whole(a), [&]<int Vec>(Count col) {
     Lane<Vec> sum = {};
     for (unsigned t = 0; t < a.tokens; ++t) {
@@ -67,7 +70,7 @@ __device__ inline void backward_table(const Args<T>& a) {
       if (t < own) return;  // that token sums them
       add_to<Vec>(sum, load<Vec>(a.table + Count(t) * a.cols + col));
     }
-    write<T, Vec>(a.target + Count(id) * a.cols + col, sum, a.mode);
+    write<T, Vec>(a.target + Count(row) * a.cols + col, sum, a.mode);
   });
 }
 

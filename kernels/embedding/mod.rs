@@ -13,17 +13,22 @@ use crate::{
     tensor::{DType, Spec},
 };
 
-/// `y[n, l] = table[ids[n, l]] + positions[l]`.
+/// `y[n, l] = table[ids[n, l]] + positions[l]`; ids from `V` on are rows of a fourth input, `added`, where it is given:
+/// learned words beside a frozen table.
 ///
 /// # Shapes
-/// `ids: [N, L] i32`, `table: [V, C]`, `positions: [P, C]` with `P >= L`, `y: [N, L, C]`; f32, bf16 or f16.
+/// `ids: [N, L] i32`, `table: [V, C]`, `positions: [P, C]` with `P >= L`, `added: [A, C]`, `y: [N, L, C]`; f32, bf16 or
+/// f16.
 /// # Gradient
 /// Rows of the tables; keeps `ids`. On a GPU the first token with an id sums all with it, in order.
 /// # Errors
 /// `P < L`; an id outside the table ([`Error::Data`] when a program is fed it, on every device; a kernel alone
 /// gives a row of NaN on a GPU).
 #[derive(Clone, Copy, Debug)]
-pub struct Embedding;
+pub struct Embedding {
+    /// Whether there are added rows.
+    pub added: bool,
+}
 
 /// `y[.., :half] = sin(x f_i)`, `y[.., half:] = cos(x f_i)`, or cos first, with
 /// `f_i = max_period^(-i / (half - shift))`.
@@ -81,9 +86,11 @@ impl Op for Embedding {
         "embedding"
     }
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
-        count(self.name(), ins, &["ids", "table", "positions"])?;
+        let names = ["ids", "table", "positions", "added"];
+        let names = &names[..if self.added { 4 } else { 3 }];
+        count(self.name(), ins, names)?;
         i32_input(self.name(), "ids", &ins[0])?;
-        let dtype = check::float_inputs(self.name(), &ins[1..], &["table", "positions"])?;
+        let dtype = check::float_inputs(self.name(), &ins[1..], &names[1..])?;
         let ([n, l], [_, c]) = (&ins[0].dims[..], &ins[1].dims[..]) else {
             let want = "[N, L], with a table [V, C]".into();
             return Err(check::shape(self.name(), "ids", &ins[0], want));
@@ -92,10 +99,16 @@ impl Op for Embedding {
             let want = format!("[at least {l}, {c}]; the text is longer than the encoder allows");
             return Err(check::shape(self.name(), "positions", &ins[2], want));
         }
+        if let Some(added) = ins.get(3) {
+            let want = || format!("[A, {c}], rows of the table");
+            let fits = added.dims.len() == 2 && added.dims[1] == *c;
+            fits.then_some(()).ok_or_else(|| check::shape(self.name(), "added", added, want()))?;
+        }
         Ok(Signature::of(Spec::new(&[*n, *l, *c], dtype)))
     }
     fn indices(&self, ins: &[Spec]) -> Vec<Indices> {
-        vec![Indices { input: 0, what: "token id", below: ins[1].dims[0] }]
+        let added = ins.get(3).map_or(0, |a| a.dims[0]);
+        vec![Indices { input: 0, what: "token id", below: ins[1].dims[0] + added }]
     }
     fn keeps(&self, _: &[bool]) -> Keeps {
         Keeps { ins: vec![0], ..Keeps::default() }

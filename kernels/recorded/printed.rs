@@ -135,7 +135,8 @@ pub fn operation(text: &str) -> Option<Arc<dyn Op>> {
             Arc::new(depthwise::Depthwise { stride: p.get("stride")?, pad: p.get("pad")? })
         }
         "Diffuse" => Arc::new(diffuse::Diffuse { mix: mix(p)? }),
-        "Embedding" => Arc::new(embedding::Embedding),
+        // recordings of before there were added rows do not say so
+        "Embedding" => Arc::new(embedding::Embedding { added: p.get("added").unwrap_or(false) }),
         "Experts" => Arc::new(moe::Experts),
         "FusedLinear" => Arc::new(FusedLinear {
             bias: p.get("bias")?,

@@ -10,6 +10,7 @@ use crate::{
     error::{Error, Result},
     models::{base::Base, noise::Prediction, tokenizer::Tokenizer},
     tensor::DType,
+    train::text_is_trained,
 };
 
 /// Says what is probably not meant.
@@ -29,10 +30,10 @@ pub fn advise(config: &TrainConfig, base: &Base) {
         ));
     }
     let d = &config.decoupling;
-    if config.decouples() && d.text_background != 0.0 && !config.adapts_text() {
+    if config.decouples() && d.text_background != 0.0 && !text_is_trained(config) {
         note(
             "decoupling.text_background: nothing of the text is trained, so the cosine of text and background is a \
-             constant where the image encoder has the text's width; decoupling.train_text = \"lora\" trains it",
+             constant where the image encoder has the text's width; decoupling.train_text = \"lora\" or \"embedding\" trains it",
         );
     }
     let Some(tokenizer) = base.text.first().map(|t| &t.tokenizer) else { return };

@@ -257,6 +257,7 @@ impl Generate {
         let base = base.vae_stored_as(words.vae)?;
         doubt(&base);
         let loras = open_loras(&base, &self.lora)?;
+        let base = base.learning(&loras.words()?);
         let mut request = self.request(&base, &loras, &words)?;
         let given = self.given_noise(&base)?;
         if let Some(g) = &given {

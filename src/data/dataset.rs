@@ -67,10 +67,15 @@ impl Sample {
         if !self.draw.mixed || soft_alpha >= 1.0 {
             return vec![1.0; h * w];
         }
-        let plane: Vec<f32> = self.mask.data.iter().map(|v| f32::from(*v) / 255.0).collect();
-        let mut m = resize_plane(&plane, [self.mask.height, self.mask.width], [h, w]);
+        let mut m = self.subject(h, w);
         m.iter_mut().for_each(|v| *v = *v * (1.0 - soft_alpha) + soft_alpha);
         m
+    }
+
+    /// The mask resized bilinearly to `[h, w]`, from 0 to 1.
+    pub fn subject(&self, h: usize, w: usize) -> Vec<f32> {
+        let plane: Vec<f32> = self.mask.data.iter().map(|v| f32::from(*v) / 255.0).collect();
+        resize_plane(&plane, [self.mask.height, self.mask.width], [h, w])
     }
 }
 

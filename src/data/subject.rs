@@ -100,6 +100,13 @@ impl Subject {
         }
     }
 
+    /// What its photos are called in training.
+    pub fn all_captions(&self) -> Vec<String> {
+        let bare = self.photos.iter().any(|p| p.captions.is_empty());
+        let own = self.photos.iter().flat_map(|p| p.captions.iter().cloned());
+        own.chain(bare.then(|| self.plain_caption())).collect()
+    }
+
     /// The caption of a photo without a caption file.
     pub fn plain_caption(&self) -> String {
         format!("A photo of a {}", self.words)

@@ -15,6 +15,8 @@ pub const PEFT_KEY: &str = "lora_adapter_metadata";
 pub const METHOD_KEY: &str = "selvedge.method";
 /// The text pair that says what sizes and switches the `decoupling.` parameters of an adapter file have, in JSON.
 pub const DECOUPLING_KEY: &str = "selvedge.decoupling";
+/// The text pair with the words whose embeddings the file has, a JSON list.
+pub const WORDS_KEY: &str = "selvedge.decoupling.words";
 /// Where the names of those parameters start.
 pub const DECOUPLING_PREFIX: &str = "decoupling.";
 
@@ -123,6 +125,20 @@ impl Lora {
     /// What the file says about its decoupling; `None` for an adapter without one.
     pub fn decoupling(&self) -> Option<&str> {
         self.metadata.get(DECOUPLING_KEY).map(String::as_str)
+    }
+
+    /// The words whose embeddings the file has.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for a list that is damaged.
+    pub fn words(&self) -> Result<Vec<String>> {
+        let Some(text) = self.metadata.get(WORDS_KEY) else { return Ok(vec![]) };
+        serde_json::from_str(text).map_err(|e| Error::Data {
+            at: format!("the adapter's {WORDS_KEY}"),
+            found: e.to_string(),
+            expected: "a list of words".into(),
+            fix: "train it anew, or take an undamaged file".into(),
+        })
     }
 
     /// The text pairs that belong to no convention and travel along on conversion.

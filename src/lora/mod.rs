@@ -12,7 +12,7 @@ mod source;
 mod write;
 
 pub use adapters::{Adapter, Adapters, down_name, up_name};
-pub use layer::{DECOUPLING_KEY, DECOUPLING_PREFIX, Layer, Lora, METHOD_KEY};
+pub use layer::{DECOUPLING_KEY, DECOUPLING_PREFIX, Layer, Lora, METHOD_KEY, WORDS_KEY};
 pub use merge::{Merged, delta, extract, merge};
 pub use modules::Modules;
 pub use sgm::{Sgm, renamed};

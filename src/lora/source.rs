@@ -42,6 +42,16 @@ impl Loras {
         adapters
     }
 
+    /// The words whose embeddings the files have, those of the first file that has any: a base has room for one set.
+    ///
+    /// # Errors
+    /// As [`Lora::words`].
+    pub fn words(&self) -> Result<Vec<String>> {
+        let all: Vec<Vec<String>> =
+            self.list.iter().map(|(lora, _)| lora.words()).collect::<Result<_>>()?;
+        Ok(all.into_iter().find(|words| !words.is_empty()).unwrap_or_default())
+    }
+
     /// The factor behind a parameter name ([`down_name`], [`up_name`]) and its key in the file.
     fn find(&self, name: &str) -> Option<(&Raw, &str)> {
         let at = name.find(".lora_A.").or_else(|| name.find(".lora_B."))?;

@@ -4,6 +4,7 @@ use super::{
     builtin, builtin_names,
     checkpoint::{Checkpoint, Component, Target, model_json},
     clip::{TextConfig, TextInputs, text_encoder},
+    decoupling,
     noise::published_scheduler,
     segmenter_names,
     unet::UnetConfig,
@@ -14,7 +15,7 @@ use crate::{
     kernels::concat::Concat,
     lora::Adapters,
     nn::Net,
-    plan::{Plan, Recorder, Value},
+    plan::{Plan, Recorder, Value, WeightLayout},
     tensor::{DType, Spec},
 };
 use serde_json::Value as Json;
@@ -33,6 +34,8 @@ pub struct Architecture {
     pub text: Vec<(Component, TextConfig)>,
     /// Tokens of a prompt.
     pub tokens: usize,
+    /// Learned words, whose embeddings stand beside the tables (see [`learned_rows`]).
+    pub learned: usize,
     /// `scheduler_config.json`; that of the published models when there is none.
     pub scheduler: Json,
     /// False where nothing says what the U-Net predicts and the family has both.
@@ -55,6 +58,11 @@ pub struct TextValues {
 /// Names of the id and end-of-text inputs of encoder `i`.
 pub fn text_input_names(i: usize) -> (&'static str, &'static str) {
     if i == 0 { ("input_ids", "eos") } else { ("input_ids_2", "eos_2") }
+}
+
+/// Name of the embeddings of learned words `[A, C]` for the text encoder `component`.
+pub fn learned_rows(component: Component) -> String {
+    format!("{}.identifier.{}", decoupling::PREFIX, component.name())
 }
 
 /// The configuration of one component of `model`: built in, a `config.json`, or read off a checkpoint.
@@ -121,8 +129,18 @@ impl Architecture {
         let said = settings["model_max_length"].as_u64().and_then(|n| usize::try_from(n).ok());
         let tokens = said.filter(|n| (2..longest).contains(n)).unwrap_or(longest);
         let (scheduler, prediction_known) = scheduler(model, &unet)?;
-        let (name, vae_dtype) = (model.into(), None);
-        Ok(Self { name, unet, vae, text, tokens, scheduler, prediction_known, dtype, vae_dtype })
+        Ok(Self {
+            name: model.into(),
+            unet,
+            vae,
+            text,
+            tokens,
+            learned: 0,
+            scheduler,
+            prediction_known,
+            dtype,
+            vae_dtype: None,
+        })
     }
 
     /// Side of the pictures the model was made for, pixels.
@@ -153,8 +171,11 @@ impl Architecture {
             let ids = rec.input(ids, Spec::i32(&[batch, self.tokens]));
             let last = both && i + 1 == self.text.len();
             let rows = last.then(|| rec.input(rows, Spec::i32(&[batch])));
+            let dims = [self.learned, config.width];
+            let name = (self.learned > 0).then(|| learned_rows(*component));
+            let learned = name.map(|n| rec.param(&n, &dims, WeightLayout::Dense));
             let out = Net::new(rec, adapters).within(component.name(), |net| {
-                text_encoder(net, config, &TextInputs { ids, rows, padding: None })
+                text_encoder(net, config, &TextInputs { ids, rows, learned, padding: None })
             })?;
             let tokens = if both { out.penultimate } else { out.last };
             context = Some(match context {

@@ -19,7 +19,7 @@ use crate::{
 };
 use serde_json::Value as Json;
 
-pub use super::architecture::{TextValues, text_input_names};
+pub use super::architecture::{TextValues, learned_rows, text_input_names};
 
 /// One text encoder with its tokenizer.
 #[derive(Clone, Debug)]
@@ -30,6 +30,8 @@ pub struct TextSide {
     pub config: TextConfig,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
+    /// What the tokenizer made of each learned word before it was one.
+    pub learned: Vec<Vec<i32>>,
 }
 
 /// A base model: SDXL (two text encoders, micro-conditioning) or SD 1.5 / 2.1 (one). A clone shares the weights.
@@ -88,7 +90,7 @@ impl Base {
         let side = |component: &Component| {
             let config = TextConfig::from_json(&json(&weights, *component))?;
             let tokenizer = Tokenizer::open(name, *component)?;
-            Ok(TextSide { component: *component, config, tokenizer })
+            Ok(TextSide { component: *component, config, tokenizer, learned: vec![] })
         };
         let text = components[2..].iter().map(side).collect::<Result<_>>()?;
         let (scheduler, prediction_known) = scheduler(name, &unet)?;
@@ -139,6 +141,16 @@ impl Base {
         let mut scheduler = self.scheduler;
         scheduler["prediction_type"] = p.published().into();
         Self { scheduler, prediction_known: true, ..self }
+    }
+
+    /// The same base with `words` as tokens of their own, whose embeddings are [`learned_rows`].
+    pub fn learning(mut self, words: &[String]) -> Self {
+        for side in &mut self.text {
+            side.learned = words.iter().map(|w| side.tokenizer.tokens(w)).collect();
+            let first = i32::try_from(side.config.vocabulary).unwrap_or(i32::MAX);
+            side.tokenizer = side.tokenizer.clone().with_words(words, first);
+        }
+        self
     }
 
     /// The guidance scale of the published pipelines: 5 for SDXL's architecture, 7.5 for SD 1.5 and SD 2.1.
@@ -197,7 +209,10 @@ impl Base {
     pub fn ids(&self, i: usize, prompts: &[&str]) -> (Vec<i32>, Vec<i32>) {
         let side = &self.text[i];
         let ids: Vec<i32> = prompts.iter().flat_map(|p| side.tokenizer.encode(p).ids).collect();
-        let rows = eos_rows(&ids, self.tokens(), side.config.eos);
+        // where the end is the highest id, learned words are not to be taken for it
+        let known = |id: &i32| usize::try_from(*id).is_ok_and(|id| id < side.config.vocabulary);
+        let plain: Vec<i32> = ids.iter().map(|id| if known(id) { *id } else { 0 }).collect();
+        let rows = eos_rows(&plain, self.tokens(), side.config.eos);
         (ids, rows)
     }
 
@@ -209,6 +224,7 @@ impl Base {
             vae: self.vae.clone(),
             text: self.text.iter().map(|t| (t.component, t.config.clone())).collect(),
             tokens: self.tokens(),
+            learned: self.text.first().map_or(0, |t| t.learned.len()),
             scheduler: self.scheduler.clone(),
             prediction_known: self.prediction_known,
             dtype: self.dtype,

@@ -163,7 +163,7 @@ impl Detector {
         let ids = rec.input("input_ids", Spec::i32(&[count, length]));
         let rows = Some(rec.input("rows", Spec::i32(&[count])));
         let padding = Some(Masked { scores, seeing: Some(seeing) });
-        let texts = TextInputs { ids, rows, padding };
+        let texts = TextInputs { ids, rows, learned: None, padding };
         let adapters = Adapters::default();
         let mut outputs = Net::new(&mut rec, &adapters).within(Component::Owlv2.name(), |net| {
             owlv2(net, &self.config, pixels, &texts, queries)

@@ -47,7 +47,7 @@ pub fn pass_size(config: &TrainConfig) -> usize {
 /// Whether the text encoders are part of the step program.
 pub fn text_is_trained(config: &TrainConfig) -> bool {
     match config.train.mode {
-        Mode::Lora => config.adapts_text(),
+        Mode::Lora => config.adapts_text() || !config.learned_words().is_empty(),
         Mode::Full => config.train.parts.iter().any(|p| p.contains("text")),
     }
 }
@@ -59,6 +59,7 @@ impl<'a> Blueprint<'a> {
     /// [`Error::Config`] for a resolution the VAE cannot halve, patterns that name nothing, or a loss that does not
     /// go with what is trained.
     pub fn new(config: &'a TrainConfig, architecture: Architecture) -> Result<Self> {
+        let architecture = Architecture { learned: config.learned_words().len(), ..architecture };
         let (t, factor) = (&config.train, architecture.vae.factor());
         if !t.resolution.is_multiple_of(factor) {
             return Err(Error::Config {

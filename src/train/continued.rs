@@ -56,6 +56,11 @@ pub fn continued(config: &TrainConfig, base: &Base, trained: &Trained) -> Result
         };
         return Err(bad(found.into(), "what the run trains".into(), fix));
     }
+    let (own, words) = (config.learned_words(), lora.words()?);
+    if own != words {
+        let fix = "set decoupling.train_text and the subjects' tokens as they were for that file";
+        return Err(bad(format!("learned words {words:?}"), format!("{own:?}"), fix));
+    }
     for layer in lora.layers.values_mut() {
         fold(layer, adapters)?;
     }

@@ -6,6 +6,7 @@ use crate::{
     kernels::{
         cosine::{Cosine, MeanTokens},
         embedding::GatherRows,
+        multiply::Multiply,
     },
     lora::Adapters,
     models::decoupling::{Decoupling, Fusion, Source},
@@ -72,6 +73,8 @@ pub const PHOTO: &str = "photo_features";
 pub const BACKGROUND: &str = "background_features";
 /// Name of the input that is 1 where a background is kept, `[N, d]`.
 pub const KEEP: &str = "keep_background";
+/// Name of the input with the weight of each token in the mean over a concept's, `[N, L, d]`.
+pub const CONCEPT: &str = "concept_tokens";
 /// Name of the input with the end of each text, `[N]` i32.
 pub const TEXT_END: &str = "text_end";
 
@@ -141,8 +144,14 @@ impl Decoupled {
         self.text == TextFeature::End && (w.text_implicit != 0.0 || w.text_background != 0.0)
     }
 
-    /// Records the branches for `batch` samples around `text` `[N, L, d]`; inputs [`PHOTO`], [`BACKGROUND`], [`KEEP`] and
-    /// [`TEXT_END`] as far as they are needed.
+    /// Whether a step reads which tokens are those of subjects.
+    pub fn reads_concepts(&self) -> bool {
+        let w = &self.weights;
+        self.text == TextFeature::Concept && (w.text_implicit != 0.0 || w.text_background != 0.0)
+    }
+
+    /// Records the branches for `batch` samples around `text` `[N, L, d]`; inputs [`PHOTO`], [`BACKGROUND`], [`KEEP`],
+    /// [`CONCEPT`] and [`TEXT_END`] as far as they are needed.
     ///
     /// # Errors
     /// Those of the operations.
@@ -153,6 +162,10 @@ impl Decoupled {
         let photo = photo.then(|| rec.input(PHOTO, features.clone()));
         let background = background.then(|| rec.input(BACKGROUND, features));
         let keep = self.drops.then(|| rec.input(KEEP, Spec::f32(&[batch, d.width])));
+        let concept = self.reads_concepts().then(|| {
+            let dims = rec.spec(text).dims.clone();
+            rec.input(CONCEPT, Spec::f32(&dims))
+        });
         let end = self.reads_ends().then(|| rec.input(TEXT_END, Spec::i32(&[batch])));
         let mut net = Net::new(rec, &none);
         let net = &mut net;
@@ -165,9 +178,14 @@ impl Decoupled {
             false => None,
         };
         let text = net.rec.compute(text)?;
-        let whole = match end {
-            Some(end) => net.rec.apply(GatherRows, &[text, end])?,
-            None => net.rec.apply(MeanTokens, &[text])?,
+        let whole = match (end, concept) {
+            (Some(end), _) => net.rec.apply(GatherRows, &[text, end])?,
+            (None, Some(weights)) => {
+                let weights = net.rec.compute(weights)?;
+                let own = net.rec.apply(Multiply, &[text, weights])?;
+                net.rec.apply(MeanTokens, &[own])?
+            }
+            (None, None) => net.rec.apply(MeanTokens, &[text])?,
         };
         let pairs = [
             ("text_implicit", w.text_implicit, implicit, Some(whole)),

@@ -17,6 +17,8 @@ pub struct TrainingSample {
     pub pixels: Vec<f32>,
     /// Loss weights at the latent's size `[h, w]`.
     pub weight: Vec<f32>,
+    /// What of it is the subject `[h, w]`: the loss of a sample without its background sees no more; empty: all of it.
+    pub subject: Vec<f32>,
     /// Its prompt.
     pub prompt: String,
     /// Whether it is a mix.
@@ -65,6 +67,22 @@ pub struct Prepared {
     pub timesteps: Vec<i32>,
     /// Whether the background of each sample is kept, in a decoupled run.
     pub keep: Vec<bool>,
+}
+
+impl Prepared {
+    /// Loss weights of all samples, one after the other.
+    pub fn weights(&self) -> Vec<f32> {
+        let mut all = vec![];
+        for (i, sample) in self.samples.iter().enumerate() {
+            match self.keep.get(i) {
+                Some(false) if !sample.subject.is_empty() => {
+                    all.extend(sample.weight.iter().zip(&sample.subject).map(|(w, s)| w * s));
+                }
+                _ => all.extend(&sample.weight),
+            }
+        }
+        all
+    }
 }
 
 /// What the random numbers of a pass depend on.
@@ -177,6 +195,19 @@ mod tests {
         assert_ne!(all[0].noise, all[0].posterior_noise);
         let kept = all.iter().flat_map(|p| &p.keep);
         assert!(kept.clone().any(|k| *k) && kept.clone().any(|k| !*k));
+    }
+
+    #[test]
+    fn the_loss_of_a_sample_without_its_background_sees_its_subject_alone() {
+        let sample = TrainingSample {
+            weight: vec![1.0, 0.5],
+            subject: vec![0.0, 1.0],
+            ..TrainingSample::default()
+        };
+        let whole = TrainingSample { subject: vec![], ..sample.clone() };
+        let samples = vec![sample.clone(), sample, whole];
+        let pass = Prepared { samples, keep: vec![true, false, false], ..Prepared::default() };
+        assert_eq!(pass.weights(), [1.0, 0.5, 0.0, 0.5, 1.0, 0.5]);
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod state;
 mod step;
 mod trainable;
 mod trainer;
+mod words;
 
 pub use crate::models::noise::{NoiseSchedule, Prediction};
 pub use blueprint::{Blueprint, Plans, pass_size, text_is_trained};
@@ -47,3 +48,4 @@ pub use state::{Checkpoints, State, sha256};
 pub use step::{Batch, Noisy, Objective, Predicted, StepOptions, Stepper, record};
 pub use trainable::Trainable;
 pub use trainer::{Trainer, coefficients};
+pub use words::all_named;

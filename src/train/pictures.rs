@@ -23,6 +23,7 @@ pub struct Pictures<'a> {
     latent: usize,
     accumulate: u64,
     soft_alpha: f32,
+    subject_alone: bool,
     features: Option<Features>,
 }
 
@@ -34,6 +35,7 @@ impl<'a> Pictures<'a> {
             latent: config.train.resolution / factor.max(1),
             accumulate: config.train.accumulate as u64,
             soft_alpha: config.method.soft_alpha as f32,
+            subject_alone: config.drops_to_subject(),
             features: None,
         }
     }
@@ -53,6 +55,8 @@ impl<'a> Pictures<'a> {
 
     fn sample(&self, sample: data::Sample, prior: bool) -> TrainingSample {
         let features = self.features(&sample);
+        let alone = self.subject_alone && sample.source.is_some();
+        let subject = if alone { sample.subject(self.latent, self.latent) } else { vec![] };
         TrainingSample {
             pixels: sample.picture.signed(),
             weight: sample.weight(self.latent, self.latent, self.soft_alpha),
@@ -60,6 +64,7 @@ impl<'a> Pictures<'a> {
             key: sample.source.map(|s| format!("{s:?}")),
             prompt: sample.draw.prompt,
             prior,
+            subject,
             features,
         }
     }

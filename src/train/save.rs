@@ -4,7 +4,7 @@ use super::{Blueprint, Trainable, is_adapter, is_decoupling};
 use crate::{
     data::TrainConfig,
     error::{Error, Result},
-    lora::{Convention, DECOUPLING_KEY, Layer, Lora, METHOD_KEY, Modules},
+    lora::{Convention, DECOUPLING_KEY, Layer, Lora, METHOD_KEY, Modules, WORDS_KEY},
     models::{
         base::Base,
         decoupling::Decoupling,
@@ -67,6 +67,10 @@ fn metadata(config: &TrainConfig, decoupling: Option<&Decoupling>) -> BTreeMap<S
         pairs.insert(DECOUPLING_KEY.into(), text);
         let encoder = config.decoupling.encoder().display().to_string();
         pairs.insert(ENCODER_KEY.into(), encoder);
+        let words = config.learned_words();
+        if !words.is_empty() {
+            pairs.insert(WORDS_KEY.into(), serde_json::json!(words).to_string());
+        }
     }
     pairs
 }

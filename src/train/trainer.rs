@@ -3,8 +3,8 @@
 use super::{
     Batch, Blueprint, Decoupled, Draws, Group, InitialWeights, NoiseSchedule, Optimizer, Plans,
     Prepared, Rules, Stepper, TrainingSample, continued,
-    decoupled::{BACKGROUND, KEEP, PHOTO, TEXT_END},
-    fit, give, text_is_trained,
+    decoupled::{BACKGROUND, CONCEPT, KEEP, PHOTO, TEXT_END},
+    fit, give, text_is_trained, words,
 };
 use crate::{
     data::{TrainConfig, config::MethodConfig},
@@ -58,6 +58,7 @@ impl<'a> Trainer<'a> {
         let need = fit::Need { plan: &plans.step, others, samples, train: t };
         fit::check(&device, &need, &blueprint.options, |options| blueprint.step(options))?;
         let mut start = InitialWeights::new(base.weights.clone(), t.seed);
+        words::give(&mut start, base)?;
         if let Some(lora) = continued(config, base, &blueprint.trained)? {
             give(&mut start, &lora, &plans.step.params())?;
         }
@@ -134,12 +135,12 @@ impl<'a> Trainer<'a> {
             posterior_noise: pass.posterior_noise.clone(),
             noise: pass.noise.clone(),
             timesteps: pass.timesteps.clone(),
+            weight: pass.weights(),
             coefficient: coefficients(&self.config.method, &self.noise, pass),
             ..Batch::default()
         };
         for sample in &pass.samples {
             batch.moments.extend(self.moments(sample)?);
-            batch.weight.extend(&sample.weight);
         }
         let prompts: Vec<&str> = pass.samples.iter().map(|s| s.prompt.as_str()).collect();
         if text_is_trained(self.config) {
@@ -183,6 +184,11 @@ impl<'a> Trainer<'a> {
         if d.reads_ends() {
             let prompts: Vec<&str> = pass.samples.iter().map(|s| s.prompt.as_str()).collect();
             batch.ids.push((TEXT_END, self.base.ids(0, &prompts).1));
+        }
+        if d.reads_concepts() {
+            let prompts: Vec<&str> = pass.samples.iter().map(|s| s.prompt.as_str()).collect();
+            let weights = words::concepts(self.base, self.config, &prompts, d.model.width);
+            batch.condition.push((CONCEPT, weights));
         }
         Ok(())
     }
@@ -236,7 +242,7 @@ pub fn coefficients(method: &MethodConfig, noise: &NoiseSchedule, pass: &Prepare
 
 fn group(config: &TrainConfig, name: &str) -> Group {
     let t = &config.train;
-    let text = name.starts_with("text_encoder");
+    let text = name.starts_with("text_encoder") || words::is_word(name);
     let (rate, decay) = match text {
         true => (t.text_learning_rate, t.text_weight_decay),
         false => (t.learning_rate, t.weight_decay),

@@ -5,7 +5,11 @@ use selvedge::{
     data::config::{DecouplingSection, TextFeature},
     device::Device,
     error::Result,
-    kernels::cosine::{Cosine, MeanTokens},
+    kernels::{
+        cosine::{Cosine, MeanTokens},
+        embedding::GatherRows,
+        multiply::Multiply,
+    },
     lora::Adapters,
     models::decoupling::Source,
     nn::{Net, Routing},
@@ -13,11 +17,12 @@ use selvedge::{
     tensor::{Floats, Spec, safetensors::SafeFile},
     train::{
         Batch, Decoupled, InitialWeights, Objective, Prediction,
-        decoupled::{BACKGROUND, KEEP, PHOTO, TEXT_END},
+        decoupled::{BACKGROUND, CONCEPT, KEEP, PHOTO, TEXT_END},
     },
 };
 
 const WIDTH: usize = 24;
+const TOKENS: usize = 7;
 
 /// The settings of `KINDS` in the script.
 fn settings(kind: &str) -> Decoupled {
@@ -54,6 +59,7 @@ fn settings(kind: &str) -> Decoupled {
                 implicit_explicit: 0.0,
                 text_background: 0.0,
                 irrelevant_source: Source::Implicit,
+                text_feature: TextFeature::Concept,
                 fusion: false,
                 ..all
             },
@@ -84,7 +90,20 @@ pub fn feed(batch: &mut Batch, d: &Decoupled, kind: &str, i: usize) {
     batch.condition.extend(background.then(|| (BACKGROUND, get("background"))));
     batch.condition.extend(d.drops.then(|| (KEEP, get("keep"))));
     let ends = file.i32(&format!("{kind}.ends")).unwrap()[i * BATCH..(i + 1) * BATCH].to_vec();
+    batch.condition.extend(d.reads_concepts().then(|| (CONCEPT, concept(&ends))));
     batch.ids.extend(d.reads_ends().then_some((TEXT_END, ends)));
+}
+
+/// Weights of the mean over the concept's tokens, the second and the end.
+fn concept(ends: &[i32]) -> Vec<f32> {
+    let mut weights = vec![];
+    for end in ends {
+        let own = |token: usize| token == 1 || i32::try_from(token) == Ok(*end);
+        let count = if *end == 1 { 1.0 } else { 2.0 };
+        let weight = |token| if own(token) { TOKENS as f32 / count } else { 0.0 };
+        weights.extend((0..TOKENS).flat_map(|token| [weight(token); WIDTH]));
+    }
+    weights
 }
 
 #[test]
@@ -129,7 +148,7 @@ fn pass(kind: &'static str) -> (Program, Vec<String>) {
     let (d, file, none) = (settings(kind), fixture(), Adapters::new());
     let mut rec = Recorder::new();
     rec.train_if(|_| true);
-    let text = rec.input_with_grad("text", Spec::f32(&[BATCH, 7, WIDTH]));
+    let text = rec.input_with_grad("text", Spec::f32(&[BATCH, TOKENS, WIDTH]));
     let features = Spec::f32(&[BATCH, d.model.features]);
     let photo = rec.input_with_grad("photo", features.clone());
     let background = rec.input_with_grad("background", features);
@@ -144,7 +163,12 @@ fn pass(kind: &'static str) -> (Program, Vec<String>) {
         TextFeature::Mean => net.rec.apply(MeanTokens, &[text]).unwrap(),
         TextFeature::End => {
             let ends = net.rec.indices("ends", &[3, 5]);
-            net.rec.apply(selvedge::kernels::embedding::GatherRows, &[text, ends]).unwrap()
+            net.rec.apply(GatherRows, &[text, ends]).unwrap()
+        }
+        TextFeature::Concept => {
+            let own = net.rec.table("concept", &[BATCH, TOKENS, WIDTH], concept(&[3, 5]));
+            let own = net.rec.apply(Multiply, &[text, own]).unwrap();
+            net.rec.apply(MeanTokens, &[own]).unwrap()
         }
     };
     let pairs = [(implicit, whole), (implicit, explicit), (whole, explicit)];

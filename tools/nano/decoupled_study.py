@@ -4,10 +4,12 @@
 
 Renders a held-out duck five times on the same background, learns it by DreamBooth, DisenBooth, dual-level decoupling and
 its ablations (same steps, rank and rates), paints it in 12 scenes x 4 seeds through `evaluate dreambench` (DINO, CLIP-T,
-diversity), and asks the embedded CLIP which of the 12 scenes each picture shows. Needs NumPy and Pillow.
+diversity), and asks the embedded CLIP which of the 12 scenes each picture shows. Two harder questions: 24 pictures of a
+prompt that names no place (is it the photos' own?), and the new scenes again at a guidance of 1.5. Needs NumPy and Pillow.
 """
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -31,12 +33,16 @@ ROWS = {
     "decoupled, weights x 10": ("decoupled", ["decoupling.text_implicit=0.01", "decoupling.implicit_explicit=0.01",
                                               "decoupling.text_background=0.01"]),
     "decoupled, drop 0": ("decoupled", ["decoupling.drop=0.0"]),
+    "decoupled, drop 0.3": ("decoupled", ["decoupling.drop=0.3"]),
+    "decoupled, drop 1 (the masked loss alone)": ("decoupled", ["decoupling.drop=1.0"]),
+    "decoupled, drop_loss whole": ("decoupled", ["decoupling.drop_loss=whole"]),
     "decoupled, weak loss 0.01": ("decoupled", ["decoupling.weak=0.01"]),
     "without L2": ("decoupled", ["decoupling.text_implicit=0.0"]),
     "without L3": ("decoupled", ["decoupling.implicit_explicit=0.0"]),
     "without L4": ("decoupled", ["decoupling.text_background=0.0"]),
     "without fusion": ("decoupled", ["decoupling.fusion=false"]),
     "text encoders frozen": ("decoupled", ["decoupling.train_text=none"]),
+    "identifier's embedding learned": ("decoupled", ["decoupling.train_text=embedding"]),
 }
 
 
@@ -46,6 +52,14 @@ def run(*words):
     if done.returncode != 0:
         sys.exit(f"{' '.join(map(str, words))}\n{done.stderr}")
     return done.stdout
+
+
+def painted(program, folder, lora, prompt, guidance, count):
+    """Pictures of a prompt, made once."""
+    if not folder.exists():
+        run(program, "generate", "--base", "nano", *lora, "--prompt", prompt, "--count", count, "--batch", 8, "--steps", 20,
+            "--guidance", guidance, "--seed", 100, "--out", folder, "--device", "cpu")
+    return sorted(folder.glob("*.png"))
 
 
 def main():
@@ -67,10 +81,11 @@ def main():
     subjects.write_text(f'[[subject]]\nid = "duck"\ntoken = "lun"\nclass = "{SUBJECT["class"]}"\nimages = "{data / "duck"}"\n')
     places = list(toyworld.BACKGROUNDS)
     scenes = [f"a photo of a {SUBJECT['class']}, {p}" for p in toyworld.BACKGROUNDS.values()]
-    head = ["method", "scene right (new places)", "scene is the photos' own", "identity (detected)", "DINO", "CLIP-T", "diversity"]
+    head = ["method", "scene right (new places)", "scene is the photos' own", "identity (detected)", "DINO", "CLIP-T", "diversity",
+            "no place named: the photos' own, different places", "guidance 1.5: scene right, the photos' own"]
     lines = [head, ["---"] * len(head)]
     for title, (method, sets) in ROWS.items():
-        folder = work / title.replace(" ", "_").replace(",", "")
+        folder = work / re.sub("[^a-z0-9.]+", "_", title.lower())
         words = [w for s in SETTINGS + sets for w in ("--set", s)] if method != "base" else []
         run(program, "evaluate", "dreambench", "--data", work / "data", "--base", "nano", "--method", method, "--token", "lun",
             "--dino", nano / "eyes/dino", "--clip", nano / "eyes/clip", "--steps", 20, "--guidance", 4, "--out", folder, "--device",
@@ -80,20 +95,39 @@ def main():
             shown.mkdir()
             for path in sorted((folder / "pictures").rglob("*.png")):
                 shutil.copy(path, shown / f"{path.parent.name}_{path.name}")
-        score = lambda *more: json.loads(run(program, "score", "--images", shown, "--subjects", subjects, "--out", work / "scores",
-                                             "--device", "cpu", "--json", *more))
-        judged = [score("--clip", nano / "eyes/clip", "--prompt", s)["text"]["images"] for s in scenes]
-        best = np.argmax([[i["clip_score"] for i in one] for one in judged], 0)
-        wanted = np.array([int(i["name"].split("_")[0]) for i in judged[0]])
-        new = wanted != places.index(HOME)
-        found = score("--detector", nano / "eyes/detector", "--query", "duck", "--threshold", "0.2", "--dinov2", nano / "eyes/dino")
+        score = lambda images, *more: json.loads(run(program, "score", "--images", images, "--subjects", subjects, "--out",
+                                                     work / "scores", "--device", "cpu", "--json", *more))
+
+        def judge(images):
+            """The scene that every picture shows, and the one that its name begins with."""
+            judged = [score(images, "--clip", nano / "eyes/clip", "--prompt", s)["text"]["images"] for s in scenes]
+            best = np.argmax([[i["clip_score"] for i in one] for one in judged], 0)
+            return best, np.array([int(i["name"].split("_")[0]) for i in judged[0]])
+
+        home, word = places.index(HOME), SUBJECT["class"]
+        best, wanted = judge(shown)
+        new = wanted != home
+        adapter = [p for p in sorted(folder.glob("runs/*/*/adapter.safetensors"))]
+        lora = ["--lora", adapter[0]] if adapter else []
+        name = f"a photo of a lun {word}" if adapter else f"a photo of a {word}"
+        painted(program, folder / "unnamed", lora, name, 4, 24)
+        unnamed, _ = judge(folder / "unnamed")
+        weak = folder / "weak"
+        weak.mkdir(exist_ok=True)
+        for k, place in enumerate(toyworld.BACKGROUNDS.values()):
+            for path in painted(program, folder / f"weak_{k}", lora, f"{name}, {place}", 1.5, 4) if k != home else []:
+                shutil.copy(path, weak / f"{k:02}_{path.name}")
+        followed, asked = judge(weak)
+        found = score(shown, "--detector", nano / "eyes/detector", "--query", "duck", "--threshold", "0.2", "--dinov2", nano / "eyes/dino")
         likeness = [i["similarity"][0][0] for i in found["images"] if i["boxes"] == 1]
         table = json.loads((folder / "table.json").read_text())
         means = table["methods"][0]["all"]
         shown_means = ["{mean:.3f}".format(**means[k]) for k in ("dino", "clip_t", "diversity")]
         lines.append([title, f"{int((best == wanted)[new].sum())} of {int(new.sum())}",
-                      f"{int((best == places.index(HOME))[new].sum())}",
-                      f"{np.mean(likeness):.3f} ({len(likeness)} found)", *shown_means])
+                      f"{int((best == home)[new].sum())}",
+                      f"{np.mean(likeness):.3f} ({len(likeness)} found)", *shown_means,
+                      f"{int((unnamed == home).sum())} of 24, {len(set(unnamed))}",
+                      f"{int((followed == asked).sum())} of {len(asked)}, {int((followed == home).sum())}"])
         print("| " + " | ".join(lines[-1]) + " |", flush=True)
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     out.write_text("# Dual-level decoupling on nano\n\n" + __doc__.split("\n\n", 2)[2].strip() + "\n\n" + text + "\n")

@@ -105,7 +105,7 @@ fn record_text(
     let rows = Some(inputs.ids("rows", &[n], rows));
     let mut net = Net::new(&mut inputs.rec, adapters);
     let prefix = checkpoint.component().name();
-    let given = TextInputs { ids, rows, padding: None };
+    let given = TextInputs { ids, rows, learned: None, padding: None };
     let out = net.within(prefix, |net| text_encoder(net, &config, &given))?;
     let mut outputs = vec![
         Output::new("last_hidden_state", out.last),

@@ -345,7 +345,7 @@ fn forward(component: &str, common: &Common) -> Result<Plan> {
             let ids = rec.input("input_ids", Spec::i32(&[n, common.tokens()]));
             let rows = Some(rec.input("eos", Spec::i32(&[n])));
             let out = Net::new(&mut rec, &none).within(which.name(), |net| {
-                text_encoder(net, &config, &TextInputs { ids, rows, padding: None })
+                text_encoder(net, &config, &TextInputs { ids, rows, learned: None, padding: None })
             })?;
             out.embeds.or(out.pooled).unwrap_or(out.last)
         }

@@ -61,6 +61,8 @@ struct Shown {
     sheet: Vec<u8>,
     /// Pictures whose scene the embedded CLIP finds first of all.
     right: usize,
+    /// Most pictures in one scene, of those whose prompt names none.
+    alike: usize,
     of: usize,
     /// Likeness of detected subjects and their photos.
     identity: Vec<f64>,
@@ -108,12 +110,13 @@ pub(super) fn run(args: &Quickstart, eyes: &Eyes, stop: &Arc<AtomicBool>) -> Res
 fn paint(args: &Quickstart, name: &'static str, photos: &Photos, eyes: &Eyes) -> Result<Shown> {
     let clock = Instant::now();
     let folder = args.out.join("pictures").join(name);
-    note(&format!("painting {name}: {} scenes of {} pictures", PLACES.len(), args.count()));
+    note(&format!("painting {name}: {} scenes of {} pictures", PLACES.len() + 1, args.count()));
     fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
     let words = photos.subjects[0].words();
     let mut scenes = vec![];
-    for (n, place) in PLACES.iter().enumerate() {
-        let prompt = format!("a photo of a {words}, {place}");
+    let prompts = PLACES.map(|place| format!("a photo of a {words}, {place}"));
+    let unnamed = format!("a photo of a {words}");
+    for (n, prompt) in prompts.into_iter().chain([unnamed]).enumerate() {
         let generate = guided(args, (name, "none"), prompt, photos, &folder);
         let made = generate.make()?;
         for (i, picture) in made.pictures.iter().enumerate() {
@@ -123,13 +126,13 @@ fn paint(args: &Quickstart, name: &'static str, photos: &Photos, eyes: &Eyes) ->
         }
         scenes.push(made.pictures);
     }
-    let columns = PLACES.len();
+    let columns = scenes.len();
     let by_row = (0..args.count()).flat_map(|i| scenes.iter().filter_map(move |s| s.get(i)));
     let sheet = grid(&by_row.cloned().collect::<Vec<Picture>>(), columns, 2);
     let path = args.out.join(format!("{name}.png"));
     write_png(&path, &sheet, &[])?;
     let (device, _) = args.compute.place.open()?;
-    let right = right_scenes(&photos.subjects[0].class, &scenes, eyes, &device)?;
+    let (right, alike) = seen_scenes(&photos.subjects[0].class, &scenes, eyes, &device)?;
     let mut dino = Embedder::open(Kind::Dinov2, &eyes.dino, &device, DType::F32)?;
     let mut spread = vec![];
     for pictures in &scenes {
@@ -140,6 +143,7 @@ fn paint(args: &Quickstart, name: &'static str, photos: &Photos, eyes: &Eyes) ->
         name,
         sheet: encode_png(&sheet, &[], &path)?,
         right,
+        alike,
         of: scenes.iter().map(Vec::len).sum(),
         identity: identity(args, &folder, photos, eyes)?,
         diversity: spread.iter().sum::<f64>() / spread.len().max(1) as f64,
@@ -147,17 +151,18 @@ fn paint(args: &Quickstart, name: &'static str, photos: &Photos, eyes: &Eyes) ->
     })
 }
 
-/// How many pictures fit the caption of their own scene better than those of the others.
-fn right_scenes(
+/// How many pictures fit the caption of their own scene better than those of the others, and how many of the last ones,
+/// whose prompt names none, fit the same caption.
+fn seen_scenes(
     class: &str,
     scenes: &[Vec<Picture>],
     eyes: &Eyes,
     device: &Device,
-) -> Result<usize> {
+) -> Result<(usize, usize)> {
     let mut clip = Embedder::open(Kind::Clip, &eyes.clip, device, DType::F32)?;
     let mut texts = ClipTexts::open(&eyes.clip, device, DType::F32)?;
     let captions = PLACES.map(|place| format!("a photo of a {class}, {place}"));
-    let mut right = 0;
+    let (mut right, mut unnamed) = (0, [0; PLACES.len()]);
     for (own, pictures) in scenes.iter().enumerate() {
         for picture in pictures {
             let row = clip.embed(&[picture])?;
@@ -169,9 +174,10 @@ fn right_scenes(
                 }
             }
             right += usize::from(first == own);
+            unnamed[first] += usize::from(own == PLACES.len());
         }
     }
-    Ok(right)
+    Ok((right, unnamed.into_iter().max().unwrap_or(0)))
 }
 
 /// Likeness of the subject and its photos, of every picture in which exactly one is found.
@@ -192,16 +198,26 @@ fn page(
     let mut report = Report::new(
         "selvedge quickstart: a subject without its background",
         "One subject, photographed five times on the same background, learned by DreamBooth and by dual-level decoupling with \
-         the same steps and rank, and painted in twelve scenes; judged by the embedded detector and embedders.",
+         the same steps and rank, and painted in twelve scenes and in none; judged by the embedded detector and embedders.",
     );
     subjects(&mut report, args, photos)?;
     let fills = args.out.join("decoupled/backgrounds.png");
     let sheet = encode_png(&read(&fills)?, &[], &fills)?;
     report.picture(&sheet, "The photos, and what is behind their subject");
-    report.section("Twelve scenes");
-    report.text(&format!("Columns: {}. Rows: the same seeds.", PLACES.join("; ")));
+    report.section("Twelve scenes, and none");
+    report.text(&format!(
+        "Columns: {}; a prompt that names no place. Rows: the same seeds.",
+        PLACES.join("; ")
+    ));
     shown.iter().for_each(|s| report.picture(&s.sheet, s.name));
-    let head = ["method", "scene right", "identity", "subjects found", "diversity"];
+    let head = [
+        "method",
+        "scene right",
+        "no place named: in one place",
+        "identity",
+        "subjects found",
+        "diversity",
+    ];
     let mut rows = vec![head.map(String::from).to_vec()];
     for s in shown {
         let identity = match mean_and_interval(&s.identity) {
@@ -209,12 +225,22 @@ fn page(
             None => "-".into(),
         };
         let found = format!("{} of {}", s.identity.len(), s.of);
-        let right = format!("{} of {}", s.right, s.of);
-        rows.push(vec![s.name.into(), right, identity, found, format!("{:.3}", s.diversity)]);
+        let named = s.of * PLACES.len() / (PLACES.len() + 1);
+        let right = format!("{} of {named}", s.right);
+        let alike = format!("{} of {}", s.alike, s.of - named);
+        rows.push(vec![
+            s.name.into(),
+            right,
+            alike,
+            identity,
+            found,
+            format!("{:.3}", s.diversity),
+        ]);
     }
     report.table(&rows);
     report.text(
-        "Scene right: of the captions of all twelve, the embedded CLIP ranks the picture's own first. Identity: cosine of the \
+        "Scene right: of the captions of all twelve, the embedded CLIP ranks the picture's own first. In one place: where the prompt names none, the most \
+         pictures of which it ranks the same caption first: a subject that drags its background along is always there. Identity: cosine of the \
          detected subject and its photos by the embedded DINOv2, with its 95 % interval. Diversity: 1 - that cosine between the \
          pictures of a scene.",
     );

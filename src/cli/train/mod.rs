@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     data::{
-        Dataset, TrainConfig,
+        Dataset, Subject, TrainConfig,
         config::{DEFAULT_PRESET, print_config},
     },
     device::Device,
@@ -20,8 +20,8 @@ use crate::{
     models::{Texts, base::Base, checkpoint::Component},
     tensor::DType,
     train::{
-        Blueprint, Hooks, Pictures, Report, RunFolder, Trainable, continued, run as run_training,
-        save, text_is_trained,
+        Blueprint, Hooks, Pictures, Report, RunFolder, Trainable, all_named, continued,
+        run as run_training, save, text_is_trained,
     },
 };
 use clap::Args as ClapArgs;
@@ -151,6 +151,8 @@ pub fn train(
     stop: Arc<AtomicBool>,
 ) -> Result<Report> {
     let base = Base::open(&config.base)?.stored_as(dtype).predicting(prediction(config));
+    let bare_base = base.clone();
+    let base = base.learning(&config.learned_words());
     let blueprint = Blueprint::new(config, base.architecture())?;
     continued(config, &base, &blueprint.trained)?; // refused before anything is made
     advise(config, &base);
@@ -189,9 +191,11 @@ pub fn train(
     }
     let data = data.with_prior(config, &prior_dir, &mut warnings);
     let data = data.map_err(|e| if run_folder.is_some() { withdraw(e, folder) } else { e })?;
+    let captions: Vec<String> = data.subjects().iter().flat_map(Subject::all_captions).collect();
+    all_named(&base, config, &captions).map_err(|e| withdraw(e, folder))?;
     warnings.iter().for_each(|w| warn(w));
     let run_folder = run_folder.map_or_else(open, Ok)?;
-    let place = (&base, &device);
+    let place = (&bare_base, &device);
     let features = backgrounds::features(config, &data, place, &folder.join("backgrounds"))
         .map_err(|e| withdraw(e, folder))?;
     let source = Pictures::new(&data, config, base.vae.factor()).with_features(features);

@@ -18,7 +18,7 @@ use crate::{
         unit_noise,
     },
     tensor::{image::write_png, safetensors::Dtype},
-    train::{Blueprint, Trainable, TrainedWeights, adapter},
+    train::{Blueprint, Trainable, TrainedWeights, adapter, text_is_trained},
 };
 use std::path::Path;
 
@@ -140,8 +140,7 @@ pub fn make(
         Mode::Full => &whole,
         Mode::Lora => &loras,
     };
-    let text_is_trained = trained.iter().any(|t| t.name.starts_with("text_encoder"));
-    let known = if text_is_trained { Texts::default() } else { std::mem::take(texts) };
+    let known = if text_is_trained(config) { Texts::default() } else { std::mem::take(texts) };
     let pipeline = Pipeline::new(base, device.clone(), &adapters, source).with_texts(known);
     let decoupled = Blueprint::new(config, base.architecture())?.options.decoupled;
     let mut pipeline = pipeline.steered(decoupled.map(|d| Steering::subject(d.model)))?;

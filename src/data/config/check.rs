@@ -1,6 +1,6 @@
 //! Values that cannot be used, each with its key.
 
-use super::{Loss, Mode, TrainConfig};
+use super::{Loss, Mode, TrainConfig, TrainText};
 use crate::error::{Error, Result};
 use std::path::Path;
 
@@ -178,6 +178,12 @@ impl TrainConfig {
         if self.method.prior_preservation {
             let fix = "set method.prior_preservation = false: neither paper has a prior set";
             return Err(bad("method.prior_preservation", "true with decoupling", "false", fix));
+        }
+        let bare = self.subjects.iter().find(|s| s.token.trim().is_empty());
+        if let (TrainText::Embedding, Some(s)) = (d.train_text, bare) {
+            let found = format!("embedding, and subject {} without a token", s.id);
+            let fix = "give it a token, or set decoupling.train_text = \"lora\"";
+            return Err(bad("decoupling.train_text", found, "identifiers to learn", fix));
         }
         if d.encoder.as_os_str().is_empty() && self.base != "nano" {
             let fix = "name a CLIP, for example encoder = \"clip-vit-large-patch14\"";

@@ -6,7 +6,7 @@ use crate::{
     nn::Routing,
 };
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::{collections::HashSet, path::PathBuf};
 
 /// Which vector stands for a text where its cosine with a feature is taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +17,9 @@ pub enum TextFeature {
     Mean,
     /// The end-of-text token.
     End,
+    /// The mean over the tokens of the subjects' identifiers (of their classes where they have none); over all tokens
+    /// where a prompt names no subject.
+    Concept,
 }
 
 /// What of the text side is trained: without anything L4 is a constant.
@@ -25,13 +28,28 @@ pub enum TextFeature {
 pub enum TrainText {
     /// Nothing.
     None,
+    /// The embeddings of the subjects' identifiers, each one token, which start as they are (the mean of a word's
+    /// tokens): textual inversion.
+    Embedding,
     /// Adapters on the text encoders, as `train.train_text_encoder`.
     #[default]
     Lora,
 }
 
+/// What the diffusion loss sees of a sample whose background is left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DropLoss {
+    /// All of it: the text alone is to give the photo's background too, and the subject drags it along.
+    Whole,
+    /// Its subject, by the mask at the latent's size: the text alone is asked for nothing else.
+    #[default]
+    Subject,
+}
+
 /// What subjects are decoupled with. The paper gives no number; these are DisenBooth's where it has one, else the
-/// reconstruction of methods.md §2.2.
+/// reconstruction of methods.md §2.2. How a text alone is trained it does not say: `drop` and `drop_loss` are what freed
+/// the subject of its place on nano (`benches/results/decoupled_nano.md`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DecouplingSection {
@@ -56,6 +74,8 @@ pub struct DecouplingSection {
     pub train_text: TrainText,
     /// Probability that a sample's background is left out.
     pub drop: f64,
+    /// What the diffusion loss sees of such a sample.
+    pub drop_loss: DropLoss,
     /// Which vector stands for a text in a cosine.
     pub text_feature: TextFeature,
     /// Whether a mixture of experts fuses text and background.
@@ -86,7 +106,8 @@ impl Default for DecouplingSection {
             weak: 0.0,
             irrelevant_source: Source::Explicit,
             train_text: TrainText::Lora,
-            drop: 0.3,
+            drop: 0.5,
+            drop_loss: DropLoss::Subject,
             text_feature: TextFeature::Mean,
             fusion: true,
             experts: 4,
@@ -124,6 +145,24 @@ impl TrainConfig {
     pub fn decouples(&self) -> bool {
         self.decoupling.enabled
             || matches!(self.method.name, Method::Decoupled | Method::Disenbooth)
+    }
+
+    /// The identifiers whose embeddings are learned; none unless `decoupling.train_text = "embedding"`.
+    pub fn learned_words(&self) -> Vec<String> {
+        if !self.decouples() || self.decoupling.train_text != TrainText::Embedding {
+            return vec![];
+        }
+        let mut words: Vec<String> =
+            self.subjects.iter().map(|s| s.token.trim().to_string()).collect();
+        words.retain(|w| !w.is_empty());
+        let mut seen = HashSet::new();
+        words.retain(|w| seen.insert(w.to_lowercase()));
+        words
+    }
+
+    /// Whether the loss of samples without their background sees the subject alone.
+    pub fn drops_to_subject(&self) -> bool {
+        self.decouples() && self.decoupling.drop_loss == DropLoss::Subject
     }
 
     /// Whether the text encoders get adapters.

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use caption::CaptionSection;
-pub use decoupling::{CLASSICAL, DecouplingSection, TextFeature, TrainText};
+pub use decoupling::{CLASSICAL, DecouplingSection, DropLoss, TextFeature, TrainText};
 pub use keys::print_config;
 pub use load::{load_for_subjects, load_subjects};
 pub use preset::{DEFAULT_PRESET, preset_names};

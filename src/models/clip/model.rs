@@ -15,6 +15,8 @@ pub struct TextInputs {
     pub ids: Value,
     /// Row of the end of each text `[N]`, i32 (see [`super::eos_rows`]); `None` when nothing is pooled.
     pub rows: Option<Value>,
+    /// Rows of learned words `[A, C]`: ids from the vocabulary's size on (see [`Embedding`]).
+    pub learned: Option<Value>,
     /// Tokens that no other looks at; `None`: padding tokens are tokens, as in CLIP.
     pub padding: Option<Masked>,
 }
@@ -52,7 +54,9 @@ pub fn text_encoder(
             let table = net.param("token_embedding.weight", &dims, WeightLayout::Dense);
             let dims = [config.positions, config.width];
             let positions = net.param("position_embedding.weight", &dims, WeightLayout::Dense);
-            net.rec.apply(Embedding, &[inputs.ids, table, positions])
+            let ins: Vec<Value> =
+                [inputs.ids, table, positions].into_iter().chain(inputs.learned).collect();
+            net.rec.apply(Embedding { added: inputs.learned.is_some() }, &ins)
         })?;
         let mut before = x;
         for i in 0..config.layers {

@@ -158,7 +158,7 @@ fn embed(net: &mut Net<'_>, config: &DecoderConfig, given: &Prompted) -> Result<
     let table = join(net, &parts)?;
     let table = net.rec.view(table, &[config.masks + 6, c])?;
     let positions = net.rec.compute(given.positions)?;
-    net.rec.apply(Embedding, &[given.ids, table, positions])
+    net.rec.apply(Embedding { added: false }, &[given.ids, table, positions])
 }
 
 /// What the two-way layers begin with.

@@ -187,7 +187,8 @@ fn build(
     };
     let regex = |text: &str| Regex::new(text).map_err(|e| source.bad("", &e.to_string()));
     let special = |(text, normalized): &(String, bool)| {
-        Some(Special { text: text.clone(), id: bpe.id(text)?, normalized: *normalized })
+        let (text, id) = (text.clone(), bpe.id(text)?);
+        Some(Special { text, id, normalized: *normalized, whole: false })
     };
     Ok(Tokenizer {
         bos: id(bos)?,

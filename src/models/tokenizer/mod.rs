@@ -30,6 +30,20 @@ struct Special {
     id: i32,
     /// Looked for after normalization instead of before.
     normalized: bool,
+    /// Only where no letter or digit stands beside it.
+    whole: bool,
+}
+
+impl Special {
+    /// Where it stands in `text` first.
+    fn find(&self, text: &str) -> Option<usize> {
+        let letter = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+        let whole = |at: usize| {
+            let (before, after) = (&text[..at], &text[at + self.text.len()..]);
+            !letter(before.chars().next_back()) && !letter(after.chars().next())
+        };
+        text.match_indices(&self.text).map(|(at, _)| at).find(|at| !self.whole || whole(*at))
+    }
 }
 
 /// A CLIP tokenizer.
@@ -99,6 +113,18 @@ impl Tokenizer {
     /// None in a sound build.
     pub fn standard_second() -> Result<Self> {
         files::standard("!")
+    }
+
+    /// The same tokenizer, with `words` as single tokens of the ids from `first` on, wherever they stand as words of their
+    /// own: learned words beside a table of `first` rows.
+    pub fn with_words(mut self, words: &[String], first: i32) -> Self {
+        let special = |(word, id): (&String, i32)| {
+            let text = word.trim().nfc().flat_map(char::to_lowercase).collect();
+            Special { text, id, normalized: true, whole: true }
+        };
+        let words = words.iter().filter(|w| !w.trim().is_empty());
+        self.specials.extend(words.zip(first..).map(special));
+        self
     }
 
     /// Text to ids: canonical composition, white space, lower case, words, byte pairs; then start
@@ -192,7 +218,7 @@ impl Tokenizer {
         loop {
             // The leftmost; of two at one place the longer.
             let next = specials()
-                .filter_map(|s| Some((text.find(&s.text)?, s)))
+                .filter_map(|s| Some((s.find(text)?, s)))
                 .min_by_key(|(at, s)| (*at, usize::MAX - s.text.len()));
             let Some((at, special)) = next else {
                 return body(text, ids);

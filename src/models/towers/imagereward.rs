@@ -82,7 +82,7 @@ impl Reward {
             let table = net.param("word_embeddings.weight", &dims, WeightLayout::Dense);
             let dims = [self.positions, self.width];
             let positions = net.param("position_embeddings.weight", &dims, WeightLayout::Dense);
-            let x = net.rec.apply(Embedding, &[ids, table, positions])?;
+            let x = net.rec.apply(Embedding { added: false }, &[ids, table, positions])?;
             layer_norm(net, "LayerNorm", x, self.eps)
         })?;
         let mask = net.rec.compute(mask)?;

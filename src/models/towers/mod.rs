@@ -108,7 +108,7 @@ impl Tower {
             Tower::ClipImage(config) => clip_image(net, config, given(inputs.pixels, "pictures")?),
             Tower::ClipText(config) => {
                 let ids = given(inputs.ids, "token ids")?;
-                let given = TextInputs { ids, rows: inputs.rows, padding: None };
+                let given = TextInputs { ids, rows: inputs.rows, learned: None, padding: None };
                 let out = text_encoder(net, config, &given)?;
                 let embeds = out.embeds.map(|v| ("text_embeds", v));
                 Ok([("last_hidden_state", out.last)].into_iter().chain(embeds).collect())
@@ -122,7 +122,7 @@ impl Tower {
             }
             Tower::Owlv2(config) => {
                 let (ids, rows) = (given(inputs.ids, "ids")?, Some(given(inputs.rows, "rows")?));
-                let texts = TextInputs { ids, rows, padding: inputs.padding };
+                let texts = TextInputs { ids, rows, learned: None, padding: inputs.padding };
                 let queries = given(inputs.queries, "queries")?;
                 owlv2(net, config, given(inputs.pixels, "pictures")?, &texts, queries)
             }
