@@ -142,13 +142,18 @@ fn values(g: &Graph) -> Vec<Vec<f32>> {
     (0..g.weights).map(|w| (0..LEN).map(|i| at(w, i)).collect()).collect()
 }
 
-/// Loss and weight gradients without any planning.
-fn naive(g: &Graph) -> (f32, Vec<Vec<f32>>) {
-    let mut v = values(g);
+/// Every value, of these first ones.
+fn all_values(g: &Graph, mut v: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
     for (product, a, b, _) in &g.nodes {
         let f = |i: usize| if *product { v[*a][i] * v[*b][i] } else { v[*a][i] + v[*b][i] };
         v.push((0..LEN).map(f).collect());
     }
+    v
+}
+
+/// Loss and weight gradients without any planning.
+fn naive(g: &Graph) -> (f32, Vec<Vec<f32>>) {
+    let v = all_values(g, values(g));
     let mut d = vec![vec![0.0f32; LEN]; v.len()];
     d[v.len() - 1] = vec![1.0; LEN];
     for (n, (product, a, b, _)) in g.nodes.iter().enumerate().rev() {
@@ -210,6 +215,68 @@ proptest! {
             }
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn what_is_computed_once_is_the_same_as_computed_each_time(g in graphs(), poison: bool) {
+        let mut rec = Recorder::new();
+        let mut v: Vec<Value> =
+            (0..g.weights).map(|i| rec.input(&format!("w{i}"), Spec::f32(&[LEN]))).collect();
+        let steady = &g.trained; // the first one is, so that there is something to compute once
+        (0..g.weights).filter(|i| steady[*i]).for_each(|i| rec.steady(v[i]));
+        let mut fixed = steady.clone();
+        for (product, a, b, _) in &g.nodes {
+            v.push(rec.apply(Pair { product: *product }, &[v[*a], v[*b]]).unwrap());
+            fixed.push(fixed[*a] && fixed[*b]);
+        }
+        let options = PlanOptions { poison, ..PlanOptions::default() };
+        let plan = rec.plan(&[("out", v[v.len() - 1])], options).unwrap();
+        prop_assert_eq!(plan.summary().once_steps, fixed[g.weights..].iter().filter(|f| **f).count());
+        let mut p = plan.load(Device::Cpu, &Weights(vec![])).unwrap();
+        let mut given = values(&g);
+        (0..g.weights).for_each(|i| p.set(&format!("w{i}"), &given[i]).unwrap());
+        // an input of a run, again, a steady one, and again an input of a run
+        for changed in [None, Some(false), Some(false), Some(true), Some(false)] {
+            for i in (0..g.weights).filter(|i| Some(steady[*i]) == changed) {
+                given[i].iter_mut().for_each(|x| *x = 0.3 + 0.7 * *x);
+                p.set(&format!("w{i}"), &given[i]).unwrap();
+            }
+            p.forward().unwrap();
+            let want = all_values(&g, given.clone()).pop().unwrap();
+            prop_assume!(want.iter().all(|w| w.abs() < 1e12));
+            for (a, b) in p.get("out").unwrap().iter().zip(&want) {
+                prop_assert!((a - b).abs() <= 1e-4 * (1.0 + b.abs()), "{a} {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_depends_on_steady_inputs_alone_runs_once_and_no_training_plan_has_any() {
+    let build = |pass: bool| {
+        let mut rec = Recorder::new();
+        rec.train_if(|_| true);
+        let w = rec.param("w0", &[LEN], WeightLayout::Dense);
+        let [prompt, sample] = ["prompt", "sample"].map(|name| rec.input(name, Spec::f32(&[LEN])));
+        rec.steady(prompt);
+        let key = rec.scope("key", |r| r.apply(Pair { product: true }, &[prompt, w])).unwrap();
+        let twice = rec.scope("twice", |r| r.apply(Pair { product: false }, &[prompt, prompt]));
+        let sum = rec.apply(Pair { product: false }, &[sample, twice.unwrap()]).unwrap();
+        let out = rec.apply(Pair { product: true }, &[sum, key]).unwrap();
+        let loss = rec.apply(Sum, &[out]).unwrap();
+        let pass = if pass { Pass::Loss(loss) } else { Pass::Inference };
+        rec.plan(&[("out", out)], PlanOptions { pass, ..PlanOptions::default() }).unwrap()
+    };
+    let plan = build(false);
+    let text = plan.explain(&Device::Cpu);
+    let once: Vec<&str> = text.lines().filter(|l| l.contains(" once ")).collect();
+    // what reads a trained weight may change between two runs
+    assert!(once.len() == 1 && once[0].contains("twice"), "{text}");
+    assert_eq!(plan.summary().once_flop, LEN as f64);
+    assert_eq!(build(true).summary().once_steps, 0);
 }
 
 #[test]

@@ -82,7 +82,7 @@ fn a_subject_leaves_its_background_and_the_page_shows_how() {
     let run = quickstart(&["--method", "decoupled", "--out", &to]);
     assert_eq!(run.status.code(), Some(0), "{}", error_of(&run));
     for name in ["dreambooth", "decoupled"] {
-        assert_eq!(fs::read_dir(out.join("pictures").join(name)).unwrap().count(), 24);
+        assert_eq!(fs::read_dir(out.join("pictures").join(name)).unwrap().count(), 26);
         assert!(out.join(format!("{name}.png")).is_file());
     }
     assert!(out.join("decoupled/backgrounds/a/01.png").is_file());

@@ -206,7 +206,10 @@ pub fn run(args: Args) -> Result<u8> {
         planned = planned.max(plan.weight_bytes + plan.arena_bytes);
         let ms = time_denoising(&config, &size, &device, &&shared, step.iterations)?;
         result.insert("denoise_step_ms".into(), json!(ms));
-        result.insert("denoise_tflops".into(), json!(plan.forward_flop / ms / 1e9));
+        result.insert(
+            "denoise_tflops".into(),
+            json!((plan.forward_flop - plan.once_flop) / ms / 1e9),
+        );
     }
     if step.part != Part::Denoise {
         let plan = plan_training(&config, &size)?.summary();

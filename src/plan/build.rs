@@ -4,7 +4,7 @@ use super::{
     Action, Plan, Recorder, Step, Value,
     buffers::kept_values,
     memory,
-    record::{Class, Node},
+    record::{Class, Node, Slot},
 };
 use crate::{
     error::{Error, Result},
@@ -71,9 +71,17 @@ fn build(mut rec: Recorder, outputs: &[(&str, Value)], options: PlanOptions) -> 
     }
     let shadowed = rec.shadows_trainables();
     let shadow = shadowed.then_some(Step { node: 0, action: Action::Shadow });
-    let forward = (0..nodes.len()).filter(|i| live[*i]);
-    let forward = forward.map(|node| Step { node, action: Action::Forward });
-    let mut steps: Vec<Step> = shadow.into_iter().chain(forward).collect();
+    let once = match options.pass {
+        Pass::Inference if !shadowed => steady_nodes(&rec, &nodes, &live),
+        _ => vec![false; nodes.len()],
+    };
+    let forward = |steady: bool| {
+        let own = (0..nodes.len()).filter(|i| live[*i] && once[*i] == steady);
+        own.map(|node| Step { node, action: Action::Forward }).collect::<Vec<_>>()
+    };
+    let first = forward(true);
+    let once_steps = first.len();
+    let mut steps: Vec<Step> = shadow.into_iter().chain(first).chain(forward(false)).collect();
     let forward_steps = steps.len();
     let mut inner = HashMap::new();
     if options.pass != Pass::Inference {
@@ -91,9 +99,9 @@ fn build(mut rec: Recorder, outputs: &[(&str, Value)], options: PlanOptions) -> 
         }
     }
     let outputs: Vec<(String, Value)> = outputs.iter().map(|(n, v)| (n.to_string(), *v)).collect();
-    let places = memory::place(&rec, &nodes, &inner, &steps, &outputs, loss);
+    let places = memory::place(&rec, &nodes, &inner, (&steps, once_steps), &outputs, loss);
     let poison = options.poison;
-    Ok(Plan { rec, nodes, steps, forward_steps, outputs, loss, places, poison, inner })
+    Ok(Plan { rec, nodes, steps, once_steps, forward_steps, outputs, loss, places, poison, inner })
 }
 
 fn check_loss(rec: &Recorder, loss: Value, needs: bool) -> Result<()> {
@@ -119,6 +127,23 @@ fn reachable(rec: &Recorder, nodes: &[Node], ends: &[usize]) -> Vec<bool> {
         }
     }
     live
+}
+
+/// Which nodes depend on steady inputs, tables and frozen weights alone; none without a steady input.
+fn steady_nodes(rec: &Recorder, nodes: &[Node], live: &[bool]) -> Vec<bool> {
+    let fixed = |s: &Slot| {
+        s.steady || matches!(s.class, Class::Table(_) | Class::Param { trainable: false, .. })
+    };
+    let mut steady: Vec<bool> = rec.slots.iter().map(fixed).collect();
+    let mut once = vec![false; nodes.len()];
+    if !rec.slots.iter().any(|s| s.steady) {
+        return once;
+    }
+    for (i, n) in nodes.iter().enumerate().filter(|(i, _)| live[*i]) {
+        once[i] = n.ins.iter().all(|v| steady[rec.slots[v.0].root]);
+        steady[rec.slots[n.out.0].root] = once[i];
+    }
+    once
 }
 
 /// Which values depend on a trainable parameter or on an input whose gradient is wanted.

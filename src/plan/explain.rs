@@ -18,12 +18,16 @@ use std::fmt::Write as _;
 pub struct Summary {
     /// Steps in all.
     pub steps: usize,
+    /// Of these, steps that run only when a steady input was fed anew.
+    pub once_steps: usize,
     /// Parameters recorded, trained ones included.
     pub parameters: usize,
     /// Trained parameters.
     pub trainable_parameters: usize,
-    /// Work of the forward pass, FLOP (2 per multiply-add).
+    /// Work of the forward pass, FLOP (2 per multiply-add), with what runs once.
     pub forward_flop: f64,
+    /// Of it, what runs only when a steady input was fed anew.
+    pub once_flop: f64,
     /// Work of the backward pass and of repeated forward steps, FLOP.
     pub backward_flop: f64,
     /// Frozen weights, bytes.
@@ -63,9 +67,11 @@ impl Plan {
         let (all, trained) = (count(false), count(true));
         Summary {
             steps: self.steps.len(),
+            once_steps: self.once_steps,
             parameters: all,
             trainable_parameters: trained,
             forward_flop: flop(&self.steps[..self.forward_steps]),
+            once_flop: flop(&self.steps[..self.once_steps]),
             backward_flop: flop(&self.steps[self.forward_steps..]),
             weight_bytes: (all - trained) * self.rec.dtype().size_bytes(),
             arena_bytes: self.places.total_bytes,
@@ -132,6 +138,7 @@ impl Plan {
                     ("bwd", Buffer::Grad(self.rec.slots[n.out.0].root), format!("  d[{list}]"))
                 }
                 Action::Again => ("again", self.read_of(step, n.out), String::new()),
+                _ if t < self.once_steps => ("once", Buffer::Value(n.out.0), String::new()),
                 _ => ("fwd", Buffer::Value(n.out.0), String::new()),
             };
             let ins: Vec<String> = n.specs.iter().map(|s| format!("{:?}", s.dims)).collect();

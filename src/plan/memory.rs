@@ -92,7 +92,7 @@ pub(super) fn place(
     rec: &Recorder,
     nodes: &[Node],
     inner: &HashMap<usize, usize>,
-    steps: &[Step],
+    (steps, once_steps): (&[Step], usize),
     outputs: &[(String, Value)],
     loss: Option<Value>,
 ) -> Places {
@@ -122,7 +122,9 @@ pub(super) fn place(
             let fed = matches!(slot.class, Class::Input { .. } | Class::Table(_));
             let lasts = fed || matches!(b, Buffer::Seed(_));
             let e = p.life.entry(b).or_insert(if lasts && !is_grad { (0, end) } else { (t, t) });
-            e.1 = if lasts { end } else { e.1.max(t) };
+            // what the first steps made once is there for every run of the others
+            let stays = lasts || e.0 < once_steps && t >= once_steps;
+            e.1 = if stays { end } else { e.1.max(t) };
             size.insert(b, slot.spec.bytes());
         }
         let scratch = scratch_bytes(nodes, s);

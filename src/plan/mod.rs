@@ -73,6 +73,8 @@ pub struct Plan {
     pub(crate) rec: Recorder,
     pub(crate) nodes: Vec<Node>,
     pub(crate) steps: Vec<Step>,
+    /// Steps before this one run only when a steady input was fed anew (see [`Recorder::steady`]).
+    pub(crate) once_steps: usize,
     /// Steps before this one are the forward pass.
     pub(crate) forward_steps: usize,
     pub(crate) outputs: Vec<(String, Value)>,

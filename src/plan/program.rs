@@ -34,6 +34,8 @@ pub struct Program {
     stages: HashMap<usize, Option<Pinned>>,
     /// What integer inputs may hold, by value.
     limits: HashMap<usize, Limit>,
+    /// Whether the steps that run once are due: a steady input was fed.
+    due: bool,
 }
 
 impl Plan {
@@ -89,6 +91,7 @@ impl Program {
             replays: Replays::default(),
             stages: HashMap::new(),
             limits: limits(&plan),
+            due: true,
             plan,
         };
         p.fill_tables()?;
@@ -131,6 +134,7 @@ impl Program {
             return Err(wrong_length(name, data.len() / dtype.size_bytes(), &slot.spec));
         }
         let at = &self.plan.places.at[&Buffer::Value(slot.root)];
+        self.due |= slot.steady;
         self.arena.feed(at, data, self.stages.entry(v.0).or_default())
     }
 
@@ -243,7 +247,18 @@ impl Program {
     /// # Errors
     /// Those of the operations.
     pub fn forward(&mut self) -> Result<()> {
-        self.run(0..self.plan.forward_steps, true, None)
+        let steps = self.once()?..self.plan.forward_steps;
+        self.run(steps, true, None)
+    }
+
+    /// Runs what is due of the steps that run once; the first step after them.
+    fn once(&mut self) -> Result<usize> {
+        let count = self.plan.once_steps;
+        if self.due && count > 0 {
+            self.run(0..count, true, None)?;
+            self.due = false;
+        }
+        Ok(count)
     }
 
     /// Runs the forward pass and then `then`, which launches and does not wait; on a GPU both as one graph.
@@ -251,7 +266,8 @@ impl Program {
     /// # Errors
     /// Those of the operations and of `then`.
     pub fn forward_then(&mut self, then: &dyn Fn() -> Result<()>) -> Result<()> {
-        self.run(0..self.plan.forward_steps, true, Some(then))
+        let steps = self.once()?..self.plan.forward_steps;
+        self.run(steps, true, Some(then))
     }
 
     /// Runs the backward pass; `first` overwrites the gradients of trainables, otherwise they add up.

@@ -89,6 +89,8 @@ pub(crate) struct Slot {
     pub name: String,
     /// The value whose bytes this is a view of; itself when none.
     pub root: usize,
+    /// Whether it is an input that is fed once for many runs.
+    pub steady: bool,
 }
 
 #[derive(Debug)]
@@ -179,13 +181,19 @@ impl Recorder {
 
     fn slot(&mut self, spec: Spec, class: Class, name: String) -> Value {
         let root = self.slots.len();
-        self.slots.push(Slot { spec, class, name, root });
+        self.slots.push(Slot { spec, class, name, root, steady: false });
         Value(root)
     }
 
     /// A value fed before each run.
     pub fn input(&mut self, name: &str, spec: Spec) -> Value {
         self.slot(spec, Class::Input { grad: false }, name.to_string())
+    }
+
+    /// Says that the input `v` stays for many runs, as a prompt does in a denoising loop. A plan without a backward pass
+    /// computes what depends on such inputs and frozen weights alone once, when one of them was fed anew.
+    pub fn steady(&mut self, v: Value) {
+        self.slots[v.0].steady = true;
     }
 
     /// A value fed before each run whose gradient is wanted.
@@ -237,6 +245,7 @@ impl Recorder {
             class: Class::Temp,
             name: self.here(),
             root: slot.root,
+            steady: false,
         };
         self.slots.push(slot);
         Ok(Value(self.slots.len() - 1))

@@ -71,6 +71,8 @@ pub(super) fn plan(base: &Base, adapters: &Adapters, size: &Size) -> Result<Plan
     let text_embeds =
         config.text_time.map(|t| rec.input("pooled", Spec::f32(&[n, t.pooled_dim()])));
     let time_ids = config.text_time.map(|_| rec.input("time_ids", Spec::f32(&[n, 6])));
+    // they stay for a whole loop: keys, values and what else follows from them are made once
+    [Some(context), text_embeds, time_ids].into_iter().flatten().for_each(|v| rec.steady(v));
     let inputs = UnetInputs { sample, timestep, context, text_embeds, time_ids };
     let mut net = Net::new(&mut rec, adapters);
     let out = net.within("unet", |net| unet(net, config, &inputs))?;

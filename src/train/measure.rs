@@ -86,7 +86,8 @@ pub fn step_options(config: &UnetConfig, size: &StepSize) -> StepOptions {
     }
 }
 
-/// Plans one call of a U-Net: inputs `sample`, `timestep` and the text inputs, output `sample`.
+/// Plans one call of a U-Net in a denoising loop: inputs `sample`, `timestep` and the text inputs, which stay (see
+/// [`Recorder::steady`]), output `sample`.
 ///
 /// # Errors
 /// Those of the recording.
@@ -95,6 +96,8 @@ pub fn plan_denoising(config: &UnetConfig, size: &StepSize) -> Result<Plan> {
     let sample = rec.input("sample", Spec::f32(&[size.batch, h, w, config.in_channels]));
     let timestep = rec.input("timestep", Spec::f32(&[size.batch]));
     let text = text_inputs(&mut rec, config, size.batch, size.tokens);
+    let stays = [Some(text.context), text.text_embeds, text.time_ids];
+    stays.into_iter().flatten().for_each(|v| rec.steady(v));
     let out = predict(&mut rec, config, &Adapters::new(), text, (sample, timestep))?;
     rec.plan(&[("sample", out)], Default::default())
 }

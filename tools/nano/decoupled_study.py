@@ -99,10 +99,10 @@ def main():
                                                      work / "scores", "--device", "cpu", "--json", *more))
 
         def judge(images):
-            """The scene that every picture shows, and the one that its name begins with."""
+            """The scene that every picture shows, and the number that its name begins with."""
             judged = [score(images, "--clip", nano / "eyes/clip", "--prompt", s)["text"]["images"] for s in scenes]
             best = np.argmax([[i["clip_score"] for i in one] for one in judged], 0)
-            return best, np.array([int(i["name"].split("_")[0]) for i in judged[0]])
+            return best, np.array([int(re.match("[0-9]+", i["name"])[0]) for i in judged[0]])
 
         home, word = places.index(HOME), SUBJECT["class"]
         best, wanted = judge(shown)

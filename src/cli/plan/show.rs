@@ -106,7 +106,7 @@ pub(super) fn print(plan: &Plan, title: &Title, device: &Device, beside: &[Besid
     let forecast_ms = view.at.map(|rate| flop / rate / 1e9);
     if view.json {
         let mut all = json!({
-            "what": what, "model": model, "dtype": view.dtype, "steps": s.steps,
+            "what": what, "model": model, "dtype": view.dtype, "steps": s.steps, "once_steps": s.once_steps, "once_flop": s.once_flop,
             "parameters": s.parameters - adapters, "trainable_parameters": s.trainable_parameters,
             "forward_flop": s.forward_flop, "backward_flop": s.backward_flop, "flop": flop,
             "weight_bytes": m.weights, "arena_bytes": m.arena, "moment_bytes": m.moments,
@@ -122,6 +122,10 @@ pub(super) fn print(plan: &Plan, title: &Title, device: &Device, beside: &[Besid
     let mb = |bytes: usize| bytes as f64 / 1e6;
     let mut text = format!("{what} of {model}, {}\n", view.dtype);
     text += &format!("  steps                  {}\n", s.steps);
+    if s.once_steps > 0 {
+        let flop = s.once_flop / 1e12;
+        text += &format!("  of them once a prompt  {} ({flop:.3} TFLOP)\n", s.once_steps);
+    }
     text += &format!("  parameters             {}\n", grouped(s.parameters - adapters));
     text += &format!("  trainable parameters   {}\n", grouped(s.trainable_parameters));
     text += &format!("  forward                {:.3} TFLOP\n", s.forward_flop / 1e12);
