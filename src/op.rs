@@ -142,6 +142,12 @@ pub trait Op: std::fmt::Debug + Send + Sync {
     /// Folder name.
     fn name(&self) -> &'static str;
 
+    /// Inputs whose gradient is the output's, bit for bit: the plan may let them share its buffer, and then asks for
+    /// [`GradMode::Skip`].
+    fn passes(&self) -> &'static [usize] {
+        &[]
+    }
+
     /// Shapes of output, saved values and scratch; never panics.
     ///
     /// # Errors

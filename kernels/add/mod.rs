@@ -44,6 +44,9 @@ impl Op for Add {
         check::dims(self.name(), "b", &ins[1], &ins[0].dims, "(as a)")?;
         Ok(Signature::of(ins[0].clone()))
     }
+    fn passes(&self) -> &'static [usize] {
+        &[0, 1]
+    }
     fn keeps(&self, _: &[bool]) -> Keeps {
         Keeps::default()
     }
@@ -73,6 +76,9 @@ impl Op for AddChannels {
         check::dims(self.name(), "e", &ins[1], &want, "(first and last axis of x)")?;
         let backward_scratch = cuda::scratch_bytes(&ins[0], &ins[1]);
         Ok(Signature { backward_scratch, ..Signature::of(ins[0].clone()) })
+    }
+    fn passes(&self) -> &'static [usize] {
+        &[0]
     }
     fn keeps(&self, _: &[bool]) -> Keeps {
         Keeps::default()

@@ -49,6 +49,11 @@ pub(super) fn kept_values(nodes: &[Node], step: &Step) -> Vec<Value> {
     v
 }
 
+/// The buffer of a value's gradient.
+pub(super) fn grad_buffer(rec: &Recorder, value: Value) -> Buffer {
+    Buffer::Grad(rec.slots[rec.slots[value.0].root].grad)
+}
+
 /// The buffer that `step` uses for the forward value `value`.
 pub(super) fn read_buffer(
     rec: &Recorder,

@@ -4,6 +4,7 @@ use super::{
     Action, Plan, Recorder, Step, Value,
     buffers::kept_values,
     memory,
+    passing::pass_on,
     record::{Class, Node, Slot},
 };
 use crate::{
@@ -89,7 +90,8 @@ fn build(mut rec: Recorder, outputs: &[(&str, Value)], options: PlanOptions) -> 
             Some(v) => vec![(None, v)],
             None => outputs.iter().enumerate().map(|(i, (_, v))| (Some(i), *v)).collect(),
         };
-        let backward = backward_steps(&rec, &nodes, &live, &needs, &seeds)?;
+        let mut backward = backward_steps(&rec, &nodes, &live, &needs, &seeds)?;
+        pass_on(&mut rec, &nodes, &mut backward);
         if options.checkpoint {
             inner = inner_values(&rec, &nodes, &live, &ends);
         }

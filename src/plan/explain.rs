@@ -2,7 +2,7 @@
 
 use super::{
     Action, ParamInfo, Plan,
-    buffers::Buffer,
+    buffers::{Buffer, grad_buffer},
     record::{Class, Slot},
 };
 use crate::{
@@ -135,7 +135,7 @@ impl Plan {
             let (pass, out, modes) = match &step.action {
                 Action::Backward { modes, .. } => {
                     let list: String = modes.iter().map(|m| letter(*m)).collect();
-                    ("bwd", Buffer::Grad(self.rec.slots[n.out.0].root), format!("  d[{list}]"))
+                    ("bwd", grad_buffer(&self.rec, n.out), format!("  d[{list}]"))
                 }
                 Action::Again => ("again", self.read_of(step, n.out), String::new()),
                 _ if t < self.once_steps => ("once", Buffer::Value(n.out.0), String::new()),

@@ -2,7 +2,7 @@
 
 use super::{
     Action, Recorder, Step, Value,
-    buffers::{Buffer, Flats, kept_values, read_buffer},
+    buffers::{Buffer, Flats, grad_buffer, kept_values, read_buffer},
     record::{Class, Node},
 };
 use crate::{device::cpu::ALIGN_BYTES, op::GradMode, tensor::DType};
@@ -58,7 +58,7 @@ pub(crate) fn touched(
     inner: &HashMap<usize, usize>,
     step: &Step,
 ) -> Vec<Buffer> {
-    let root = |v: &Value| rec.slots[v.0].root;
+    let grad = |v: &Value| grad_buffer(rec, *v);
     let read = |v: &Value| read_buffer(rec, nodes, inner, step, *v);
     match &step.action {
         Action::Forward | Action::Again => {
@@ -67,14 +67,14 @@ pub(crate) fn touched(
         }
         Action::Shadow | Action::Collect => vec![],
         Action::Seed { output, .. } => {
-            vec![output.map_or(Buffer::One, Buffer::Seed), Buffer::Grad(step.node)]
+            vec![output.map_or(Buffer::One, Buffer::Seed), grad(&Value(step.node))]
         }
         Action::Backward { modes, .. } => {
             let n = &nodes[step.node];
             let mut b: Vec<Buffer> = kept_values(nodes, step).iter().map(read).collect();
-            b.push(Buffer::Grad(root(&n.out)));
+            b.push(grad(&n.out));
             let wanted = n.ins.iter().zip(modes).filter(|(_, m)| **m != GradMode::Skip);
-            b.extend(wanted.map(|(v, _)| Buffer::Grad(root(v))));
+            b.extend(wanted.map(|(v, _)| grad(v)));
             b
         }
     }

@@ -11,6 +11,7 @@ mod flat;
 mod limits;
 mod memory;
 mod operands;
+mod passing;
 mod program;
 mod record;
 mod replay;

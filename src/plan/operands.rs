@@ -2,7 +2,7 @@
 
 use super::{
     Action, Plan, Value,
-    buffers::{Buffer, Flats},
+    buffers::{Buffer, Flats, grad_buffer},
 };
 use crate::{
     error::{Error, Result},
@@ -53,7 +53,7 @@ pub(super) fn resolve(plan: &Plan, t: usize, weights: &HashMap<usize, usize>) ->
         Action::Seed { output, mode } => {
             let from = output.map_or(Buffer::One, Buffer::Seed);
             o.reads.push(Place::Arena(place(from)?));
-            o.writes.push(place(Buffer::Grad(step.node))?);
+            o.writes.push(place(grad_buffer(&plan.rec, Value(step.node)))?);
             o.keeps_old.push(*mode == GradMode::Accumulate);
         }
         Action::Shadow => {
@@ -74,7 +74,7 @@ pub(super) fn resolve(plan: &Plan, t: usize, weights: &HashMap<usize, usize>) ->
         }
         Action::Backward { keeps, modes } => {
             let n = &plan.nodes[step.node];
-            let grad = |v: &Value| place(Buffer::Grad(plan.rec.slots[v.0].root));
+            let grad = |v: &Value| place(grad_buffer(&plan.rec, *v));
             for (i, v) in n.ins.iter().enumerate() {
                 o.reads.push(if keeps.ins.contains(&i) { read(v)? } else { Place::None });
             }

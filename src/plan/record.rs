@@ -89,6 +89,8 @@ pub(crate) struct Slot {
     pub name: String,
     /// The value whose bytes this is a view of; itself when none.
     pub root: usize,
+    /// The value whose gradient buffer its own gradient shares; itself when none. Only roots'.
+    pub grad: usize,
     /// Whether it is an input that is fed once for many runs.
     pub steady: bool,
 }
@@ -181,7 +183,7 @@ impl Recorder {
 
     fn slot(&mut self, spec: Spec, class: Class, name: String) -> Value {
         let root = self.slots.len();
-        self.slots.push(Slot { spec, class, name, root, steady: false });
+        self.slots.push(Slot { spec, class, name, root, grad: root, steady: false });
         Value(root)
     }
 
@@ -245,6 +247,7 @@ impl Recorder {
             class: Class::Temp,
             name: self.here(),
             root: slot.root,
+            grad: slot.root,
             steady: false,
         };
         self.slots.push(slot);
