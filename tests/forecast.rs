@@ -130,16 +130,18 @@ fn a_picture_is_its_parts_and_a_run_its_steps() {
         return;
     }
     let lines = |steps: &str| -> Vec<Value> {
-        let args = ["plan", "generate", "--model", "nano", "--chip", "h200", "--json", "--steps"];
-        let text = text(&[&args[..], &[steps]].concat());
+        let args = ["plan", "generate", "--model", "nano", "--chip", "h200", "--json", "--tokens"];
+        let text = text(&[&args[..], &["40", "--steps", steps]].concat());
         text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
     };
     let (one, three) = (lines("1"), lines("3"));
     let ms = |v: &Value| number(v, "forecast_ms");
-    let parts: f64 = one[..one.len() - 1].iter().map(ms).sum();
-    let unet = one.iter().find(|v| v["what"] == "unet").unwrap();
-    assert!((ms(one.last().unwrap()) - parts).abs() < 1e-9);
-    assert!((ms(three.last().unwrap()) - parts - 2.0 * ms(unet)).abs() < 1e-9);
+    for (lines, steps) in [(&one, 1.0), (&three, 3.0)] {
+        let (whole, parts) = lines.split_last().unwrap();
+        let unet = parts.iter().find(|v| v["what"] == "unet").unwrap();
+        let want = parts.iter().map(ms).sum::<f64>() + (steps - 1.0) * ms(unet);
+        assert!((ms(whole) - want).abs() < 1e-9 && parts.len() == 4, "{whole} {want}");
+    }
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("c.toml");
     let subject = "[[subject]]\nid = \"a\"\nclass = \"bear\"\nimages = \"/x\"\n";
@@ -273,6 +275,10 @@ fn chips_that_are_none_are_refused_in_a_line() {
     assert!(refusal(&[&args[..], &["--measured", "x"]].concat()).contains("--chip"));
     assert!(refusal(&[&args[..], &["--at", "790"]].concat()).contains("--at"));
     assert!(refusal(&["plan", "generate", "--model", "nano", "--steps", "3"]).contains("--chip"));
+    for what in [["train", "--model"], ["generate", "--model"]] {
+        let args = [&["plan"], &what[..], &["nano", "--chip", "h300"]].concat();
+        assert!(refusal(&args).contains("h300"));
+    }
 }
 
 /// Kernels of a training step of nano, update included: in order, as the stand-in of a chip and as the emulated

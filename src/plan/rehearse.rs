@@ -56,7 +56,7 @@ impl Program {
     /// The steps of a program on [`crate::device::Cuda::stand_in`], with what each would launch.
     ///
     /// # Errors
-    /// [`Error::Plan`] on a device that launches; [`Error::NoKernel`] for a kernel that the chip lacks.
+    /// [`Error::Plan`] on a processor; [`Error::NoKernel`] for a kernel that the chip lacks.
     pub fn rehearse(&mut self) -> Result<Vec<Rehearsed>> {
         let Device::Cuda(cuda) = self.device().clone() else {
             let problem = "a program on a processor launches nothing".into();

@@ -36,7 +36,7 @@ impl Generate {
     /// # Errors
     /// Those of the configuration and the recording.
     pub fn run(&self) -> Result<()> {
-        let common = &self.common;
+        let (common, on) = (&self.common, self.common.view.on()?);
         let guided = Common { batch: 2 * common.batch, ..common.clone() };
         let steps = self.steps.unwrap_or(SAMPLING_STEPS);
         let (mut total, mut chip) = (Total::default(), String::new());
@@ -55,7 +55,8 @@ impl Generate {
             let denoises = part == "unet";
             let after = denoises.then_some(("sampler", &sampler as _));
             let plan = forward(part, &common)?;
-            if let Some(forecast) = print(plan, &title, Around { after, ..Around::default() })? {
+            let around = Around { after, ..Around::default() };
+            if let Some(forecast) = print(plan, &title, &on, around)? {
                 let Forecast { steps: lines, after, .. } = &forecast;
                 let times = if denoises { steps } else { 1 };
                 total.add(lines, times);

@@ -109,12 +109,13 @@ pub fn run(args: Args) -> Result<u8> {
             if sam::COMPONENTS.contains(&f.component.as_str()) {
                 f.common.model.get_or_insert_with(|| sam::DEFAULT.into());
             }
+            let on = f.common.view.on()?;
             let title = Title::of(&f.component, f.common.model(), &f.common.view);
             let plan = match Part::from_str(&f.component, false).map(Part::component) {
                 Ok(tower) if tower.is_tower() => tower_plan(tower, &f)?,
                 _ => base_plan(&f)?,
             };
-            print(plan, &title, Around::default())?;
+            print(plan, &title, &on, Around::default())?;
         }
     }
     Ok(0)

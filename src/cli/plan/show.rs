@@ -48,16 +48,24 @@ pub(super) struct View {
     pub measured: Vec<PathBuf>,
 }
 
+/// What a plan is shown for.
+pub(super) enum On {
+    /// A device, whose kernel variants are named.
+    Device(Device),
+    /// A chip that is not there.
+    Chip(Box<Forecaster>),
+}
+
 impl View {
-    /// The forecaster of the chip that is named.
+    /// What the flags name.
     ///
     /// # Errors
-    /// Those of the chip's file and of the measured results.
-    pub fn forecaster(&self) -> Result<Option<Forecaster>> {
-        let Some(word) = &self.chip else { return Ok(None) };
+    /// Those of the device, of the chip's file and of the measured results.
+    pub fn on(&self) -> Result<On> {
+        let Some(word) = &self.chip else { return Device::parse(&self.device).map(On::Device) };
         let chip = Chip::parse(word)?;
         let measured = Measured::read(&self.measured, &chip)?;
-        Ok(Some(Forecaster { chip, measured }))
+        Ok(On::Chip(Box::new(Forecaster { chip, measured })))
     }
 }
 
@@ -130,15 +138,19 @@ pub(super) type More<'a> = &'a dyn Fn(&Forecast) -> Vec<Further>;
 /// A time in words, as a JSON key, ms.
 pub(super) type Further = (String, &'static str, f64);
 
-/// Prints a plan as `title` asks for it; its forecast where a chip is named.
-pub(super) fn print(plan: Plan, title: &Title, around: Around<'_>) -> Result<Option<Forecast>> {
-    match title.view.forecaster()? {
-        None => {
-            let device = Device::parse(&title.view.device)?;
-            show(&plan, title, &around, &device, None);
+/// Prints a plan as `title` asks for it; its forecast on a chip.
+pub(super) fn print(
+    plan: Plan,
+    title: &Title,
+    on: &On,
+    around: Around<'_>,
+) -> Result<Option<Forecast>> {
+    match on {
+        On::Device(device) => {
+            show(&plan, title, &around, device, None);
             Ok(None)
         }
-        Some(forecaster) => {
+        On::Chip(forecaster) => {
             let (program, forecast) = forecaster.of(plan, around.after)?;
             show(program.plan(), title, &around, program.device(), Some(&forecast));
             Ok(Some(forecast))

@@ -3,7 +3,7 @@
 use super::{
     TOKENS,
     forecast::{Forecast, Forecaster, Total, stand_in},
-    show::{Around, Further, Title, View, print},
+    show::{Around, Further, On, Title, View, print},
 };
 use crate::{
     cli::{
@@ -81,12 +81,13 @@ impl Train {
 }
 
 fn train(args: &Train) -> Result<()> {
+    let on = args.view.on()?;
     let mut config = configured(args)?;
     let dtype = dtype(&args.view.dtype)?;
     let title =
         Title { what: "training step", model: config.base.clone(), view: args.view.clone() };
     if lone_unet(&config.base) {
-        return train_unet(args, &config, &title);
+        return train_unet(args, &config, &title, &on);
     }
     let mut architecture = Architecture::open(&config.base, dtype)?;
     architecture.tokens = args.tokens.unwrap_or(architecture.tokens);
@@ -103,17 +104,14 @@ fn train(args: &Train) -> Result<()> {
     beside.extend((text > 0).then_some(("text encoders", "text_bytes", text)));
     let average = fit::average_bytes(&plans.step, &config.train);
     beside.extend((average > 0).then_some(("moving average", "average_bytes", average)));
-    let once = match args.view.forecaster()? {
-        Some(forecaster) => Some(Once::of(&forecaster, plans.encoder, plans.text)?),
-        None => None,
+    let once = match &on {
+        On::Chip(forecaster) => Some(Once::of(forecaster, plans.encoder, plans.text)?),
+        On::Device(_) => None,
     };
     let more = |f: &Forecast| once.iter().flat_map(|o| o.run(f, &config)).collect();
     let launch = |program: &mut Program| launched(program, |p| optimizer(&config, p));
-    print(
-        plans.step,
-        &title,
-        Around { beside, after: Some(("adamw", &launch)), more: Some(&more) },
-    )?;
+    let around = Around { beside, after: Some(("adamw", &launch)), more: Some(&more) };
+    print(plans.step, &title, &on, around)?;
     let (base, options) = (&blueprint.architecture, &blueprint.options);
     let size = StepSize {
         batch: options.batch,
@@ -132,7 +130,7 @@ fn lone_unet(model: &str) -> bool {
 }
 
 /// The step of a U-Net alone: no VAE and no text encoders stand beside it.
-fn train_unet(args: &Train, config: &TrainConfig, title: &Title) -> Result<()> {
+fn train_unet(args: &Train, config: &TrainConfig, title: &Title, on: &On) -> Result<()> {
     if args.config.is_some() {
         return Err(Error::Config {
             key: "--model".into(),
@@ -157,7 +155,7 @@ fn train_unet(args: &Train, config: &TrainConfig, title: &Title) -> Result<()> {
         launched(program, |p| Optimizer::new(p, constant, Rules::constant(1.0)))
     };
     let around = Around { after: Some(("adamw", &launch)), ..Around::default() };
-    print(plan_training(&unet, &size)?, title, around)?;
+    print(plan_training(&unet, &size)?, title, on, around)?;
     alone(&unet, &size, &args.view)
 }
 

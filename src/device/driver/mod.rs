@@ -191,8 +191,8 @@ impl Driver {
     /// The address of an exported function, for another caller of the same library.
     #[cfg(feature = "cust")]
     pub fn symbol(&self, name: &str) -> Option<usize> {
-        // SAFETY: only the address is taken; cust declares the documented type of every function it calls.
         let library = self.library.as_ref()?;
+        // SAFETY: only the address is taken; cust declares the documented type of every function it calls.
         let found = unsafe { library.get::<*const c_void>(name.as_bytes()) };
         found.ok().map(|symbol| *symbol as usize)
     }
