@@ -42,7 +42,12 @@ impl Operands {
     pub fn gradient(&mut self, what: &'static str, grad: &Grad<'_>, spec: &Spec) -> (u64, i32) {
         match grad.mode {
             GradMode::Skip => (0, 0),
-            _ => (self.at(what, grad.buf.address(), spec), mode(grad)),
+            _ => {
+                if grad.mode == GradMode::Accumulate {
+                    self.at(what, grad.buf.address(), spec); // read, then written
+                }
+                (self.at(what, grad.buf.address(), spec), mode(grad))
+            }
         }
     }
 }

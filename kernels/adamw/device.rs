@@ -3,7 +3,7 @@
 
 use super::AdamW;
 use crate::{
-    device::{Cuda, Memory, Touched},
+    device::{Cuda, Effort, Memory, Touched},
     error::{Error, Result},
     kernels::{grad_norm, variant},
     tensor::DType,
@@ -348,7 +348,13 @@ impl DeviceAdamW {
         touches.extend(b.average.map(|a| floats("average", a)));
         let bytes = self.len * dtype.size_bytes();
         touches.extend(b.shadow.map(|(address, _)| Touched { what: "shadow", address, bytes }));
+        // weights and both moments are read and written, the gradient is read
+        let average = if b.average.is_some() { 2 } else { 0 };
+        let shadow_bytes = if b.shadow.is_some() { bytes } else { 0 };
+        let moved = (7 + average) * self.len * size_of::<f32>() + shadow_bytes;
+        let effort = Effort::pass(self.piece_count as u64, moved as f64, 0.0);
         let kernel = self.cuda.kernel::<UpdateArgs>(OP, variant::by_dtype(dtype, UPDATE))?;
+        let kernel = kernel.taking(effort);
         self.cuda.launch(&kernel, [self.piece_count as u64, 1, 1], &args, &touches)
     }
 }

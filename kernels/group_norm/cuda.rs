@@ -6,7 +6,7 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    device::{Cuda, Touched},
+    device::{Cuda, Effort, Touched},
     error::Result,
     kernels::{
         columns::{self, Columns, Partial, Symbols, Walk, by_type, by_width, int},
@@ -113,6 +113,8 @@ struct Call<'a> {
     dtype: DType,
     args: Args,
     touches: Vec<Touched>,
+    /// The result, which the last launch alone writes.
+    result: Option<Touched>,
 }
 
 impl<'a> Call<'a> {
@@ -136,7 +138,7 @@ impl<'a> Call<'a> {
         args.eps = op.eps;
         let bytes = cut.partial_bytes() + n * op.groups * 2 * size_of::<f32>();
         let touches = vec![Touched { what: "scratch", address: scratch, bytes }];
-        Ok(Self { cuda, cut, vec, dtype, args, touches })
+        Ok(Self { cuda, cut, vec, dtype, args, touches, result: None })
     }
 
     fn touch(&mut self, what: &'static str, address: u64, spec: &Spec) -> u64 {
@@ -144,14 +146,28 @@ impl<'a> Call<'a> {
         address
     }
 
-    fn launch(&self, symbol: &'static str, grid: [u64; 3]) -> Result<()> {
-        let kernel = self.cuda.kernel::<Args>(OP, symbol)?;
-        self.cuda.launch(&kernel, grid, &self.args, &self.touches)
+    fn result(&mut self, what: &'static str, address: u64, spec: &Spec) {
+        self.args.out = address;
+        self.result = Some(Touched::new(what, address, spec));
     }
 
-    /// A pass over the whole tensor.
+    /// A launch that writes the result.
+    fn launch(&self, symbol: &'static str, grid: [u64; 3]) -> Result<()> {
+        let kernel = self.cuda.kernel::<Args>(OP, symbol)?;
+        let mut touches = self.touches.clone();
+        touches.extend(self.result);
+        self.cuda.launch(&kernel, grid, &self.args, &touches)
+    }
+
+    /// A pass over the whole tensor that writes the result.
     fn sweep(&self, symbols: Symbols) -> Result<()> {
         self.launch(symbols.of(self.vec, self.dtype), self.cut.grid())
+    }
+
+    /// A pass over the whole tensor that writes partial rows only.
+    fn sums(&self, symbol: &'static str) -> Result<()> {
+        let kernel = self.cuda.kernel::<Args>(OP, symbol)?;
+        self.cuda.launch(&kernel, self.cut.grid(), &self.args, &self.touches)
     }
 
     /// The whole work in clusters.
@@ -164,7 +180,11 @@ impl<'a> Call<'a> {
 
     /// A pass with one block a group.
     fn groups(&self, symbol: &'static str) -> Result<()> {
-        self.launch(symbol, [self.args.groups as u64, self.cut.samples as u64, 1])
+        let grid = [self.args.groups as u64, self.cut.samples as u64, 1];
+        let scratch = self.touches.first().map_or(0, |t| t.bytes);
+        let effort = Effort::pass(grid[0] * grid[1], 0.0, scratch as f64);
+        let kernel = self.cuda.kernel::<Args>(OP, symbol)?.taking(effort);
+        self.cuda.launch(&kernel, grid, &self.args, &self.touches)
     }
 }
 
@@ -179,11 +199,11 @@ pub(super) fn forward(op: GroupNorm, cuda: &Cuda, io: &Forward<'_>) -> Result<()
     call.args.beta = call.touch("beta", io.ins[2].address(), &io.specs[2]);
     call.args.mean = call.touch("mean", io.saved[0].address(), &stats);
     call.args.rstd = call.touch("rstd", io.saved[1].address(), &stats);
-    call.args.out = call.touch("y", io.out.address(), io.out_spec);
+    call.result("y", io.out.address(), io.out_spec);
     if let (ONCE, Some(cut)) = (name, Cut::of(&problem, cluster::FORWARD)) {
         return call.clusters(cut, CLUSTER_FORWARD);
     }
-    call.sweep(STATISTICS)?;
+    call.sums(STATISTICS.of(call.vec, call.dtype))?;
     call.groups(FINISH)?;
     call.sweep(APPLY)
 }
@@ -201,7 +221,7 @@ pub(super) fn backward(op: GroupNorm, cuda: &Cuda, io: &Backward<'_>) -> Result<
     } else {
         operands(op, &mut call, io);
         if dx.wanted() {
-            call.args.out = call.touch("dx", dx.buf.address(), x);
+            call.result("dx", dx.buf.address(), x);
             call.args.accumulate = i32::from(dx.mode == GradMode::Accumulate);
         }
         // without dx there is one pass over the data anyway
@@ -245,13 +265,13 @@ fn operands(op: GroupNorm, call: &mut Call<'_>, io: &Backward<'_>) {
 fn shift_sums(call: &mut Call<'_>) -> Result<usize> {
     call.cut = Columns::of(call.cut.samples, call.cut.rows, call.cut.c, 1);
     call.args.walk = call.cut.walk(OP)?;
-    call.launch(variant::by_dtype(call.dtype, SHIFT_SUMS), call.cut.grid())?;
+    call.sums(variant::by_dtype(call.dtype, SHIFT_SUMS))?;
     Ok(call.cut.samples * call.cut.blocks())
 }
 
 /// Partial rows, and dx from them where wanted; how many rows.
 fn sweeps(call: &Call<'_>, input: bool) -> Result<usize> {
-    call.sweep(SUMS)?;
+    call.sums(SUMS.of(call.vec, call.dtype))?;
     if input {
         call.groups(variant::by_dtype(call.dtype, MEANS))?;
         call.sweep(INPUT)?;

@@ -4,6 +4,7 @@ mod batched;
 pub mod cases;
 pub(crate) mod cpu;
 pub(crate) mod cuda;
+mod effort;
 pub mod fused;
 mod narrow;
 pub(crate) mod problem;

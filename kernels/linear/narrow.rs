@@ -1,6 +1,7 @@
 //! Launches of the Hopper products with a narrow side: an adapter's.
 
 use super::{
+    effort::Cut,
     problem::{Operands, Pass, Problem, int},
     sums,
     tensor::{Maps, Matrix, SLAB},
@@ -83,7 +84,10 @@ fn project(cuda: &Cuda, p: &Problem, t: &Tiling, o: &Operands, touches: &[Touche
         unused: [0; 7],
     };
     let kernel = cuda.kernel::<ProjectArgs>("linear", t.symbol(p))?;
-    let blocks = p.m.div_ceil(t.rows) * CLUSTER;
+    let tiles = p.m.div_ceil(t.rows);
+    let (tile, ranges) = ([t.rows, t.cols], CLUSTER);
+    let cut = Cut { family: t.family, tile, tiles, sharing: 1, ranges, parts: 0 };
+    let (blocks, kernel) = (tiles * CLUSTER, kernel.taking(cut.effort(p, o, p.n)));
     cuda.launch(&kernel, [blocks as u64, 1, 1], &args, touches)
 }
 
@@ -109,7 +113,10 @@ fn grad(
         unused: [0; 11],
     };
     let kernel = cuda.kernel::<GradArgs>("linear", t.symbol(p))?;
-    let tiles = wide.columns.div_ceil(WIDE_COLS) as u64;
-    cuda.launch(&kernel, [tiles, ranges as u64, 1], &args, touches)?;
-    sums::reduce(cuda, p, &p.args(o, ranges, scratch)?, touches)
+    let tiles = wide.columns.div_ceil(WIDE_COLS);
+    let (tile, parts) = ([WIDE_COLS, t.cols], ranges * p.m * p.n * 4);
+    let cut = Cut { family: t.family, tile, tiles, sharing: 1, ranges, parts };
+    let kernel = kernel.taking(cut.effort(p, o, 0)); // the sum below writes the result
+    cuda.launch(&kernel, [tiles as u64, ranges as u64, 1], &args, touches)?;
+    sums::reduce(cuda, p, (&p.args(o, ranges, scratch)?, ranges), touches)
 }

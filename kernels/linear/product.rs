@@ -3,6 +3,7 @@
 //! Linear layers with and without adapters are made of these; nothing else launches a product.
 
 use super::{
+    effort::Cut,
     narrow,
     problem::{Args, Operands, Problem},
     sums, tensor, tiles,
@@ -55,7 +56,16 @@ impl Problem {
             (self.n as u64).div_ceil(u64::from(tile.block_cols)),
             ranges as u64,
         ];
+        let cut = Cut {
+            family: tiling.family,
+            tile: [tile.block_rows as usize, tile.block_cols as usize],
+            tiles: usize::try_from(grid[0] * grid[1]).unwrap_or(usize::MAX),
+            sharing: 1,
+            ranges,
+            parts: if ranges > 1 { ranges * self.m * self.n * 4 } else { 0 },
+        };
+        let kernel = kernel.taking(cut.effort(self, o, self.n));
         cuda.launch(&kernel, grid, &args, &touches)?;
-        if ranges > 1 { sums::reduce(cuda, self, &args, &touches) } else { Ok(()) }
+        if ranges > 1 { sums::reduce(cuda, self, (&args, ranges), &touches) } else { Ok(()) }
     }
 }

@@ -1,6 +1,9 @@
 //! Sums beside the products: partial sums added in order, column sums.
 
-use super::problem::{Args, Operands, Pass, Problem, int};
+use super::{
+    effort::reduction,
+    problem::{Args, Operands, Pass, Problem, int},
+};
 use crate::{
     device::{Cuda, Touched},
     error::Result,
@@ -9,11 +12,17 @@ use crate::{
 };
 
 /// Adds the partial sums in order and writes the result.
-pub(super) fn reduce(cuda: &Cuda, p: &Problem, args: &Args, touches: &[Touched]) -> Result<()> {
+pub(super) fn reduce(
+    cuda: &Cuda,
+    p: &Problem,
+    (args, ranges): (&Args, usize),
+    touches: &[Touched],
+) -> Result<()> {
     let symbol =
         by_dtype(p.dtype, ["linear_reduce_f32", "linear_reduce_bf16", "linear_reduce_f16"]);
     let kernel = cuda.kernel::<Args>("linear", symbol)?;
     let blocks = ((p.m * p.n) as u64).div_ceil(u64::from(kernel.tile().block_cols));
+    let kernel = kernel.taking(reduction(p, blocks, ranges));
     cuda.launch(&kernel, [blocks, 1, 1], args, touches)
 }
 
@@ -65,5 +74,5 @@ pub(crate) fn column_sums(
     let one = Problem::dense(Pass::Weight, dtype, [1, n, rows], 0);
     let args = one.args(&Operands { accumulate, ..Operands::new(0, 0, out) }, chunks, scratch)?;
     let touches = [Touched { what: "gradient", address: out, bytes: n * size }];
-    reduce(cuda, &one, &args, &touches)
+    reduce(cuda, &one, (&args, chunks), &touches)
 }

@@ -1,6 +1,7 @@
 //! Launches of the Hopper products: tensor maps, units of work, counters.
 
 use super::{
+    effort::Cut,
     problem::{Operands, Pass, Problem, int},
     tilings::Tiling,
 };
@@ -61,6 +62,12 @@ impl Raster {
 
     fn tiles(&self) -> usize {
         self.tiles_m.saturating_mul(CLUSTER).saturating_mul(self.tiles_n)
+    }
+
+    fn cut(&self, t: &Tiling) -> Cut {
+        let (tile, parts) = ([t.rows, t.cols], 2 * self.parts_bytes(t)); // written, then read
+        let (tiles, ranges) = (self.tiles(), self.ranges);
+        Cut { family: t.family, tile, tiles, sharing: CLUSTER, ranges, parts }
     }
 
     /// Bytes of the partial sums: the last range keeps its own.
@@ -176,6 +183,7 @@ pub(super) fn run(
 ) -> Result<()> {
     let args = args(cuda, p, t, o, scratch, p.n)?;
     let kernel = cuda.kernel::<TensorArgs>("linear", t.symbol(p))?;
+    let kernel = kernel.taking(Raster::new(p, t).cut(t).effort(p, o, p.n));
     let touches = [touches, &[counters(cuda, &args)]].concat();
     cuda.launch(&kernel, cuda.persistent_grid(&kernel, units(&args))?, &args, &touches)
 }
@@ -196,6 +204,7 @@ pub(super) fn run_fused(
     let product = args(cuda, p, t, o, scratch, columns)?;
     let args = FusedArgs { product, activation: after.activation, unused: [0; 15] };
     let kernel = cuda.kernel::<FusedArgs>("linear", t.symbol(p))?;
+    let kernel = kernel.taking(Raster::new(p, t).cut(t).effort(p, o, columns));
     // of the result and the residual only the columns that come out
     let mut touches = p.touches(o, 0);
     touches.retain(|t| t.address != o.out && t.address != o.residual && t.address != 0);

@@ -173,7 +173,7 @@ fn roofline(device: &Device, dtype: DType) -> Option<Roofline> {
     if chip.is_none() {
         note(&format!("the trace has no floors: no data sheet of {} is known", cuda.chip()));
     }
-    chip.map(|c| Roofline { tflops: c.flop(dtype) * 1e-12, gbps: c.bytes * 1e-9 })
+    chip.map(|c| Roofline { tflops: c.flop(dtype) * 1e-12, gbps: c.bytes() * 1e-9 })
 }
 
 /// Runs the command.

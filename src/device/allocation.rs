@@ -3,6 +3,7 @@
 use super::{
     capture::Freed,
     cuda::{Allocation, Cuda},
+    effort::{COPY, FILL, Launched},
 };
 use crate::error::{Error, Result};
 use std::sync::{Arc, atomic::Ordering};
@@ -105,6 +106,7 @@ impl Cuda {
         if bytes == 0 {
             return Ok(());
         }
+        self.watch.remember(|| Launched::driver(COPY, 2 * bytes));
         self.driver.copy_on_device(to, from, bytes, self.stream)
     }
 
@@ -118,6 +120,7 @@ impl Cuda {
         if bytes == 0 {
             return Ok(());
         }
+        self.watch.remember(|| Launched::driver(FILL, bytes));
         self.driver.fill(address, value, bytes, self.stream)
     }
 

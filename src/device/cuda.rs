@@ -37,7 +37,7 @@ pub struct Cuda {
     pub(super) capability: (u32, u32),
     pub(super) shared_bytes: u32,
     pub(super) total_bytes: usize,
-    multiprocessors: u32,
+    pub(super) multiprocessors: u32,
     counters: u64,
     live: Mutex<BTreeMap<u64, Allocation>>,
     pub(super) most_bytes: AtomicUsize,
@@ -103,7 +103,7 @@ impl Cuda {
         Self::with_driver(driver, 0, "emulated".into(), Some(Target::Host))
     }
 
-    fn with_driver(
+    pub(super) fn with_driver(
         driver: Driver,
         ordinal: u32,
         name: String,

@@ -5,12 +5,11 @@ use super::{
     cubin::{self, Tile},
     cuda::Cuda,
     driver::{Geometry, Handle},
+    effort::{Effort, Launched},
     loaded::Kernels,
+    touched::Touched,
 };
-use crate::{
-    error::{Error, Result},
-    tensor::Spec,
-};
+use crate::error::{Error, Result};
 use bytemuck::Pod;
 use std::ffi::CString;
 use std::marker::PhantomData;
@@ -27,6 +26,7 @@ pub struct Kernel<A> {
     symbol: &'static str,
     function: Handle,
     tile: Tile,
+    effort: Option<Effort>,
     args: PhantomData<fn(A)>,
 }
 
@@ -34,6 +34,11 @@ impl<A> Kernel<A> {
     /// Its block's numbers.
     pub fn tile(&self) -> Tile {
         self.tile
+    }
+
+    /// The same, whose launch will take this much: what a forecast counts.
+    pub fn taking(self, effort: Effort) -> Self {
+        Self { effort: Some(effort), ..self }
     }
 
     fn geometry(&self, grid: [u32; 3]) -> Geometry {
@@ -49,24 +54,6 @@ pub struct Occupancy {
     pub registers: u32,
     /// Blocks that a multiprocessor holds at a time.
     pub blocks: u32,
-}
-
-/// A range of device memory that a kernel reads or writes.
-#[derive(Clone, Copy, Debug)]
-pub struct Touched {
-    /// Operand name for messages.
-    pub what: &'static str,
-    /// Start.
-    pub address: u64,
-    /// Length the kernel will touch, from the shapes.
-    pub bytes: usize,
-}
-
-impl Touched {
-    /// All of a value of `spec` at `address`.
-    pub fn new(what: &'static str, address: u64, spec: &Spec) -> Self {
-        Self { what, address, bytes: spec.bytes() }
-    }
 }
 
 impl Cuda {
@@ -96,7 +83,7 @@ impl Cuda {
                 ),
             });
         }
-        Ok(Kernel { symbol, function, tile, args: PhantomData })
+        Ok(Kernel { symbol, function, tile, effort: None, args: PhantomData })
     }
 
     /// The object that `symbol` is taken from.
@@ -232,6 +219,9 @@ impl Cuda {
             self.inside(&format!("{}: {}", kernel.symbol, t.what), t.address, t.bytes)?;
         }
         let watched = self.watch.announce(kernel.symbol);
+        self.watch.remember(|| {
+            Launched::kernel(kernel.symbol, kernel.effort, grid.iter().product(), touches)
+        });
         if self.watch.is_rehearsal() {
             return Ok(());
         }

@@ -16,6 +16,7 @@ mod cuda;
 #[cfg(feature = "cust")]
 mod cust;
 mod driver;
+mod effort;
 mod emulated;
 mod graph;
 mod launch;
@@ -31,20 +32,24 @@ mod second;
 mod swap;
 mod temporary;
 mod tensor_map;
+mod touched;
 mod watch;
 
 pub use allocation::Memory;
 pub use blas::{Blas, Factor, MatrixProduct};
 pub use cuda::{COUNTERS, Cuda, DRIVER_LIBRARY};
 pub use driver::TensorMap;
+pub use effort::{Effort, Engine, Launched, touched_bytes};
 pub use emulated::{Emulated, Schedule};
 pub use graph::{Event, Graph};
-pub use launch::{Kernel, Occupancy, Touched};
+pub use launch::{Kernel, Occupancy};
 pub use memory::{Arena, Weight, WeightBlock};
 pub use pinned::Pinned;
 pub use pool::Pool;
+pub use rehearsal::StandIn;
 pub use swap::Swap;
 pub use tensor_map::TensorMapSpec;
+pub use touched::Touched;
 
 use crate::error::{Error, Result};
 use std::sync::Arc;

@@ -14,6 +14,7 @@ mod operands;
 mod passing;
 mod program;
 mod record;
+mod rehearse;
 mod replay;
 mod run;
 mod trace;
@@ -24,6 +25,7 @@ pub use explain::Summary;
 pub use flat::{Flat, FlatOnDevice};
 pub use program::Program;
 pub use record::{ParamInfo, Recorder, Value, WeightLayout};
+pub use rehearse::{NoWeights, Rehearsed};
 pub use trace::{Roofline, Traced, trace_json};
 pub use weights::{StoredBytes, WeightSource};
 

@@ -1,6 +1,6 @@
 //! How long every step of a program took, as a trace for Perfetto or chrome://tracing.
 
-use super::{Action, Program};
+use super::{Action, Plan, Program};
 use crate::{
     device::{Cuda, Device, Event},
     error::Result,
@@ -99,20 +99,29 @@ impl Program {
 
     fn traced(&self, t: usize, start_us: f64, end_us: f64) -> Traced {
         let plan = self.plan();
-        let step = &plan.steps[t];
-        let node = plan.nodes.get(step.node);
-        let op = node.map_or("", |n| n.op.name());
-        let (scope, what) = match &step.action {
-            Action::Forward => (node.map(|n| n.scope.clone()), op.to_string()),
-            Action::Again => (node.map(|n| n.scope.clone()), format!("{op} again")),
-            Action::Backward { .. } => (node.map(|n| n.scope.clone()), format!("{op} backward")),
-            Action::Seed { .. } => (None, "seed".into()),
-            Action::Shadow => (None, "shadow of the trainables".into()),
-            Action::Collect => (None, "collect gradients".into()),
+        let (scope, what) = plan.label(t);
+        let variant = plan.variant(&plan.steps[t], self.device());
+        let (cost, us) = (plan.cost(&plan.steps[t]), end_us - start_us);
+        Traced { scope, what, start_us, us, cost, variant }
+    }
+}
+
+impl Plan {
+    /// Scope of step `t`, and what it does: `attention`, `attention backward`.
+    pub(super) fn label(&self, t: usize) -> (String, String) {
+        let step = &self.steps[t];
+        let of = |pass: &str| match self.nodes.get(step.node) {
+            Some(n) => (n.scope.clone(), format!("{}{pass}", n.op.name())),
+            None => (String::new(), pass.trim().into()),
         };
-        let (scope, us) = (scope.unwrap_or_default(), end_us - start_us);
-        let variant = plan.variant(step, self.device());
-        Traced { scope, what, start_us, us, cost: plan.cost(step), variant }
+        match &step.action {
+            Action::Forward => of(""),
+            Action::Again => of(" again"),
+            Action::Backward { .. } => of(" backward"),
+            Action::Seed { .. } => (String::new(), "seed".into()),
+            Action::Shadow => (String::new(), "shadow of the trainables".into()),
+            Action::Collect => (String::new(), "collect gradients".into()),
+        }
     }
 }
 

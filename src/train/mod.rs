@@ -47,5 +47,5 @@ pub use start::InitialWeights;
 pub use state::{Checkpoints, State, sha256};
 pub use step::{Batch, Noisy, Objective, Predicted, StepOptions, Stepper, record};
 pub use trainable::Trainable;
-pub use trainer::{Trainer, coefficients};
+pub use trainer::{Trainer, coefficients, optimizer};
 pub use words::all_named;

@@ -64,15 +64,7 @@ impl<'a> Trainer<'a> {
         }
         let Plans { step, encoder, .. } = plans;
         let mut program = step.load(device.clone(), &start)?;
-        let ema = t.ema.then_some(t.ema_decay as f32);
-        let group = |name: &str| group(config, name);
-        let rules = Rules {
-            passes: t.accumulate,
-            clip: t.clip_norm as f32,
-            ema,
-            factors: (0..t.steps).map(|step| t.learning_rate_factor(step)).collect(),
-        };
-        let optimizer = Optimizer::new(&mut program, group, rules)?;
+        let optimizer = optimizer(config, &mut program)?;
         let encoder = encoder.load(device.clone(), &base.weights)?;
         Ok(Self {
             config,
@@ -238,6 +230,21 @@ pub fn coefficients(method: &MethodConfig, noise: &NoiseSchedule, pass: &Prepare
         (kind * f64::from(snr)) as f32
     };
     pass.samples.iter().zip(&pass.timesteps).map(one).collect()
+}
+
+/// The optimizer of a run of `config` for the trainables of `program`.
+///
+/// # Errors
+/// Those of the device.
+pub fn optimizer(config: &TrainConfig, program: &mut Program) -> Result<Optimizer> {
+    let t = &config.train;
+    let rules = Rules {
+        passes: t.accumulate,
+        clip: t.clip_norm as f32,
+        ema: t.ema.then_some(t.ema_decay as f32),
+        factors: (0..t.steps).map(|step| t.learning_rate_factor(step)).collect(),
+    };
+    Optimizer::new(program, |name| group(config, name), rules)
 }
 
 fn group(config: &TrainConfig, name: &str) -> Group {

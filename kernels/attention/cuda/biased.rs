@@ -3,11 +3,13 @@
 use super::{
     Problem,
     args::{self, BackwardArgs, ForwardArgs, target},
-    backward_scratch as plain_scratch, int, prepare,
+    backward_scratch as plain_scratch,
+    effort::Walk,
+    int, prepare,
     simt::{Symbols, grid, symbol},
 };
 use crate::{
-    device::{Cuda, Touched},
+    device::{Cuda, Engine, Touched},
     error::Result,
     kernels::{
         attention::{Bias, BiasedAttention},
@@ -192,12 +194,20 @@ pub(in super::super) fn forward(op: &BiasedAttention, cuda: &Cuda, io: &Forward<
     if let Some((_, symbols)) = tensor {
         let kernel =
             cuda.kernel::<BiasedForward>(OP, symbols[usize::from(p.dtype == DType::F16)])?;
-        let blocks = p.len_q.div_ceil(kernel.tile().block_rows as usize) as u64;
+        let tile = kernel.tile();
+        let cut = [tile.block_cols as usize, p.head_dim.next_multiple_of(16)];
+        let walk = Walk::forward(Engine::Mma, &p, tile.block_rows as usize, cut);
+        let kernel = kernel.taking(walk.effort(&p, &touches));
+        let blocks = p.len_q.div_ceil(tile.block_rows as usize) as u64;
         let grid = [blocks, p.heads as u64, p.samples as u64];
         return cuda.launch(&kernel, grid, &args, &touches);
     }
     let kernel = cuda.kernel::<BiasedForward>(OP, symbol(&p, FORWARD_SIMT))?;
-    cuda.launch(&kernel, grid(&p, p.len_q, kernel.tile().block_rows), &args, &touches)
+    let tile = kernel.tile();
+    let cut = [tile.block_cols as usize, p.head_dim];
+    let walk = Walk::forward(Engine::Ordinary, &p, tile.block_rows as usize, cut);
+    let kernel = kernel.taking(walk.effort(&p, &touches));
+    cuda.launch(&kernel, grid(&p, p.len_q, tile.block_rows), &args, &touches)
 }
 
 pub(in super::super) fn backward(
@@ -233,11 +243,17 @@ pub(in super::super) fn backward(
         let args = BiasedBackward { plain: args, bias };
         if p.wants[0] {
             let kernel = cuda.kernel::<BiasedBackward>(OP, symbol(&p, BACKWARD_Q))?;
-            cuda.launch(&kernel, grid(&p, p.len_q, kernel.tile().block_rows), &args, &touches)?;
+            let rows = kernel.tile().block_rows;
+            let walk = Walk::queries(Engine::Ordinary, &p, rows as usize, p.head_dim);
+            let kernel = kernel.taking(walk.effort(&p, &touches));
+            cuda.launch(&kernel, grid(&p, p.len_q, rows), &args, &touches)?;
         }
         if p.wants[1] || p.wants[2] {
             let kernel = cuda.kernel::<BiasedBackward>(OP, symbol(&p, BACKWARD_KV))?;
-            cuda.launch(&kernel, grid(&p, p.len_k, kernel.tile().block_rows), &args, &touches)?;
+            let rows = kernel.tile().block_rows;
+            let walk = Walk::keys(Engine::Ordinary, &p, rows as usize, [1, p.head_dim]);
+            let kernel = kernel.taking(walk.effort(&p, &touches));
+            cuda.launch(&kernel, grid(&p, p.len_k, rows), &args, &touches)?;
         }
     }
     if wants_bias { totals(op, cuda, &p, io) } else { Ok(()) }

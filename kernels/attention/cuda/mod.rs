@@ -2,6 +2,7 @@
 
 mod args;
 mod biased;
+mod effort;
 mod prepare;
 mod simt;
 mod sm80;

@@ -3,10 +3,11 @@
 use super::{
     Problem,
     args::{self, BackwardArgs, ForwardArgs},
+    effort::Walk,
     prepare,
 };
 use crate::{
-    device::Cuda,
+    device::{Cuda, Engine},
     error::Result,
     kernels::{attention::Attention, variant::by_dtype},
     op::{Backward, Forward},
@@ -68,7 +69,11 @@ pub(super) fn grid(p: &Problem, len: usize, rows: u32) -> [u64; 3] {
 pub(super) fn forward(op: &Attention, cuda: &Cuda, p: &Problem, io: &Forward<'_>) -> Result<()> {
     let kernel = cuda.kernel::<ForwardArgs>("attention", symbol(p, FORWARD))?;
     let (args, touches) = args::forward(op, p, io)?;
-    cuda.launch(&kernel, grid(p, p.len_q, kernel.tile().block_rows), &args, &touches)
+    let tile = kernel.tile();
+    let cut = [tile.block_cols as usize, p.head_dim];
+    let walk = Walk::forward(Engine::Ordinary, p, tile.block_rows as usize, cut);
+    let kernel = kernel.taking(walk.effort(p, &touches));
+    cuda.launch(&kernel, grid(p, p.len_q, tile.block_rows), &args, &touches)
 }
 
 pub(super) fn backward(op: &Attention, cuda: &Cuda, p: &Problem, io: &Backward<'_>) -> Result<()> {
@@ -78,11 +83,17 @@ pub(super) fn backward(op: &Attention, cuda: &Cuda, p: &Problem, io: &Backward<'
     let (args, touches) = args::backward(op, p, io, (1, 0))?;
     if p.wants[0] && p.len_q > 0 {
         let kernel = cuda.kernel::<BackwardArgs>("attention", symbol(p, BACKWARD_Q))?;
-        cuda.launch(&kernel, grid(p, p.len_q, kernel.tile().block_rows), &args, &touches)?;
+        let rows = kernel.tile().block_rows;
+        let walk = Walk::queries(Engine::Ordinary, p, rows as usize, p.head_dim);
+        let kernel = kernel.taking(walk.effort(p, &touches));
+        cuda.launch(&kernel, grid(p, p.len_q, rows), &args, &touches)?;
     }
     if p.wants[1] || p.wants[2] {
         let kernel = cuda.kernel::<BackwardArgs>("attention", symbol(p, BACKWARD_KV))?;
-        cuda.launch(&kernel, grid(p, p.len_k, kernel.tile().block_rows), &args, &touches)?;
+        let rows = kernel.tile().block_rows;
+        let walk = Walk::keys(Engine::Ordinary, p, rows as usize, [1, p.head_dim]);
+        let kernel = kernel.taking(walk.effort(p, &touches));
+        cuda.launch(&kernel, grid(p, p.len_k, rows), &args, &touches)?;
     }
     Ok(())
 }

@@ -3,10 +3,11 @@
 use super::{
     Problem,
     args::{self, BackwardArgs, ForwardArgs},
+    effort::Walk,
     prepare,
 };
 use crate::{
-    device::{Cuda, cubin_table::Target},
+    device::{Cuda, Engine, cubin_table::Target},
     error::{Error, Result},
     kernels::attention::Attention,
     op::{Backward, Forward},
@@ -61,6 +62,13 @@ impl Row {
         if p.dtype == DType::F16 { self.f16[pass] } else { self.bf16[pass] }
     }
 
+    /// What the blocks of a pass walk over; every output slice makes the scores anew.
+    fn slices(&self, p: &Problem, pass: usize, walk: impl Fn(usize) -> Walk) -> Walk {
+        let one = walk(p.head_dim.next_multiple_of(16).min(self.depth));
+        let slices = p.head_dim.div_ceil(self.slices[pass.min(1)]);
+        Walk { blocks: one.blocks * slices, ..one }
+    }
+
     /// Heads times output slices: a slice that starts past the head dimension makes nothing.
     fn heads(&self, p: &Problem, pass: usize) -> u64 {
         (p.heads * p.head_dim.div_ceil(self.slices[pass.min(1)])) as u64
@@ -94,7 +102,13 @@ pub(super) fn forward(op: &Attention, cuda: &Cuda, p: &Problem, io: &Forward<'_>
     let row = find(p)?;
     let kernel = cuda.kernel::<ForwardArgs>("attention", row.symbol(p, 0))?;
     let (args, touches) = args::forward(op, p, io)?;
-    let blocks = (p.len_q as u64).div_ceil(u64::from(kernel.tile().block_rows));
+    let tile = kernel.tile();
+    let walk = row.slices(p, 0, |depth| {
+        let cut = [tile.block_cols as usize, depth];
+        Walk::forward(Engine::Mma, p, tile.block_rows as usize, cut)
+    });
+    let kernel = kernel.taking(walk.effort(p, &touches));
+    let blocks = (p.len_q as u64).div_ceil(u64::from(tile.block_rows));
     cuda.launch(&kernel, [blocks, row.heads(p, 0), p.samples as u64], &args, &touches)
 }
 
@@ -107,12 +121,18 @@ pub(super) fn backward(op: &Attention, cuda: &Cuda, p: &Problem, io: &Backward<'
         // the splits are of the other kernel: this one reads 1
         let (args, touches) = args::backward(op, p, io, (1, parts.1))?;
         let kernel = cuda.kernel::<BackwardArgs>("attention", row.symbol(p, 1))?;
-        let blocks = (p.len_q as u64).div_ceil(u64::from(kernel.tile().block_rows));
+        let rows = kernel.tile().block_rows;
+        let walk = row.slices(p, 1, |d| Walk::queries(Engine::Mma, p, rows as usize, d));
+        let kernel = kernel.taking(walk.effort(p, &touches));
+        let blocks = (p.len_q as u64).div_ceil(u64::from(rows));
         cuda.launch(&kernel, [blocks, row.heads(p, 1), p.samples as u64], &args, &touches)?;
     }
     if p.wants[1] || p.wants[2] {
         let kernel = cuda.kernel::<BackwardArgs>("attention", row.symbol(p, 2))?;
-        let blocks = (p.len_k as u64).div_ceil(u64::from(kernel.tile().block_rows));
+        let rows = kernel.tile().block_rows;
+        let walk = |d| Walk::keys(Engine::Mma, p, rows as usize, [parts.0, d]);
+        let kernel = kernel.taking(row.slices(p, 2, walk).effort(p, &touches));
+        let blocks = (p.len_k as u64).div_ceil(u64::from(rows));
         let samples = (p.samples * parts.0) as u64;
         cuda.launch(&kernel, [blocks, row.heads(p, 2), samples], &args, &touches)?;
         if parts.0 > 1 {

@@ -4,10 +4,11 @@
 use super::{
     Problem,
     args::{Scratch, target, touched_lse},
+    effort::{Walk, together},
     int, prepare,
 };
 use crate::{
-    device::{Cuda, TensorMap, TensorMapSpec, Touched, cubin_table::Target},
+    device::{Cuda, Engine, TensorMap, TensorMapSpec, Touched, cubin_table::Target},
     error::{Error, Result},
     kernels::attention::Attention,
     op::{Backward, Forward},
@@ -208,6 +209,9 @@ pub(super) fn forward(
     ];
     let blocks = p.len_q.div_ceil(kernel.tile().block_rows as usize);
     let items = blocks * p.heads * p.samples;
+    let rows = kernel.tile().block_rows as usize;
+    let walk = Walk::forward(Engine::Wgmma, p, rows, [keys as usize, p.head_dim]);
+    let kernel = kernel.taking(walk.effort(p, &touches));
     cuda.launch(&kernel, cuda.persistent_grid(&kernel, items as u64)?, &args, &touches)
 }
 
@@ -286,6 +290,12 @@ pub(super) fn backward(
     let keys = if p.wants[1] || p.wants[2] { p.len_k.div_ceil(rows) * splits } else { 0 };
     let queries = if p.wants[0] { p.len_q.div_ceil(rows) } else { 0 };
     let items = (keys + queries) * p.heads * p.samples;
+    let of_keys = Walk::keys(Engine::Wgmma, p, rows, [splits, p.head_dim]);
+    let of_queries = Walk::queries(Engine::Wgmma, p, rows, p.head_dim);
+    let kernel = kernel.taking(together(
+        Walk { blocks: keys, ..of_keys }.effort(p, &touches),
+        Walk { blocks: queries, ..of_queries }.effort(p, &touches),
+    ));
     cuda.launch(&kernel, cuda.persistent_grid(&kernel, items as u64)?, &args, &touches)?;
     if keys > 0 && splits > 1 {
         prepare::sum(cuda, p, io, (splits, pad_k))?;

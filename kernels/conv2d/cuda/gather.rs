@@ -7,7 +7,7 @@ use super::{
     sums::{self, Ranges},
 };
 use crate::{
-    device::{Cuda, Touched},
+    device::{Cuda, Effort, Engine, Touched, cubin::Tile, touched_bytes},
     error::Result,
     op::{Backward, Forward, GradMode},
 };
@@ -33,6 +33,26 @@ struct Args {
     accumulate: i32,
     range: i32,
     unused: i32,
+}
+
+/// What a product of `tiles` tiles with sums of `depth` takes, `parts` bytes of partial sums included.
+fn effort(
+    (symbol, tile, size): (&str, Tile, usize),
+    (tiles, ranges): (u64, u64),
+    depth: usize,
+    touches: &[Touched],
+    parts: usize,
+) -> Effort {
+    let (rows, columns) = (u64::from(tile.block_rows), u64::from(tile.block_cols));
+    let deep = (tiles * depth as u64) as f64;
+    Effort {
+        engine: if symbol.contains("_sm80_") { Engine::Mma } else { Engine::Ordinary },
+        flop: 2.0 * deep * (rows * columns) as f64,
+        tiles: tiles * ranges,
+        reads: deep * ((rows + columns) * size as u64) as f64,
+        bytes: touched_bytes(touches),
+        parts: parts as f64,
+    }
 }
 
 /// How the weight gradient's pixels are cut, so that its tiles of `side` fill the device.
@@ -86,6 +106,8 @@ pub(super) fn forward(
         (s.o as u64).div_ceil(u64::from(tile.block_cols)),
         1,
     ];
+    let (of, tiles) = ((symbol, tile, specs.x.dtype.size_bytes()), grid[0] * grid[1]);
+    let kernel = kernel.taking(effort(of, (tiles, 1), s.taps() * s.c, &touches, 0));
     cuda.launch(&kernel, grid, &args, &touches)
 }
 
@@ -117,6 +139,10 @@ pub(super) fn data(symbol: &'static str, s: &Shape, cuda: &Cuda, io: &Backward<'
         (s.c as u64).div_ceil(u64::from(tile.block_cols)),
         1,
     ];
+    // every class of pixels meets its share of the taps
+    let depth = s.taps() * s.o / (s.stride * s.stride).max(1);
+    let (of, tiles) = ((symbol, tile, specs.x.dtype.size_bytes()), grid[0] * grid[1]);
+    let kernel = kernel.taking(effort(of, (tiles, 1), depth, &touches, 0));
     cuda.launch(&kernel, grid, &args, &touches)
 }
 
@@ -151,6 +177,8 @@ pub(super) fn weight(
         Touched::new("x", args.other, specs.x),
         Touched::new("dw", args.dst, specs.w),
     ];
+    // the sum of partial results writes dw
+    let operands = touches.len() - usize::from(partial.is_some());
     touches.extend(partial);
     let columns = s.taps() * s.c;
     let grid = [
@@ -158,6 +186,9 @@ pub(super) fn weight(
         (columns as u64).div_ceil(u64::from(tile.block_cols)),
         ranges.count as u64,
     ];
+    let of = (symbol, tile, specs.x.dtype.size_bytes());
+    let (tiles, parts) = ((grid[0] * grid[1], grid[2]), partial.map_or(0, |p| p.bytes));
+    let kernel = kernel.taking(effort(of, tiles, s.outputs(), &touches[..operands], parts));
     cuda.launch(&kernel, grid, &args, &touches)?;
     match partial {
         Some(partial) => sums::reduce(cuda, partial, ranges.count, dw, specs.w),

@@ -7,7 +7,7 @@ use super::{
     tilings::{CLUSTER, Tiling, Work},
 };
 use crate::{
-    device::{Cuda, Kernel, TensorMap, TensorMapSpec, Touched},
+    device::{Cuda, Kernel, TensorMap, TensorMapSpec, Touched, touched_bytes},
     error::{Error, Result},
     op::{Backward, Forward, GradMode},
 };
@@ -153,6 +153,11 @@ impl Gathering<'_> {
             tap: list(class.taps.iter().copied()),
         };
         let grid = cuda.persistent_grid(&kernel, work.units() as u64)?;
+        // a class writes its share of the pixels and reads its share of the taps
+        let classes = class.every * class.every;
+        let written = self.out.bytes / classes * (1 + usize::from(self.accumulate));
+        let bytes = self.src.bytes + self.weight.bytes / classes + written;
+        let kernel = kernel.taking(tiling.effort(&work, bytes as f64));
         let mut touches = vec![self.src, self.weight, self.out, parts, counters];
         touches.extend(self.bias);
         cuda.launch(&kernel, grid, &args, &touches)
@@ -236,6 +241,7 @@ pub(super) fn weight(t: &Tiling, s: &Shape, cuda: &Cuda, io: &Backward<'_>) -> R
         tap: list(classes.iter().flat_map(|c| c.taps.iter().copied())),
     };
     let grid = cuda.persistent_grid(&kernel, work.units() as u64)?;
+    let kernel = kernel.taking(t.effort(&work, touched_bytes(&[dy, x, out])));
     cuda.launch(&kernel, grid, &args, &[dy, x, out, parts, counters])
 }
 

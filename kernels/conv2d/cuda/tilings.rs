@@ -8,7 +8,12 @@ use super::{
     problem::{Pass, SLAB, int},
     taps::{Class, tile_of},
 };
-use crate::{device::COUNTERS, error::Result, kernels::variant::by_dtype, tensor::DType};
+use crate::{
+    device::{COUNTERS, Effort, Engine},
+    error::Result,
+    kernels::variant::by_dtype,
+    tensor::DType,
+};
 
 /// Multiprocessors of the chip that times are predicted for.
 const MULTIPROCESSORS: usize = 132;
@@ -163,6 +168,27 @@ impl Tiling {
         self.atom()
     }
 
+    /// Rows of a slab that a block reads itself: a cluster shares one operand.
+    fn own_rows(&self, pass: Pass) -> usize {
+        match pass {
+            Pass::Weight => self.rows / CLUSTER + self.columns, // dy is multicast
+            _ => self.rows + self.columns / CLUSTER,            // the weights are
+        }
+    }
+
+    /// What a launch takes, for a forecast; `bytes` of operands and results.
+    pub fn effort(&self, w: &Work, bytes: f64) -> Effort {
+        let slabs = (w.tiles() * w.slabs) as f64;
+        Effort {
+            engine: Engine::Wgmma,
+            flop: 2.0 * slabs * (self.rows * self.columns * SLAB) as f64,
+            tiles: (w.tiles() * w.splits) as u64,
+            reads: slabs * (self.own_rows(w.pass) * ROW_BYTES) as f64,
+            bytes,
+            parts: 2.0 * self.parts_bytes(w) as f64, // written and read once
+        }
+    }
+
     /// Clocks of a slab: what the tensor cores, shared memory (the copies' writes, wgmma's reads) and the
     /// second-level cache need for it; the longest hides the others.
     fn clocks(&self, pass: Pass) -> f64 {
@@ -170,11 +196,7 @@ impl Tiling {
         let tensor = rows * columns * SLAB / MULTIPLIES;
         let shared_rows = (rows + columns) + (rows + rows / 64 * columns); // written, read
         let shared = shared_rows * ROW_BYTES / SHARED_BYTES;
-        let from_cache = match pass {
-            Pass::Weight => rows / CLUSTER + columns, // dy is multicast
-            _ => rows + columns / CLUSTER,            // the weights are
-        };
-        let cache = (from_cache * ROW_BYTES) as f64 / CACHE_BYTES;
+        let cache = (self.own_rows(pass) * ROW_BYTES) as f64 / CACHE_BYTES;
         cache.max(tensor.max(shared) as f64)
     }
 

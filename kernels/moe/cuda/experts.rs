@@ -2,7 +2,7 @@
 
 use super::int;
 use crate::{
-    device::{Cuda, Touched},
+    device::{Cuda, Effort, Engine, Touched, touched_bytes},
     error::Result,
     kernels::{
         elementwise::{Operands, mode},
@@ -171,6 +171,18 @@ fn product(
     if r == 0 && pass != Pass::Weight || grid.contains(&0) {
         return Ok(());
     }
+    let blocks: u64 = grid.iter().product();
+    let deep = (r * k * n) as f64; // rows of all experts together
+    let size = rows.dtype.size_bytes() as f64;
+    let (down, across) = (f64::from(tile.block_rows), f64::from(tile.block_cols));
+    let kernel = kernel.taking(Effort {
+        engine: if name == "simt" { Engine::Ordinary } else { Engine::Mma },
+        flop: 2.0 * deep,
+        tiles: blocks,
+        reads: deep * (1.0 / down + 1.0 / across) * size,
+        bytes: touched_bytes(touches),
+        parts: 0.0,
+    });
     cuda.launch(&kernel, grid, &args, touches)
 }
 

@@ -1,21 +1,24 @@
 //! `selvedge plan`: prints the program that a command would run, and runs nothing.
 
+mod forecast;
+mod generate;
+mod measured;
+mod report;
 mod sam;
 mod show;
 mod towers;
+mod train;
 
 use super::{
     bench::{Latent, parse_latent},
-    common::{dtype, note, out, positive},
+    common::{dtype, positive},
 };
 use crate::{
     cli::forward::Part,
-    data::TrainConfig,
-    device::Device,
     error::{Error, Result},
     lora::Adapters,
     models::{
-        architecture::{Architecture, component_json},
+        architecture::component_json,
         checkpoint::Component,
         clip::{TextConfig, TextInputs, text_encoder},
         unet::UnetConfig,
@@ -24,11 +27,12 @@ use crate::{
     nn::Net,
     plan::{Plan, Recorder},
     tensor::Spec,
-    train::{Blueprint, StepSize, fit, plan_denoising, plan_training},
+    train::{StepSize, plan_denoising},
 };
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
-use show::{COMPONENTS, Title, View, print};
-use std::path::{Path, PathBuf};
+use generate::Generate;
+use show::{Around, COMPONENTS, Title, View, print};
+use train::Train;
 
 /// Prints the planned program: steps, shapes, work, memory. Needs configurations, no weights.
 #[derive(Debug, ClapArgs)]
@@ -81,39 +85,6 @@ impl Common {
 }
 
 #[derive(Debug, ClapArgs)]
-struct Train {
-    /// A training configuration; flags given here override it.
-    config: Option<PathBuf>,
-    /// Overrides a key of the configuration.
-    #[arg(long = "set", value_name = "KEY=VALUE", requires = "config")]
-    set: Vec<String>,
-    /// A base model, a folder with config.json, nano, or one of sdxl, sd15, sd21; by default the configuration's, or
-    /// sdxl.
-    #[arg(long)]
-    model: Option<String>,
-    /// Pictures of a pass, without those of a prior set; by default the configuration's, or 1.
-    #[arg(long, value_parser = positive)]
-    batch: Option<usize>,
-    /// Text tokens; by default as many as the model's tokenizer gives.
-    #[arg(long, value_parser = positive)]
-    tokens: Option<usize>,
-    /// Adapter rank; by default the configuration's, or 32.
-    #[arg(long, value_parser = positive)]
-    rank: Option<usize>,
-    /// Recompute activations in the backward pass.
-    #[arg(long)]
-    checkpoint: bool,
-    #[command(flatten)]
-    view: View,
-}
-
-#[derive(Debug, ClapArgs)]
-struct Generate {
-    #[command(flatten)]
-    common: Common,
-}
-
-#[derive(Debug, ClapArgs)]
 struct ForwardArgs {
     /// unet, vae-encoder, vae-decoder, text-encoder, text-encoder-2; sam-image-encoder, sam-mask-decoder (--model
     /// sam-vit-b, -l, -h or mobile-sam, or a checkpoint); clip-image, clip-text, dinov2, dino (a configuration is
@@ -132,144 +103,22 @@ struct ForwardArgs {
 /// Those of the configuration and the recording.
 pub fn run(args: Args) -> Result<u8> {
     match args.what {
-        What::Train(t) => train(&t)?,
-        What::Generate(g) => {
-            let device = Device::parse(&g.common.view.device)?;
-            let parts = ["text-encoder", "text-encoder-2", "unet", "vae-decoder"];
-            let guided = Common { batch: 2 * g.common.batch, ..g.common.clone() };
-            for part in parts {
-                let unet = unet_config(&g.common)?;
-                if part == "text-encoder-2" && unet.text_time.is_none() {
-                    continue;
-                }
-                // The autoencoder decodes without guidance, in the element type that `generate` takes for it.
-                let common = match part {
-                    "vae-decoder" => in_type(&g.common, vae_dtype(&g.common)?),
-                    _ => guided.clone(),
-                };
-                print(
-                    &forward(part, &common)?,
-                    &Title::of(part, common.model(), &common.view),
-                    &device,
-                    &[],
-                )?;
-            }
-        }
+        What::Train(t) => t.run()?,
+        What::Generate(g) => g.run()?,
         What::Forward(mut f) => {
             if sam::COMPONENTS.contains(&f.component.as_str()) {
                 f.common.model.get_or_insert_with(|| sam::DEFAULT.into());
             }
-            let device = Device::parse(&f.common.view.device)?;
+            let on = f.common.view.on()?;
             let title = Title::of(&f.component, f.common.model(), &f.common.view);
             let plan = match Part::from_str(&f.component, false).map(Part::component) {
                 Ok(tower) if tower.is_tower() => tower_plan(tower, &f)?,
                 _ => base_plan(&f)?,
             };
-            print(&plan, &title, &device, &[])?;
+            print(plan, &title, &on, Around::default())?;
         }
     }
     Ok(0)
-}
-
-/// The configuration that is planned: the file's, or the defaults, under the flags that were given.
-fn configured(args: &Train) -> Result<TrainConfig> {
-    let mut config = match &args.config {
-        Some(file) => TrainConfig::load(file, &args.set)?,
-        None => TrainConfig { base: "sdxl".into(), ..TrainConfig::default() },
-    };
-    if let Some(model) = &args.model {
-        config.base = model.clone();
-    }
-    let t = &mut config.train;
-    t.batch = args.batch.unwrap_or(t.batch);
-    t.rank = args.rank.unwrap_or(t.rank);
-    t.checkpoint_gradients |= args.checkpoint;
-    Ok(config)
-}
-
-fn train(args: &Train) -> Result<()> {
-    let device = Device::parse(&args.view.device)?;
-    let mut config = configured(args)?;
-    let dtype = dtype(&args.view.dtype)?;
-    let title =
-        Title { what: "training step", model: config.base.clone(), view: args.view.clone() };
-    if lone_unet(&config.base) {
-        return train_unet(args, &config, &title, &device);
-    }
-    let mut architecture = Architecture::open(&config.base, dtype)?;
-    architecture.tokens = args.tokens.unwrap_or(architecture.tokens);
-    if args.config.is_none() {
-        config.train.resolution = architecture.side();
-    }
-    let mut blueprint = Blueprint::new(&config, architecture)?;
-    if let Some(Latent(sides)) = args.view.latent {
-        blueprint.options.latent = sides;
-    }
-    let plans = blueprint.plans()?;
-    let text = plans.text.as_ref().map_or(0, fit::plan_bytes);
-    let mut beside = vec![("VAE encoder", "encoder_bytes", fit::plan_bytes(&plans.encoder))];
-    beside.extend((text > 0).then_some(("text encoders", "text_bytes", text)));
-    let average = fit::average_bytes(&plans.step, &config.train);
-    beside.extend((average > 0).then_some(("moving average", "average_bytes", average)));
-    print(&plans.step, &title, &device, &beside)?;
-    let (base, options) = (&blueprint.architecture, &blueprint.options);
-    let size = StepSize {
-        batch: options.batch,
-        latent: options.latent,
-        tokens: base.tokens,
-        dtype,
-        ..StepSize::default()
-    };
-    alone(&base.unet, &size, &args.view)
-}
-
-/// A folder that holds a U-Net and nothing else.
-fn lone_unet(model: &str) -> bool {
-    let path = Path::new(model);
-    path.join("config.json").is_file() && !path.join("unet").is_dir()
-}
-
-/// The step of a U-Net alone: no VAE and no text encoders stand beside it.
-fn train_unet(args: &Train, config: &TrainConfig, title: &Title, device: &Device) -> Result<()> {
-    if args.config.is_some() {
-        return Err(Error::Config {
-            key: "--model".into(),
-            found: format!("{}, a U-Net alone", config.base),
-            expected: "a whole base model, beside a configuration".into(),
-            fix: "leave CONFIG out: sizes are then --latent, --batch, --tokens and --rank".into(),
-        });
-    }
-    let unet = UnetConfig::from_json(&component_json(&config.base, Component::Unet)?)?;
-    let size = StepSize {
-        batch: config.train.batch,
-        tokens: args.tokens.unwrap_or(TOKENS),
-        rank: config.train.rank,
-        checkpoint: config.train.checkpoint_gradients,
-        dtype: dtype(&args.view.dtype)?,
-        latent: args.view.latent.map_or([unet.sample_size.unwrap_or(64); 2], |Latent(s)| s),
-        ..StepSize::default()
-    };
-    note("a U-Net alone: VAE and text encoders are not counted");
-    print(&plan_training(&unet, &size)?, title, device, &[])?;
-    alone(&unet, &size, &args.view)
-}
-
-/// The U-Net's own work, for comparing with published numbers.
-fn alone(unet: &UnetConfig, size: &StepSize, view: &View) -> Result<()> {
-    if !view.json {
-        let flop = plan_denoising(unet, size)?.summary().forward_flop;
-        out(&format!("  U-Net alone, forward   {:.3} TFLOP\n", flop / 1e12));
-    }
-    Ok(())
-}
-
-fn in_type(common: &Common, dtype: String) -> Common {
-    Common { view: View { dtype, ..common.view.clone() }, ..common.clone() }
-}
-
-fn vae_dtype(common: &Common) -> Result<String> {
-    let config = VaeConfig::from_json(&component_json(common.model(), Component::Vae)?)?;
-    Ok(config.storage(dtype(&common.view.dtype)?).to_string())
 }
 
 fn unet_config(common: &Common) -> Result<UnetConfig> {

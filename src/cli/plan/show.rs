@@ -1,8 +1,14 @@
 //! How a plan is printed: steps, work, memory; a table or JSON.
 
+use super::{
+    forecast::{After, Forecast, Forecaster},
+    measured::Measured,
+    report,
+};
 use crate::{
     cli::{
         bench::{Latent, parse_latent},
+        chips::Chip,
         common::out,
     },
     device::Device,
@@ -12,6 +18,7 @@ use crate::{
 };
 use clap::Args as ClapArgs;
 use serde_json::json;
+use std::path::PathBuf;
 
 /// What is common to all plans: sizes that no configuration has, and how the plan is shown.
 #[derive(Clone, Debug, ClapArgs)]
@@ -31,15 +38,35 @@ pub(super) struct View {
     /// Print JSON (the summary).
     #[arg(long)]
     pub json: bool,
-    /// Forecast the time at this many TFLOP/s.
-    #[arg(long, value_name = "TFLOPS", value_parser = rate)]
-    pub at: Option<f64>,
+    /// Forecast the time on a chip: h200, h100, gh200, a100, a800, rtx4090, l40s, or a file like those in
+    /// src/cli/chips.
+    #[arg(long, value_name = "NAME|FILE.toml", conflicts_with = "device")]
+    pub chip: Option<String>,
+    /// With --chip: take the time of steps that were measured on it from results of `kernels bench --json`, a file or a
+    /// folder (repeatable).
+    #[arg(long, value_name = "FILE|DIR", requires = "chip")]
+    pub measured: Vec<PathBuf>,
 }
 
-/// A finite rate above 0.
-fn rate(word: &str) -> std::result::Result<f64, String> {
-    let number = word.parse::<f64>().ok().filter(|x| x.is_finite() && *x > 0.0);
-    number.ok_or_else(|| "expected TFLOP/s, a number above 0".into())
+/// What a plan is shown for.
+pub(super) enum On {
+    /// A device, whose kernel variants are named.
+    Device(Device),
+    /// A chip that is not there.
+    Chip(Box<Forecaster>),
+}
+
+impl View {
+    /// What the flags name.
+    ///
+    /// # Errors
+    /// Those of the device, of the chip's file and of the measured results.
+    pub fn on(&self) -> Result<On> {
+        let Some(word) = &self.chip else { return Device::parse(&self.device).map(On::Device) };
+        let chip = Chip::parse(word)?;
+        let measured = Measured::read(&self.measured, &chip)?;
+        Ok(On::Chip(Box::new(Forecaster { chip, measured })))
+    }
 }
 
 /// Memory of a plan, bytes.
@@ -94,30 +121,80 @@ impl Title {
 /// What stands in memory beside a plan: in words, as a JSON key, bytes.
 pub(super) type Beside = (&'static str, &'static str, u64);
 
-/// Prints a plan as `title` asks for it, with what stands `beside` it in the peak.
-pub(super) fn print(plan: &Plan, title: &Title, device: &Device, beside: &[Beside]) -> Result<()> {
+/// What is printed with a plan.
+#[derive(Default)]
+pub(super) struct Around<'a> {
+    /// What stands beside it in the peak.
+    pub beside: Vec<Beside>,
+    /// What is launched after its steps.
+    pub after: Option<After<'a>>,
+    /// More times that follow from its forecast: in words, as a JSON key, ms.
+    pub more: Option<More<'a>>,
+}
+
+/// Times that follow from a forecast.
+pub(super) type More<'a> = &'a dyn Fn(&Forecast) -> Vec<Further>;
+
+/// A time in words, as a JSON key, ms.
+pub(super) type Further = (String, &'static str, f64);
+
+/// Prints a plan as `title` asks for it; its forecast on a chip.
+pub(super) fn print(
+    plan: Plan,
+    title: &Title,
+    on: &On,
+    around: Around<'_>,
+) -> Result<Option<Forecast>> {
+    match on {
+        On::Device(device) => {
+            show(&plan, title, &around, device, None);
+            Ok(None)
+        }
+        On::Chip(forecaster) => {
+            let (program, forecast) = forecaster.of(plan, around.after)?;
+            show(program.plan(), title, &around, program.device(), Some(&forecast));
+            Ok(Some(forecast))
+        }
+    }
+}
+
+fn show(
+    plan: &Plan,
+    title: &Title,
+    around: &Around<'_>,
+    device: &Device,
+    forecast: Option<&Forecast>,
+) {
     let (s, m) = (plan.summary(), memory(&plan.summary()));
     let adapters: usize = (plan.params().iter().filter(|p| is_adapter(&p.name)))
         .map(|p| p.dims.iter().product::<usize>())
         .sum();
     let flop = s.forward_flop + s.backward_flop;
+    let beside = &around.beside;
     let peak = m.peak as u64 + beside.iter().map(|b| b.2).sum::<u64>();
     let Title { what, model, view } = title;
-    let forecast_ms = view.at.map(|rate| flop / rate / 1e9);
+    let further = match (forecast, around.more) {
+        (Some(forecast), Some(more)) => more(forecast),
+        _ => vec![],
+    };
     if view.json {
         let mut all = json!({
             "what": what, "model": model, "dtype": view.dtype, "steps": s.steps, "once_steps": s.once_steps, "once_flop": s.once_flop,
             "parameters": s.parameters - adapters, "trainable_parameters": s.trainable_parameters,
             "forward_flop": s.forward_flop, "backward_flop": s.backward_flop, "flop": flop,
             "weight_bytes": m.weights, "arena_bytes": m.arena, "moment_bytes": m.moments,
-            "planned_bytes": peak, "forecast_ms": forecast_ms,
+            "planned_bytes": peak, "forecast_ms": null,
         });
         beside.iter().for_each(|(_, key, bytes)| all[*key] = json!(bytes));
+        forecast.iter().for_each(|f| report::json(&mut all, &f.chip, &f.total()));
+        further.iter().for_each(|(_, key, ms)| all[*key] = json!(ms));
         out(&format!("{all}\n"));
-        return Ok(());
+        return;
     }
-    if !view.summary {
-        out(&plan.explain(device));
+    match forecast {
+        Some(forecast) if !view.summary => out(&report::table(forecast)),
+        None if !view.summary => out(&plan.explain(device)),
+        _ => {}
     }
     let mb = |bytes: usize| bytes as f64 / 1e6;
     let mut text = format!("{what} of {model}, {}\n", view.dtype);
@@ -138,11 +215,13 @@ pub(super) fn print(plan: &Plan, title: &Title, device: &Device, beside: &[Besid
         text += &format!("  {words:<22} {:.1} MB\n", *bytes as f64 / 1e6);
     }
     text += &format!("  planned peak memory    {:.1} MB\n", peak as f64 / 1e6);
-    if let Some(ms) = forecast_ms {
-        text += &format!("  forecast               {ms:.2} ms\n");
+    if let Some(forecast) = forecast {
+        text += &report::text(&forecast.chip, &forecast.total());
+    }
+    for (words, _, ms) in further {
+        text += &format!("  {words:<26} {}, forecast\n", report::duration(ms));
     }
     out(&text);
-    Ok(())
 }
 
 /// `2,567,463,684`.

@@ -8,6 +8,7 @@ mod calls;
 mod encoding;
 mod graph;
 mod launch;
+mod none;
 
 pub(super) use encoding::Encoding;
 pub use encoding::TensorMap;
@@ -49,6 +50,16 @@ macro_rules! functions {
                     $($field: *unsafe { library.get($symbol.as_bytes()) }
                         .map_err(|_| no_driver(name, concat!("it exports no ", $symbol)))?,)*
                 })
+            }
+
+            /// Functions that succeed and do nothing.
+            fn idle() -> Self {
+                Self {
+                    $($field: {
+                        unsafe extern "C" fn idle($(_: $arg),*) -> Code { 0 }
+                        idle
+                    },)*
+                }
             }
         }
     };
@@ -104,7 +115,7 @@ functions! {
 pub(super) struct Driver {
     table: Table,
     #[cfg_attr(not(feature = "cust"), expect(dead_code))] // it outlives the table
-    library: libloading::Library,
+    library: Option<libloading::Library>,
 }
 
 /// The least CUDA version of a driver: its objects' ABI and PTX 9.0, as `cuDriverGetVersion` counts.
@@ -171,7 +182,7 @@ impl Driver {
 
     fn start(library: libloading::Library, name: &str) -> Result<Self> {
         check_version(&library, name)?; // an old library lacks functions of the table
-        let driver = Self { table: Table::load(&library, name)?, library };
+        let driver = Self { table: Table::load(&library, name)?, library: Some(library) };
         // SAFETY: plain call without pointers.
         driver.ok("cuInit", unsafe { (driver.table.init)(0) })?;
         Ok(driver)
@@ -180,8 +191,9 @@ impl Driver {
     /// The address of an exported function, for another caller of the same library.
     #[cfg(feature = "cust")]
     pub fn symbol(&self, name: &str) -> Option<usize> {
+        let library = self.library.as_ref()?;
         // SAFETY: only the address is taken; cust declares the documented type of every function it calls.
-        let found = unsafe { self.library.get::<*const c_void>(name.as_bytes()) };
+        let found = unsafe { library.get::<*const c_void>(name.as_bytes()) };
         found.ok().map(|symbol| *symbol as usize)
     }
 

@@ -227,7 +227,7 @@ fn open(args: &Bench, from: usize) -> Result<Session<'_>> {
         launch::open(&cuda)?;
     }
     let emulated = cuda.name() == "emulated";
-    let chip = if emulated { Some(Chip::h200()) } else { Chip::of(cuda.chip()) };
+    let chip = if emulated { Chip::h200() } else { Chip::of(cuda.chip()) };
     let blas = if emulated { None } else { cuda.blas()? };
     if from > 0 {
         return Ok(Session { args, cuda, emulated, chip, blas, rivals });

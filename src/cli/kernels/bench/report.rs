@@ -50,7 +50,7 @@ impl Session<'_> {
     fn line(&self, row: &Row) -> String {
         let number =
             |n: Option<f64>, digits: usize| n.map_or("-".into(), |n| format!("{n:.digits$}"));
-        let floor = self.chip.map(|c| c.floor_ms(row.cost, row.dtype));
+        let floor = self.chip.as_ref().map(|c| c.floor_ms(row.cost, row.dtype));
         let share = floor.filter(|_| !self.emulated).map(|f| f / row.cold_ms * 100.0);
         let mut line = format!(
             "{:<52} {:<5} {:<10} {:>10.4} {:>10.4} {:>9.3} {:>8.1} {:>10} {:>6} {:>10}  {}{}\n",
@@ -83,7 +83,7 @@ impl Session<'_> {
 
     /// A row as one JSON object.
     fn json(&self, row: &Row) -> Value {
-        let floor = self.chip.map(|c| c.floor_ms(row.cost, row.dtype));
+        let floor = self.chip.as_ref().map(|c| c.floor_ms(row.cost, row.dtype));
         let compared = row.verdict.as_ref().map(|(c, verdict)| {
             json!({"ratio": c.ratio, "low": c.low, "high": c.high, "verdict": verdict})
         });
@@ -168,10 +168,10 @@ impl<'a> Told<'a> {
     pub fn finish(self) -> Result<u8> {
         if let Some(path) = &self.args.svg {
             let chip = match self.chip.starts_with("emulated") {
-                true => Some(Chip::h200()),
+                true => Chip::h200(),
                 false => Chip::of(&self.chip),
             };
-            let text = roofline::svg(&self.chip, chip, &self.points);
+            let text = roofline::svg(&self.chip, chip.as_ref(), &self.points);
             std::fs::write(path, text).map_err(Error::file("write", path))?;
         }
         if self.points.is_empty() {

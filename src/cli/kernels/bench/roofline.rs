@@ -55,13 +55,13 @@ fn decades(values: impl Iterator<Item = f64>) -> (f64, f64) {
 }
 
 /// FLOP/s over FLOP/byte, both logarithmic, with the chip's two roofs.
-pub fn svg(title: &str, chip: Option<Chip>, points: &[Point]) -> String {
+pub fn svg(title: &str, chip: Option<&Chip>, points: &[Point]) -> String {
     let points: Vec<&Point> =
         points.iter().filter(|p| p.cost.flop > 0.0 && p.cost.bytes > 0.0 && p.ms > 0.0).collect();
     let intensity = |p: &Point| p.cost.flop / p.cost.bytes;
     let rate = |p: &Point| p.cost.flop / p.ms * 1e3;
-    let ridge = chip.map(|c| c.half_flop / c.bytes);
-    let peak = chip.map(|c| c.half_flop);
+    let ridge = chip.map(|c| c.flop(DType::Bf16) / c.bytes());
+    let peak = chip.map(|c| c.flop(DType::Bf16));
     let axes = Axes {
         x: decades(points.iter().map(|p| intensity(p)).chain(ridge.map(|r| r * 2.0))),
         y: decades(points.iter().map(|p| rate(p)).chain(peak)),
@@ -74,8 +74,10 @@ pub fn svg(title: &str, chip: Option<Chip>, points: &[Point]) -> String {
         escape(title)
     );
     grid(&mut s, &axes);
-    for (name, flop) in chip.iter().flat_map(|c| [("f32", c.f32_flop), ("16 bit", c.half_flop)]) {
-        roof(&mut s, &axes, name, flop, chip.map_or(1.0, |c| c.bytes));
+    for (c, name, dtype) in
+        chip.iter().flat_map(|c| [(c, "f32", DType::F32), (c, "16 bit", DType::Bf16)])
+    {
+        roof(&mut s, &axes, name, c.flop(dtype), c.bytes());
     }
     for p in points {
         let colour = match p.dtype {
@@ -158,8 +160,8 @@ mod tests {
     fn a_plot_of_nothing_and_of_something_is_complete() {
         let cost = Cost { flop: 1e9, bytes: 1e6 };
         let point = Point { name: "a < b".into(), dtype: DType::Bf16, cost, ms: 0.1 };
-        for (chip, points) in [(None, vec![]), (Some(Chip::h200()), vec![point])] {
-            let svg = svg("t", chip, &points);
+        for (chip, points) in [(None, vec![]), (Chip::h200(), vec![point])] {
+            let svg = svg("t", chip.as_ref(), &points);
             assert!(svg.starts_with("<svg") && svg.ends_with("</svg>") && !svg.contains("NaN"));
             assert_eq!(svg.contains("a &lt; b"), !points.is_empty());
         }
