@@ -63,6 +63,8 @@ pub(super) struct Line {
 pub(super) struct Forecast {
     pub chip: String,
     pub steps: Vec<Line>,
+    /// So many of the steps, the first, run only when a prompt is new.
+    pub once: usize,
     pub after: Vec<Line>,
 }
 
@@ -89,7 +91,8 @@ impl Forecaster {
             Some((what, launch)) => vec![self.beside(what, &launch(&mut program)?)],
             None => vec![],
         };
-        let forecast = Forecast { chip: self.chip.name().into(), steps, after };
+        let once = program.plan().summary().once_steps;
+        let forecast = Forecast { chip: self.chip.name().into(), steps, once, after };
         Ok((program, forecast))
     }
 
@@ -238,8 +241,22 @@ impl Forecast {
     /// One run of everything in the graph.
     pub fn total(&self) -> Total {
         let mut total = Total::default();
-        total.add(&self.steps, 1);
-        total.add(&self.after, 1);
+        self.add_to(&mut total, 1);
+        total
+    }
+
+    /// Adds `times` runs with the same prompt.
+    pub fn add_to(&self, total: &mut Total, times: usize) {
+        let (once, each) = self.steps.split_at(self.once.min(self.steps.len()));
+        total.add(once, 1);
+        total.add(each, times);
+        total.add(&self.after, times);
+    }
+
+    /// What runs only when a prompt is new.
+    pub fn prompt(&self) -> Total {
+        let mut total = Total::default();
+        total.add(&self.steps[..self.once.min(self.steps.len())], 1);
         total
     }
 }

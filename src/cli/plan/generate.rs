@@ -2,7 +2,7 @@
 
 use super::{
     Common,
-    forecast::{Forecast, Total, stand_in},
+    forecast::{Total, stand_in},
     forward, report,
     show::{Around, Title, View, print},
     unet_config,
@@ -57,10 +57,7 @@ impl Generate {
             let plan = forward(part, &common)?;
             let around = Around { after, ..Around::default() };
             if let Some(forecast) = print(plan, &title, &on, around)? {
-                let Forecast { steps: lines, after, .. } = &forecast;
-                let times = if denoises { steps } else { 1 };
-                total.add(lines, times);
-                total.add(after, times);
+                forecast.add_to(&mut total, if denoises { steps } else { 1 });
                 chip = forecast.chip;
             }
         }

@@ -187,6 +187,10 @@ fn show(
         });
         beside.iter().for_each(|(_, key, bytes)| all[*key] = json!(bytes));
         forecast.iter().for_each(|f| report::json(&mut all, &f.chip, &f.total()));
+        for once in forecast.iter().filter(|f| f.once > 0).map(|f| f.prompt()) {
+            all["once_nodes"] = json!(once.nodes);
+            all["once_ms"] = json!(once.time.us() / 1e3);
+        }
         further.iter().for_each(|(_, key, ms)| all[*key] = json!(ms));
         out(&format!("{all}\n"));
         return;
@@ -217,6 +221,11 @@ fn show(
     text += &format!("  planned peak memory    {:.1} MB\n", peak as f64 / 1e6);
     if let Some(forecast) = forecast {
         text += &report::text(&forecast.chip, &forecast.total());
+        if forecast.once > 0 {
+            let once = forecast.prompt();
+            let (nodes, ms) = (once.nodes, once.time.us() / 1e3);
+            text += &format!("  of it once a prompt    {nodes} nodes, {ms:.3} ms\n");
+        }
     }
     for (words, _, ms) in further {
         text += &format!("  {words:<26} {}, forecast\n", report::duration(ms));
