@@ -24,7 +24,7 @@ pub use flat::{Flat, FlatOnDevice};
 pub use program::Program;
 pub use record::{ParamInfo, Recorder, Value, WeightLayout};
 pub use trace::{Roofline, Traced, trace_json};
-pub use weights::{StoredBytes, WeightSource};
+pub use weights::{StoredBytes, WeightSource, rounded};
 
 use crate::op::{GradMode, Keeps};
 use buffers::Buffer;

@@ -134,7 +134,7 @@ pub fn run(args: Args) -> Result<u8> {
     match args.what {
         What::Train(t) => train(&t)?,
         What::Generate(g) => {
-            let device = Device::parse(&g.common.view.device)?;
+            let device = g.common.view.device()?;
             let parts = ["text-encoder", "text-encoder-2", "unet", "vae-decoder"];
             let guided = Common { batch: 2 * g.common.batch, ..g.common.clone() };
             for part in parts {
@@ -159,7 +159,7 @@ pub fn run(args: Args) -> Result<u8> {
             if sam::COMPONENTS.contains(&f.component.as_str()) {
                 f.common.model.get_or_insert_with(|| sam::DEFAULT.into());
             }
-            let device = Device::parse(&f.common.view.device)?;
+            let device = f.common.view.device()?;
             let title = Title::of(&f.component, f.common.model(), &f.common.view);
             let plan = match Part::from_str(&f.component, false).map(Part::component) {
                 Ok(tower) if tower.is_tower() => tower_plan(tower, &f)?,
@@ -188,15 +188,15 @@ fn configured(args: &Train) -> Result<TrainConfig> {
 }
 
 fn train(args: &Train) -> Result<()> {
-    let device = Device::parse(&args.view.device)?;
+    let device = args.view.device()?;
     let mut config = configured(args)?;
-    let dtype = dtype(&args.view.dtype)?;
+    let types = args.view.types()?;
     let title =
         Title { what: "training step", model: config.base.clone(), view: args.view.clone() };
     if lone_unet(&config.base) {
         return train_unet(args, &config, &title, &device);
     }
-    let mut architecture = Architecture::open(&config.base, dtype)?;
+    let mut architecture = Architecture::open(&config.base, types)?;
     architecture.tokens = args.tokens.unwrap_or(architecture.tokens);
     if args.config.is_none() {
         config.train.resolution = architecture.side();
@@ -217,7 +217,7 @@ fn train(args: &Train) -> Result<()> {
         batch: options.batch,
         latent: options.latent,
         tokens: base.tokens,
-        dtype,
+        types,
         ..StepSize::default()
     };
     alone(&base.unet, &size, &args.view)
@@ -245,7 +245,7 @@ fn train_unet(args: &Train, config: &TrainConfig, title: &Title, device: &Device
         tokens: args.tokens.unwrap_or(TOKENS),
         rank: config.train.rank,
         checkpoint: config.train.checkpoint_gradients,
-        dtype: dtype(&args.view.dtype)?,
+        types: args.view.types()?,
         latent: args.view.latent.map_or([unet.sample_size.unwrap_or(64); 2], |Latent(s)| s),
         ..StepSize::default()
     };
@@ -285,7 +285,7 @@ fn tower_plan(component: Component, args: &ForwardArgs) -> Result<Plan> {
         batch: common.batch,
         tokens: common.tokens,
         picture: args.size,
-        dtype: dtype(&common.view.dtype)?,
+        types: common.view.types()?,
     };
     towers::plan(component, common.model(), &size)
 }
@@ -310,19 +310,19 @@ fn forward(component: &str, common: &Common) -> Result<Plan> {
     let (model, n) = (common.model(), common.batch);
     let json = |c: Component| component_json(model, c);
     let side = |default: usize| common.view.latent.map_or([default; 2], |Latent(s)| s);
-    let (mut rec, none) = (Recorder::in_dtype(dtype(&common.view.dtype)?), Adapters::new());
+    let (mut rec, none) = (Recorder::in_dtype(common.view.types()?), Adapters::new());
     let out = match component {
         "unet" => {
             let config = unet_config(common)?;
             let latent = side(config.sample_size.unwrap_or(64));
             let (batch, tokens) = (n, common.tokens());
-            let dtype = dtype(&common.view.dtype)?;
-            let size = StepSize { batch, latent, tokens, dtype, ..StepSize::default() };
+            let types = common.view.types()?;
+            let size = StepSize { batch, latent, tokens, types, ..StepSize::default() };
             return plan_denoising(&config, &size);
         }
         "vae-encoder" | "vae-decoder" => {
             let config = VaeConfig::from_json(&json(Component::Vae)?)?;
-            config.check_storage(dtype(&common.view.dtype)?)?;
+            config.check_storage(common.view.types()?.values())?;
             let [h, w] = side(64);
             let f = config.factor();
             let decode = component == "vae-decoder";
@@ -351,7 +351,7 @@ fn forward(component: &str, common: &Common) -> Result<Plan> {
         }
         name if sam::COMPONENTS.contains(&name) => {
             let cells = common.view.latent.map(|Latent(s)| s);
-            return sam::plan((name, model), n, cells, dtype(&common.view.dtype)?);
+            return sam::plan((name, model), n, cells, common.view.types()?);
         }
         other => {
             return Err(Error::Config {
