@@ -43,7 +43,9 @@ pub(super) fn forward_scratch(s: Shape, stored: DType) -> usize {
     if Unit::of(stored).is_some() {
         return bf16::sum_scratch([s.rows, s.n], bf16::steps(1, s.k), s.rank).saturating_mul(4);
     }
-    products_scratch([s.rows, s.k, s.n, s.rank], true).saturating_mul(4)
+    // halves are packed, wherever they lie
+    let forward = stored == DType::F32;
+    products_scratch([s.rows, s.k, s.n, s.rank], forward).saturating_mul(4)
 }
 
 /// `g = scale dy up`, `[rows, r]`, and the packed operands, or what the weight gradients need.

@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(named(&half, DType::F32), ["--dtype bf16"]);
         assert_eq!(
             named(&half, DType::Bf16).len(),
-            3,
+            2,
             "it is bf16 already: the nearest of every other kind"
         );
         let all = |c: &Choice| half(c) && both(c);
