@@ -109,17 +109,16 @@ fn run(op: &dyn Op, case: &Case, values: DType, weight: Option<DType>) -> Result
     all
 }
 
-/// The kernels' rule: twice the change that rounded inputs make, and a little for what is rounded between two products; for
-/// a handful of numbers, whose change may be small by chance, two units in the last place of bf16.
-fn check(name: &str, got: &Results, plain: &Results, rounded: &Results) {
+/// The kernels' rule: twice the change that rounded inputs make, and two units in the last place of `dtype`.
+fn check(name: &str, dtype: DType, got: &Results, plain: &Results, rounded: &Results) {
+    let digits = if dtype == DType::Bf16 { 7 } else { 10 };
     for (what, got) in got {
         let find = |all: &Results| all.iter().find(|r| r.0 == *what).map(|r| r.1.clone()).unwrap();
         let (plain, rounded) = (find(plain), find(rounded));
         let change = plain.iter().zip(&rounded).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        let largest = plain.iter().map(|v| v.abs()).fold(0.0, f32::max);
         for (i, (g, p)) in got.iter().zip(&plain).enumerate() {
-            let little = if plain.len() < 64 { largest / 64.0 } else { largest * 1e-3 };
-            let allowed = 2.0 * change + little;
+            let exponent = if *p == 0.0 { -126 } else { p.abs().log2().floor() as i32 };
+            let allowed = 2.0 * change + 2.0 * 2f32.powi(exponent - digits);
             assert!((g - p).abs() <= allowed, "{name}, {what} [{i}]: {g} {p}, allowed {allowed}");
         }
     }
@@ -145,7 +144,7 @@ fn products_with_half_weights_follow_the_error_rule() {
             let plain = run(&*case.op, case, DType::F32, None);
             let rounded = run(&*case.op, case, dtype, None);
             let got = run(&*case.op, case, DType::F32, Some(dtype));
-            check(&format!("{} {dtype}", case.name), &got, &plain, &rounded);
+            check(&format!("{} {dtype}", case.name), dtype, &got, &plain, &rounded);
             assert_eq!(got, run(&*case.op, case, DType::F32, Some(dtype)), "{}: bits", case.name);
             seen += 1;
         }
@@ -173,7 +172,8 @@ fn attention_with_rounded_operands_follows_the_error_rule() {
         let op = Attention { causal, scale, products: DType::Bf16 };
         let plain = run(&*case.op, &case, DType::F32, None);
         let rounded = run(&*case.op, &case, DType::Bf16, None);
-        check(&case.name, &run(&op, &case, DType::F32, None), &plain, &rounded);
+        let got = run(&op, &case, DType::F32, None);
+        check(&case.name, DType::Bf16, &got, &plain, &rounded);
         let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
         let alone = one.install(|| run(&op, &case, DType::F32, None));
         assert_eq!(alone, run(&op, &case, DType::F32, None), "{}: threads", case.name);

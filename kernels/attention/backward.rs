@@ -269,7 +269,12 @@ impl Job<'_> {
         let s = self.cut.shape;
         for (i, delta) in delta.iter_mut().enumerate() {
             let at = ((sample * s.lq + i) * s.h + head) * s.d;
-            *delta = sum2(&self.d_out[at..at + s.d], &self.out[at..at + s.d], |a, b| a * b);
+            let (d_out, out) = (&self.d_out[at..at + s.d], &self.out[at..at + s.d]);
+            *delta = match s.op.unit() {
+                // as the products see it: else what cancels in `dp - delta` would not
+                Some(_) => sum2(d_out, out, |a, b| bf16::round(a) * b),
+                None => sum2(d_out, out, |a, b| a * b),
+            };
         }
     }
 

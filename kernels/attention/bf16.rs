@@ -21,6 +21,14 @@ const KEYS: usize = 480;
 /// Queries and keys of a block of the backward pass.
 pub(super) const BACKWARD: [usize; 2] = [128, 256];
 
+/// The nearest bf16 number.
+#[inline(always)]
+pub(super) fn round(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let rounded = f32::from_bits(bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000);
+    if x.is_nan() { x } else { rounded }
+}
+
 /// A dense matrix with rows `stride` apart: its rows as columns of an operand.
 fn rows(x: &[f32], stride: usize, [count, len]: [usize; 2], scale: f32) -> Unpacked<'_> {
     operand(x, [len, 1], [count, stride], scale)
