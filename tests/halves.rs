@@ -289,7 +289,8 @@ fn nano_trains_in_half_precision_near_f32_with_the_same_bits_on_any_threads() {
         let out = train(dtype, dtype, "2", "");
         let near = losses(&out).iter().zip(&full).all(|(a, b)| (a - b).abs() < 0.03 * b.abs());
         assert!(near, "{dtype}: {:?} {full:?}", losses(&out));
-        assert_ne!(losses(&out), full, "{dtype} is not used");
+        // nano's files are f16: nothing is rounded there
+        assert_eq!(losses(&out) == full, dtype == "f16", "{dtype}");
         assert!(adapter(&train(&format!("{dtype}-1"), dtype, "1", "")) == adapter(&out), "threads");
     }
     for isa in Isa::available() {
@@ -336,7 +337,8 @@ fn pictures_in_half_precision_look_like_those_in_f32() {
         let got = make(dtype);
         let apart: f64 = got.iter().zip(&full).map(|(a, b)| f64::from(a.abs_diff(*b))).sum();
         let mean = apart / full.len() as f64;
-        assert!(mean < 4.0 && mean > 0.0, "{dtype}: {mean} levels apart");
+        // nano's files are f16: nothing is rounded there
+        assert!(mean < 2.0 && (mean > 0.0) == (dtype == "bf16"), "{dtype}: {mean} levels apart");
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) const BACKWARD: [usize; 2] = [128, 256];
 #[inline(always)]
 pub(super) fn round(x: f32) -> f32 {
     let bits = x.to_bits();
-    let rounded = f32::from_bits(bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000);
+    let rounded = f32::from_bits(bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) & 0xffff_0000);
     if x.is_nan() { x } else { rounded }
 }
 
@@ -272,7 +272,8 @@ impl Part<'_> {
         let key = ((self.sample * s.lk + j0) * s.h + self.head) * d;
         let (keys, after) = of_keys.split_at_mut(packed_len(cols, d));
         let (values, keys_again) = after.split_at_mut(packed_len(cols, d));
-        let keys = pack(keys, &rows(&self.k[key..], stride, [cols, d], 1.0), Form::Panel);
+        // scaled and rounded as forward does it: `lse` is that of the same scores
+        let keys = pack(keys, &rows(&self.k[key..], stride, [cols, d], s.op.scale), Form::Panel);
         let keys_again =
             pack(keys_again, &columns(&self.k[key..], stride, [cols, d], s.op.scale), Form::Panel);
         let empty = Packed { data: &[], each: 0, first: 0 };
@@ -293,7 +294,7 @@ impl Part<'_> {
             let (d_strip, after) = after.split_at_mut(packed_len(count, d));
             let (turned, d_turned) = after.split_at_mut(packed_len(d, count));
             let size = [count, d];
-            let strip = pack(strip, &rows(q, stride, size, s.op.scale), Form::Strip);
+            let strip = pack(strip, &rows(q, stride, size, 1.0), Form::Strip);
             product(&session, (strip, keys, d), (scores, row), [count, cols], Initial::Zero);
             if through {
                 let d_strip = pack(d_strip, &rows(d_out, stride, size, 1.0), Form::Strip);
