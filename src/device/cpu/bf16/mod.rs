@@ -2,6 +2,7 @@
 //!
 //! Both read operands that are packed alike. Numbers below 1.2e-38 count as zero there.
 
+mod block;
 #[cfg(not(target_arch = "x86_64"))]
 mod elsewhere;
 #[cfg(target_arch = "x86_64")]
@@ -19,9 +20,10 @@ use elsewhere as tile;
 use super::isa::Isa;
 use crate::tensor::DType;
 
+pub use block::{Packed, product};
 pub use pack::{pack_columns, pack_rows};
 pub use shape::{BLOCK, DEPTH, Form, STEP, steps};
-pub use sum::{BLOCK_ROWS, BLOCK_SCRATCH, Packed, Shared, Side, Sum, product, sum_scratch};
+pub use sum::{BLOCK_ROWS, BLOCK_SCRATCH, Shared, Side, Sum, sum_scratch};
 #[cfg(target_arch = "x86_64")]
 pub(super) use tile::tiles_are_granted;
 pub use tile::{Session, Unit};
