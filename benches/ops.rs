@@ -10,7 +10,7 @@ use selvedge::{
         linear::Linear, lora_linear::LoraLinear,
     },
     op::{Backward, Forward, Grad, GradMode, Op},
-    tensor::{Spec, philox::fill_normal},
+    tensor::{DType, Spec, philox::fill_normal},
 };
 use std::time::Instant;
 
@@ -155,7 +155,7 @@ fn main() {
 
 fn attention_and_norms() {
     let attention = |n: usize, lq: usize, lk: usize, h: usize, d: usize| {
-        let op = Attention { causal: false, scale: 1.0 / (d as f32).sqrt() };
+        let op = Attention { causal: false, scale: 1.0 / (d as f32).sqrt(), products: DType::F32 };
         let k = [n, lk, h, d];
         run(&format!("attention {n} {lq} {lk} {h} {d}"), &op, &[&[n, lq, h, d], &k, &k]);
     };

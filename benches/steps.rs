@@ -1,7 +1,7 @@
 //! Ours against PyTorch, the same work in one run: LoRA training step and denoising step of a mid-size SDXL
-//! configuration (channels 160/320/640, depth 0/2/4, latent 64x64, one picture, 77 tokens, f32, CPU).
+//! configuration (channels 160/320/640, depth 0/2/4, latent 64x64, one picture, 77 tokens, CPU), in f32 or in bf16 (PyTorch: autocast).
 //!
-//!     PYTHON=python3 cargo bench --bench steps [-- ITERATIONS]
+//!     PYTHON=python3 cargo bench --bench steps [-- ITERATIONS] [bf16]
 //!
 //! Every part runs in its own process, so that the peak memory is that of the part. `THREADS` (2) goes for both;
 //! without a Python that has torch, diffusers and peft only our numbers are printed.
@@ -9,6 +9,7 @@
 use selvedge::{
     device::Device,
     models::unet::UnetConfig,
+    tensor::{DType, Types},
     train::{RandomWeights, StepSize, peak_memory_bytes, time_denoising, time_training},
 };
 use serde_json::{Value, json};
@@ -22,6 +23,7 @@ fn main() -> Outcome<()> {
     }
     let number = |a: String| a.parse::<usize>().ok();
     let iterations = env::args().skip(1).find_map(number).unwrap_or(5).to_string();
+    let dtype = if env::args().any(|a| a == "bf16") { "bf16" } else { "f32" };
     let threads = env::var("THREADS").unwrap_or_else(|_| "2".into());
     println!(
         "{:<9} {:>12} {:>12} {:>7}   {:>12} {:>12} {:>7}",
@@ -31,11 +33,13 @@ fn main() -> Outcome<()> {
         let ours = run(Command::new(env::current_exe()?)
             .env("SELVEDGE_BENCH_PART", part)
             .env("SELVEDGE_BENCH_ITERATIONS", &iterations)
+            .env("SELVEDGE_BENCH_DTYPE", dtype)
             .env("RAYON_NUM_THREADS", &threads))?;
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/bench_torch.py");
         let python = env::var("PYTHON").unwrap_or_else(|_| "python3".into());
         let torch = run(Command::new(python)
             .args([script, "--part", part, "--threads", &threads, "--iterations", &iterations])
+            .args(["--dtype", dtype])
             .env("OMP_NUM_THREADS", &threads));
         let (time, torch) = (format!("{part}_step_ms"), torch.unwrap_or_default());
         let pair = |key: &str, unit: f64| {
@@ -56,7 +60,9 @@ fn main() -> Outcome<()> {
 fn measure(part: &str) -> Outcome<()> {
     let json: Value = serde_json::from_str(include_str!("midsize.json"))?;
     let config = UnetConfig::from_json(&json)?;
-    let size = StepSize { latent: [64, 64], ..StepSize::default() };
+    let half = env::var("SELVEDGE_BENCH_DTYPE").is_ok_and(|d| d == "bf16");
+    let types = Types::cpu(if half { DType::Bf16 } else { DType::F32 });
+    let size = StepSize { latent: [64, 64], types, ..StepSize::default() };
     let iterations = env::var("SELVEDGE_BENCH_ITERATIONS").ok().and_then(|v| v.parse().ok());
     let (weights, iterations) = (RandomWeights::new(0), iterations.unwrap_or(5));
     let ms = match part {

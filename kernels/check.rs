@@ -50,6 +50,58 @@ pub fn float_inputs(at: &str, ins: &[Spec], names: &[&'static str]) -> Result<DT
     }
 }
 
+/// As [`float_inputs`], except that the second input, a weight, may be stored in half precision beside f32.
+///
+/// # Errors
+/// As [`float_inputs`].
+pub fn product_inputs(at: &str, ins: &[Spec], names: &[&'static str]) -> Result<DType> {
+    count(at, ins, names)?;
+    let half = |s: &Spec| matches!(s.dtype, DType::Bf16 | DType::F16);
+    if ins[0].dtype != DType::F32 || !half(&ins[1]) {
+        return float_inputs(at, ins, names);
+    }
+    let others = |i: usize| i != 1;
+    let specs: Vec<Spec> = (0..ins.len()).filter(|i| others(*i)).map(|i| ins[i].clone()).collect();
+    let names: Vec<&'static str> =
+        (0..ins.len()).filter(|i| others(*i)).map(|i| names[i]).collect();
+    float_inputs(at, &specs, &names)
+}
+
+/// How the weight of a product is stored for the CPU: in half precision only beside f32.
+pub fn stored_weight(ins: &[Spec]) -> DType {
+    if ins[0].dtype == DType::F32 { ins[1].dtype } else { DType::F32 }
+}
+
+/// A GPU's products have operands of one type.
+///
+/// # Errors
+/// [`Error::NoKernel`] for a weight in half precision beside f32.
+pub fn gpu_weight(op: &'static str, specs: &[Spec]) -> Result<()> {
+    match (specs[0].dtype, specs[1].dtype) {
+        (x, weight) if x == weight => Ok(()),
+        (x, weight) => Err(Error::NoKernel {
+            op,
+            key: format!("a GPU with x in {x} and the weight in {weight}"),
+            tried: "operands of one type".into(),
+        }),
+    }
+}
+
+/// A weight in half precision is frozen: its gradient is not computed.
+///
+/// # Errors
+/// [`Error::NoKernel`] when it is wanted.
+pub fn frozen_half(op: &'static str, specs: &[Spec], wanted: bool) -> Result<()> {
+    match stored_weight(specs) {
+        DType::Bf16 | DType::F16 if wanted => Err(Error::NoKernel {
+            op,
+            key: format!("cpu, gradient of a weight in {}", specs[1].dtype),
+            tried: "gradients of weights in f32".into(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// The CPU computes in f32 only.
 ///
 /// # Errors

@@ -27,7 +27,8 @@ fn nano() -> UnetConfig {
 }
 
 fn size(dtype: DType) -> StepSize {
-    StepSize { latent: LATENT, tokens: TOKENS, rank: 4, dtype, ..StepSize::default() }
+    let types = dtype.into();
+    StepSize { latent: LATENT, tokens: TOKENS, rank: 4, types, ..StepSize::default() }
 }
 
 fn noise(stream: u64, len: usize) -> Vec<f32> {

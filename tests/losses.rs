@@ -46,7 +46,7 @@ fn program(batch: usize) -> Program {
         decoupled: None,
         checkpoint: false,
         poison: true,
-        dtype: DType::F32,
+        types: DType::F32.into(),
     };
     let mut rec = Recorder::new();
     rec.train_if(|_| true);

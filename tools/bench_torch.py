@@ -1,6 +1,6 @@
-"""The same work as benches/steps.rs in PyTorch: one LoRA training step and one denoising step, f32, CPU.
+"""The same work as benches/steps.rs in PyTorch: one LoRA training step and one denoising step, f32 or bf16 autocast, CPU.
 
-    python tools/bench_torch.py [--iterations N] [--threads N] [--part train|denoise|all]
+    python tools/bench_torch.py [--iterations N] [--threads N] [--part train|denoise|all] [--dtype f32|bf16]
 
 Mid-size SDXL configuration (benches/midsize.json): channels 160/320/640, transformer depth 0/2/4, latent 64x64, one picture, 77 tokens.
 Prints one JSON line: median milliseconds, and the peak resident memory of the process in bytes (run each part in
@@ -46,6 +46,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--part", choices=["train", "denoise", "all"], default="all")
+    parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32", help="bf16: f32 weights under autocast")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -54,8 +55,12 @@ def main():
     context = torch.randn(1, 77, CONFIG["cross_attention_dim"])
     extra = {"text_embeds": torch.randn(1, 512), "time_ids": torch.tensor([[512.0, 512, 0, 0, 512, 512]])}
     t = torch.tensor([500])
-    call = lambda: unet(x, t, context, added_cond_kwargs=extra).sample
-    out = {"framework": f"torch {torch.__version__}", "threads": args.threads}
+
+    def call():
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.dtype == "bf16"):
+            return unet(x, t, context, added_cond_kwargs=extra).sample.float()
+
+    out = {"framework": f"torch {torch.__version__}", "threads": args.threads, "dtype": args.dtype}
 
     def denoise():
         with torch.no_grad():

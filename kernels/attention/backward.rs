@@ -4,6 +4,7 @@
 use super::{
     Attention,
     added::{Added, Place},
+    bf16,
     block::{harden, row_stride, seen},
     cpu::{PIECES, Shape},
 };
@@ -55,6 +56,9 @@ impl Parts {
 
     /// Two blocks of scores.
     fn slot_len(self) -> usize {
+        if self.shape.op.unit().is_some() {
+            return bf16::backward_slot([self.shape.lq, self.keys], self.shape.d);
+        }
         2 * QUERIES.min(self.shape.lq).max(1) * row_stride(KEYS.min(self.keys))
     }
 
@@ -221,6 +225,30 @@ impl Job<'_> {
         [&mut *dq, &mut *dk, &mut *dv, &mut *bins].into_iter().for_each(|g| g.fill(0.0));
         let first = u % self.cut.parts * self.cut.keys;
         let last = (first + self.cut.keys).min(s.lk);
+        if let Some(unit) = s.op.unit() {
+            for j0 in (first..last).step_by(bf16::BACKWARD[1]) {
+                let keys = j0..(j0 + bf16::BACKWARD[1]).min(last);
+                let own = (j0 - first) * s.d..(keys.end - first) * s.d;
+                let (q, k, v, d_out) = (self.q, self.k, self.v, self.d_out);
+                let (lse, delta, wants, shape) = (&*lse, &*delta, self.wants, s);
+                let part = bf16::Part {
+                    unit,
+                    shape,
+                    sample,
+                    head,
+                    keys,
+                    q,
+                    k,
+                    v,
+                    d_out,
+                    lse,
+                    delta,
+                    wants,
+                };
+                part.run([&mut *dq, &mut dk[own.clone()], &mut dv[own]], slot);
+            }
+            return;
+        }
         for j0 in (first..last).step_by(KEYS) {
             let keys = j0..(j0 + KEYS).min(last);
             let own = (j0 - first) * s.d..(keys.end - first) * s.d;
@@ -241,7 +269,12 @@ impl Job<'_> {
         let s = self.cut.shape;
         for (i, delta) in delta.iter_mut().enumerate() {
             let at = ((sample * s.lq + i) * s.h + head) * s.d;
-            *delta = sum2(&self.d_out[at..at + s.d], &self.out[at..at + s.d], |a, b| a * b);
+            let (d_out, out) = (&self.d_out[at..at + s.d], &self.out[at..at + s.d]);
+            *delta = match s.op.unit() {
+                // as the products see it: else what cancels in `dp - delta` would not
+                Some(_) => sum2(d_out, out, |a, b| bf16::round(a) * b),
+                None => sum2(d_out, out, |a, b| a * b),
+            };
         }
     }
 

@@ -59,7 +59,7 @@ impl BiasedAttention {
     }
 
     pub(super) fn plain(&self) -> Attention {
-        Attention { causal: false, scale: self.scale }
+        Attention { causal: false, scale: self.scale, products: DType::F32 }
     }
 
     /// Values of a query (or of a head, with offsets) that its scores take from.

@@ -1,7 +1,7 @@
 //! Shapes of test, gradient check and bench.
 
 use super::{Attention, Bias, BiasedAttention};
-use crate::kernels::case::Case;
+use crate::{kernels::case::Case, tensor::DType};
 
 /// Batch, queries, heads, channels; keys; causal.
 type Shape = ([usize; 4], usize, bool);
@@ -36,7 +36,7 @@ pub fn cases() -> Vec<Case> {
     let mut all: Vec<Case> = shapes.into_iter().map(case).collect();
     // large scores: the running maximum moves from block to block
     let (q, k) = ([1, 150, 3, 64], [1, 260, 3, 64]);
-    let op = Attention { causal: false, scale: 1.0 };
+    let op = Attention { causal: false, scale: 1.0, products: DType::F32 };
     all.push(Case::normal("attention, large scores", op, &[&q, &k, &k]));
     all.extend(biased_cases());
     all
@@ -121,7 +121,7 @@ pub fn bench_cases() -> Vec<Case> {
 }
 
 fn case((q, lk, causal): Shape) -> Case {
-    let op = Attention { causal, scale: 1.0 / (q[3] as f32).sqrt() };
+    let op = Attention { causal, scale: 1.0 / (q[3] as f32).sqrt(), products: DType::F32 };
     let k = [q[0], lk, q[2], q[3]];
     let name = if causal { "attention causal" } else { "attention" };
     let mut case = Case::normal(name, op, &[&q, &k, &k]);

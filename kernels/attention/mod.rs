@@ -2,6 +2,7 @@
 
 mod added;
 mod backward;
+mod bf16;
 mod bias;
 mod block;
 pub mod cases;
@@ -12,7 +13,7 @@ pub use bias::{Bias, BiasedAttention};
 pub use cuda::{BACKWARD, FORWARD, Problem};
 
 use crate::{
-    device::Cuda,
+    device::{Cuda, cpu::bf16::Unit},
     error::Result,
     kernels::{check, frame},
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
@@ -33,7 +34,8 @@ use crate::{
 /// `dq = scale ds k`, `dk = scale ds^T q`; `p` is recomputed from `lse`. Keeps `q, k, v`, the output, `lse`.
 ///
 /// # Numerics
-/// f32 with a running maximum; `exp` to 2 ulp. Bitwise repeatable for a given number of threads. The tensor-core
+/// f32 with a running maximum; `exp` to 2 ulp. Bitwise repeatable for a given number of threads. With `products` bf16 a
+/// CPU that multiplies such numbers rounds `q`, `k`, `v`, `do`, `p` and `ds` before their products. The tensor-core
 /// kernels round `p` and `ds` to the operands' type before the products they enter; every sum is f32.
 ///
 /// # Errors
@@ -47,11 +49,20 @@ pub struct Attention {
     pub causal: bool,
     /// Factor on the scores, usually `1 / sqrt(D)`.
     pub scale: f32,
+    /// What the CPU rounds operands of products to: bf16 where the processor multiplies such numbers, else f32.
+    pub products: DType,
 }
 
 /// What `--variant` can choose here.
 pub(super) fn slots() -> Vec<super::variant::Slot> {
     cuda::slots()
+}
+
+impl Attention {
+    /// What multiplies on the CPU, where it is not f32.
+    fn unit(&self) -> Option<Unit> {
+        Unit::of(self.products)
+    }
 }
 
 impl Op for Attention {
@@ -80,7 +91,10 @@ impl Op for Attention {
             backward_scratch: cuda::backward_scratch(&q.dims, k.dims[1]),
         };
         if dtype == DType::F32 {
-            signature.forward_scratch = shape.forward_scratch();
+            signature.forward_scratch = match self.unit() {
+                Some(_) => bf16::forward_scratch(shape),
+                None => shape.forward_scratch(),
+            };
             let of_cpu = backward::Parts::of(shape, [0, 0]).scratch();
             signature.backward_scratch = signature.backward_scratch.max(of_cpu);
         }
@@ -112,7 +126,11 @@ impl Op for Attention {
     }
 
     fn detail(&self) -> String {
-        if self.causal { "causal".into() } else { String::new() }
+        let causal = if self.causal { "causal" } else { "" };
+        match self.unit() {
+            None => causal.into(),
+            Some(unit) => format!("{causal} bf16 on {}", unit.name()).trim_start().into(),
+        }
     }
 
     fn variant(&self, cuda: &Cuda, ins: &[Spec], _out: &Spec, backward: bool) -> String {
@@ -123,7 +141,10 @@ impl Op for Attention {
         frame::forward(
             self.name(),
             io,
-            |io| cpu::forward(*self, added::Added::Nothing, io),
+            |io| match self.unit() {
+                Some(unit) => bf16::forward(unit, cpu::Shape::of(io.specs, *self), io),
+                None => cpu::forward(*self, added::Added::Nothing, io),
+            },
             |cuda, io| cuda::forward(self, cuda, io),
         )
     }

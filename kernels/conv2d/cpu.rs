@@ -3,14 +3,15 @@
 //! Forward and the data gradient are products of listed rows with the packed weight; the weight gradient
 //! sums outer products over blocks of output positions. No patches are ever stored.
 
-use super::{shape::Shape, winograd::Winograd};
+use super::{bf16, shape::Shape, winograd::Winograd};
 use crate::{
     device::cpu::{
-        Columns, Initial, Left, OUTER_DEPTH, OUTER_SCRATCH_LEN, Out, Right, Rows, Taps, Term,
-        Unpacked, ZEROS, add_row_sums, by_columns, outer, outer_rows, pack, packed_len, pieces,
-        pool_size, product, share, sum_columns, sum_columns_scratch,
+        Columns, Elements, Initial, Left, OUTER_DEPTH, OUTER_SCRATCH_LEN, Out, Right, Rows, Taps,
+        Term, Unpacked, ZEROS, add_row_sums, bf16::Unit, by_columns, outer, outer_rows, pack,
+        packed_len, pieces, pool_size, product, share, sum_columns, sum_columns_scratch,
     },
     op::{Backward, Forward, Grad},
+    tensor::DType,
 };
 
 /// Most positions of one piece of work.
@@ -27,7 +28,7 @@ impl Shape {
         self.taps() == 1 && same && self.top == 0 && !self.upsample
     }
 
-    fn inputs(&self) -> usize {
+    pub(super) fn inputs(&self) -> usize {
         self.images * self.h * self.w
     }
 
@@ -38,7 +39,7 @@ impl Shape {
     }
 
     /// Copies of an input pixel in the image that the kernel slides over.
-    fn copies(&self) -> usize {
+    pub(super) fn copies(&self) -> usize {
         self.zoom() * self.zoom()
     }
 
@@ -56,7 +57,7 @@ impl Shape {
     }
 
     /// The output position that reads input pixel `p` under `meeting`, which fits its residue.
-    fn above(&self, p: usize, meeting: usize) -> u32 {
+    pub(super) fn above(&self, p: usize, meeting: usize) -> u32 {
         let (copy, tap) = (meeting / self.taps(), meeting % self.taps());
         let (row, x) = (p / self.w, p % self.w);
         let (image, y) = (row / self.h, row % self.h);
@@ -71,7 +72,7 @@ impl Shape {
 
     /// Kernel positions that meet input pixels of residue `(y, x)` modulo the stride, for every
     /// copy of the pixel: `copy * taps + tap`.
-    fn meeting(&self, y: usize, x: usize) -> impl Iterator<Item = usize> {
+    pub(super) fn meeting(&self, y: usize, x: usize) -> impl Iterator<Item = usize> {
         let from = |at: usize, pad: usize| (at + pad) % self.stride;
         let (u, v) = (from(y, self.top), from(x, self.left));
         (0..self.copies()).flat_map(move |copy| {
@@ -97,7 +98,11 @@ fn block(total: usize) -> usize {
     share.clamp(48, BLOCK)
 }
 
-pub(super) fn forward_scratch(s: &Shape) -> usize {
+/// With a weight stored as `stored`.
+pub(super) fn forward_scratch(s: &Shape, stored: DType) -> usize {
+    if Unit::of(stored).is_some() {
+        return bf16::forward_scratch(s).saturating_mul(4);
+    }
     if let Some(w) = Winograd::forward(s) {
         return w.scratch().saturating_mul(4);
     }
@@ -110,7 +115,10 @@ pub(super) fn forward_scratch(s: &Shape) -> usize {
     packed.saturating_add(lists).saturating_mul(4)
 }
 
-pub(super) fn backward_scratch(s: &Shape) -> usize {
+pub(super) fn backward_scratch(s: &Shape, stored: DType) -> usize {
+    if Unit::of(stored).is_some() {
+        return bf16::data_scratch(s).saturating_mul(4);
+    }
     let taps = s.taps().saturating_mul(s.copies());
     let data = if let Some(w) = Winograd::data_gradient(s) {
         w.scratch()
@@ -131,7 +139,8 @@ fn weight_piece(s: &Shape) -> usize {
 }
 
 pub(super) fn forward(s: &Shape, mut io: Forward<'_>) {
-    let (x, w, out) = (io.ins[0].f32(), io.ins[1].f32(), io.out.f32());
+    let (x, w) = (io.ins[0].f32(), Elements::of(io.ins[1], io.specs[1].dtype));
+    let out = io.out.f32();
     if out.is_empty() {
         return;
     }
@@ -147,6 +156,9 @@ pub(super) fn forward(s: &Shape, mut io: Forward<'_>) {
         scale: 1.0,
     };
     let start = io.ins.get(2).map_or(Initial::Zero, |b| Initial::Bias(b.f32()));
+    if let Some(unit) = w.unit() {
+        return bf16::forward(unit, s, (out, x), source, start, io.scratch.f32());
+    }
     if let Some(w) = Winograd::forward(s) {
         return w.run(out, x, &source, start, io.scratch.f32());
     }
@@ -186,7 +198,8 @@ pub(super) fn backward(s: &Shape, mut io: Backward<'_>) {
     let dy = io.d_out.f32();
     let scratch = io.scratch.f32();
     if io.d_ins[0].wanted() {
-        data_gradient(s, dy, io.ins[1].f32(), &mut io.d_ins[0], scratch);
+        let w = Elements::of(io.ins[1], io.specs[1].dtype);
+        data_gradient(s, dy, w, &mut io.d_ins[0], scratch);
     }
     if io.d_ins[1].wanted() {
         weight_gradient(s, dy, io.ins[0].f32(), &mut io.d_ins[1], scratch);
@@ -198,7 +211,7 @@ pub(super) fn backward(s: &Shape, mut io: Backward<'_>) {
 }
 
 /// The weight with its outputs as rows and its inputs as columns.
-fn transposed<'a>(s: &Shape, w: &'a [f32], taps: &'a [u32]) -> Unpacked<'a> {
+fn transposed<'a>(s: &Shape, w: Elements<'a>, taps: &'a [u32]) -> Unpacked<'a> {
     Unpacked {
         data: w,
         taps: Taps::Some(taps),
@@ -212,11 +225,14 @@ fn transposed<'a>(s: &Shape, w: &'a [f32], taps: &'a [u32]) -> Unpacked<'a> {
 }
 
 /// One product for each residue of the pixel modulo the stride, with the taps that meet it.
-fn data_gradient(s: &Shape, dy: &[f32], w: &[f32], dx: &mut Grad<'_>, scratch: &mut [f32]) {
+fn data_gradient(s: &Shape, dy: &[f32], w: Elements<'_>, dx: &mut Grad<'_>, scratch: &mut [f32]) {
     let start = if dx.beta() == 0.0 { Initial::Zero } else { Initial::Old };
     let dx = dx.buf.f32();
     if dx.is_empty() {
         return;
+    }
+    if let Some(unit) = w.unit() {
+        return bf16::data_gradient(unit, s, (dx, dy), transposed(s, w, &[]), start, scratch);
     }
     if let Some(winograd) = Winograd::data_gradient(s) {
         let mirrored: [u32; 9] = std::array::from_fn(|i| 8 - i as u32);

@@ -1,5 +1,6 @@
 //! Two-dimensional convolution, channels last.
 
+mod bf16;
 pub mod cases;
 mod cpu;
 mod cuda;
@@ -24,7 +25,8 @@ use crate::{
 ///
 /// # Shapes
 /// `x: [N, H, W, C]`, `w: [O, kh, kw, C]`, `b: [O]` (only with `bias`) gives `[N, H', W', O]` with
-/// `H' = (H + top + bottom - kh) / s + 1` (`2H` with `upsample`); all of one float type.
+/// `H' = (H + top + bottom - kh) / s + 1` (`2H` with `upsample`); all of one float type. On the CPU a frozen `w` may be
+/// bf16 or f16 beside f32.
 ///
 /// # Gradient
 /// `dx` is a convolution of `dy` with the mirrored weight (one for each residue of the position
@@ -34,7 +36,9 @@ use crate::{
 ///
 /// # Numerics
 /// f32 accumulation, one rounding; bitwise repeatable for a number of threads or a kernel. On the CPU 3x3 kernels of stride
-/// 1 with 64 channels and more go by Winograd's F(2x2, 3x3) (1509.09308), whose sums are in another order.
+/// 1 with 64 channels and more go by Winograd's F(2x2, 3x3) (1509.09308), whose sums are in another order. There a
+/// frozen `w` may be bf16 or f16 beside f32: in bf16 `x` and `dy` are rounded to bf16 where the processor multiplies such
+/// numbers, and no kernel goes by Winograd's; elsewhere, and in f16, `w` is widened to f32.
 ///
 /// # Errors
 /// `infer` refuses other ranks, channel counts that differ, stride 0, a kernel larger than the
@@ -135,14 +139,15 @@ impl Op for Conv2d {
     }
 
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
-        let dtype = check::float_inputs("conv2d", ins, self.names())?;
+        let dtype = check::product_inputs("conv2d", ins, self.names())?;
         let out = self.output(ins)?;
         let s = self.shape(&ins[0], &ins[1], &out);
         let mut forward_scratch = cuda::forward_scratch(&s, dtype);
         let mut backward_scratch = cuda::backward_scratch(&s, dtype);
         if dtype == DType::F32 {
-            forward_scratch = forward_scratch.max(cpu::forward_scratch(&s));
-            backward_scratch = backward_scratch.max(cpu::backward_scratch(&s));
+            let stored = check::stored_weight(ins);
+            forward_scratch = forward_scratch.max(cpu::forward_scratch(&s, stored));
+            backward_scratch = backward_scratch.max(cpu::backward_scratch(&s, stored));
         }
         Ok(Signature { forward_scratch, backward_scratch, ..Signature::of(out) })
     }
@@ -184,17 +189,24 @@ impl Op for Conv2d {
             self.name(),
             io,
             |io| cpu::forward(&s, io),
-            |cuda, io| cuda::forward(&s, cuda, io),
+            |cuda, io| {
+                check::gpu_weight(self.name(), io.specs)?;
+                cuda::forward(&s, cuda, io)
+            },
         )
     }
 
     fn backward(&self, io: Backward<'_>) -> Result<()> {
+        check::frozen_half(self.name(), io.specs, io.d_ins[1].wanted())?;
         let s = self.shape(&io.specs[0], &io.specs[1], io.out_spec);
         frame::backward(
             self.name(),
             io,
             |io| cpu::backward(&s, io),
-            |cuda, io| cuda::backward(&s, cuda, io),
+            |cuda, io| {
+                check::gpu_weight(self.name(), io.specs)?;
+                cuda::backward(&s, cuda, io)
+            },
         )
     }
 }

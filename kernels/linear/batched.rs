@@ -9,7 +9,7 @@ use crate::{
     error::Result,
     kernels::check,
     op::{Backward, Cost, Forward, GradMode, Keeps, Op, Signature},
-    tensor::Spec,
+    tensor::{DType, Spec},
 };
 
 /// A product of every sample with a matrix of its own: queries against the positions of a picture.
@@ -68,8 +68,9 @@ impl Op for BatchedLinear {
         let out = ins[0].with(&[n, l, o]);
         let (x, y) = one(ins, &out);
         Ok(Signature {
-            forward_scratch: cpu::forward_scratch(l, o, k).max(cuda::forward_scratch(&x, &y)),
-            backward_scratch: cpu::backward_scratch(l, o, k)
+            forward_scratch: cpu::forward_scratch([l, o, k], DType::F32)
+                .max(cuda::forward_scratch(&x, &y)),
+            backward_scratch: cpu::backward_scratch([l, o, k], DType::F32)
                 .max(cuda::backward_scratch(&x, &y, false)),
             ..Signature::of(out)
         })
@@ -106,7 +107,7 @@ impl Op for BatchedLinear {
                 let (x, w, scratch) = (io.ins[0].f32(), io.ins[1].f32(), io.scratch.f32());
                 for (i, y) in io.out.f32().chunks_exact_mut(l * o).enumerate() {
                     let (x, w) = (&x[i * l * k..][..l * k], &w[i * o * k..][..o * k]);
-                    cpu::layer(y, x, w, None, [l, o, k], scratch);
+                    cpu::layer(y, x, w.into(), None, [l, o, k], scratch);
                 }
                 Ok(())
             }
@@ -131,7 +132,7 @@ impl Op for BatchedLinear {
                         let dy = &dy[j * l * o..][..l * o];
                         if i == 0 {
                             let w = &io.ins[1].f32()[j * o * k..][..o * k];
-                            cpu::input_gradient(to, dy, w, [l, o, k], beta, scratch);
+                            cpu::input_gradient(to, dy, w.into(), [l, o, k], beta, scratch);
                         } else {
                             let x = &io.ins[0].f32()[j * l * k..][..l * k];
                             let how = (1.0, mode == GradMode::Overwrite);

@@ -3,12 +3,15 @@
 use super::rows;
 use crate::{
     device::cpu::{
-        Columns, Initial, Left, Mat, MatMut, OUTER_DEPTH, OUTER_SCRATCH_LEN, Out, Right, Rows,
-        Taps, Term, Threads, TransposedTerm, Unpacked, add_row_sums, by_columns, by_transposed,
-        fill_rows, matmul, outer, outer_rows, pack, packed_len, pieces, pool_size, product, share,
-        sum_columns, sum_columns_scratch, sum_transposed, sum_transposed_scratch,
+        Columns, Elements, Initial, Left, Mat, MatMut, OUTER_DEPTH, OUTER_SCRATCH_LEN, Out, Right,
+        Rows, Taps, Term, Threads, TransposedTerm, Unpacked, add_row_sums,
+        bf16::{self, Side, Sum, Unit},
+        by_columns, by_transposed, fill_rows, matmul, outer, outer_rows, pack, packed_len, pieces,
+        pool_size, product, share, sum_columns, sum_columns_scratch, sum_transposed,
+        sum_transposed_scratch,
     },
     op::{Backward, Forward},
+    tensor::DType,
 };
 
 /// Most rows of one piece of work.
@@ -25,13 +28,25 @@ pub(crate) fn block(rows: usize) -> usize {
 pub(crate) const TOKEN: usize = 16;
 
 /// The transpose of a dense `[n, k]` weight, as the right operand of `x w^T`.
-pub(crate) fn transposed(data: &[f32], n: usize, k: usize, scale: f32) -> Unpacked<'_> {
+pub(crate) fn transposed<'a>(
+    data: impl Into<Elements<'a>>,
+    n: usize,
+    k: usize,
+    scale: f32,
+) -> Unpacked<'a> {
+    let data = data.into();
     let taps = Taps::All(1);
     Unpacked { data, taps, tap_stride: 0, len: k, row_stride: 1, n, column_stride: k, scale }
 }
 
 /// A dense `[k, n]` weight as the right operand of `dy w`.
-pub(crate) fn plain(data: &[f32], k: usize, n: usize, scale: f32) -> Unpacked<'_> {
+pub(crate) fn plain<'a>(
+    data: impl Into<Elements<'a>>,
+    k: usize,
+    n: usize,
+    scale: f32,
+) -> Unpacked<'a> {
+    let data = data.into();
     let taps = Taps::All(1);
     Unpacked { data, taps, tap_stride: 0, len: k, row_stride: n, n, column_stride: 1, scale }
 }
@@ -41,19 +56,24 @@ pub(crate) fn consecutive(data: &[f32], len: usize, first: usize) -> Left<'_> {
     Left { data, len, rows: Rows::From(first), taps: 1 }
 }
 
-pub(super) fn forward_scratch(rows: usize, n: usize, k: usize) -> usize {
+/// A product with a weight stored as `stored`.
+pub(super) fn forward_scratch([rows, n, k]: [usize; 3], stored: DType) -> usize {
     let len = match rows {
-        0..FEW_ROWS => 0,
-        _ if by_transposed(rows, n) => sum_transposed_scratch((rows, n), [k]),
+        _ if Unit::of(stored).is_some() => bf16::sum_scratch([rows, n], bf16::steps(1, k), 0),
+        0..FEW_ROWS if stored == DType::F32 => 0,
+        _ if stored == DType::F32 && by_transposed(rows, n) => {
+            sum_transposed_scratch((rows, n), [k])
+        }
         _ if by_columns(rows, n) => sum_columns_scratch(n),
         _ => packed_len(k, n) + TOKEN * pool_size(),
     };
     len.saturating_mul(4)
 }
 
-pub(super) fn backward_scratch(rows: usize, n: usize, k: usize) -> usize {
+pub(super) fn backward_scratch([rows, n, k]: [usize; 3], stored: DType) -> usize {
     let input = match rows {
-        0..FEW_ROWS => 0,
+        _ if Unit::of(stored).is_some() => bf16::sum_scratch([rows, k], bf16::steps(1, n), 0),
+        0..FEW_ROWS if stored == DType::F32 => 0,
         _ if by_columns(rows, k) => sum_columns_scratch(k),
         _ => packed_len(n, k) + TOKEN * pool_size(),
     };
@@ -62,7 +82,8 @@ pub(super) fn backward_scratch(rows: usize, n: usize, k: usize) -> usize {
 
 pub(super) fn forward(mut io: Forward<'_>) {
     let (m, k, n) = (rows(&io.specs[0]), io.specs[0].last(), io.out_spec.last());
-    let (x, w, out) = (io.ins[0].f32(), io.ins[1].f32(), io.out.f32());
+    let (x, w) = (io.ins[0].f32(), Elements::of(io.ins[1], io.specs[1].dtype));
+    let out = io.out.f32();
     let bias = io.ins.get(2).map(|b| b.f32());
     layer(out, x, w, bias, [m, n, k], io.scratch.f32());
 }
@@ -71,18 +92,21 @@ pub(super) fn forward(mut io: Forward<'_>) {
 pub(super) fn layer(
     out: &mut [f32],
     x: &[f32],
-    w: &[f32],
+    w: Elements<'_>,
     bias: Option<&[f32]>,
     [m, n, k]: [usize; 3],
     scratch: &mut [f32],
 ) {
+    let start = bias.map_or(Initial::Zero, Initial::Bias);
+    let Some(w) = w.f32() else {
+        return times(out, x, &transposed(w, n, k, 1.0), start, m, scratch);
+    };
     if m < FEW_ROWS {
         bias.iter().for_each(|b| fill_rows(out, b));
         let beta = if bias.is_some() { 1.0 } else { 0.0 };
         let w = Mat::new(w, n, k).t();
         return matmul(MatMut::new(out, m, n), Mat::new(x, m, k), w, 1.0, beta, Threads::All);
     }
-    let start = bias.map_or(Initial::Zero, Initial::Bias);
     if by_transposed(m, n) {
         let term = TransposedTerm { left: x, right: w, len: k };
         return sum_transposed(out, (m, n), [term], start, scratch);
@@ -102,6 +126,11 @@ fn times(
     let (k, n) = (source.len, source.n);
     if out.is_empty() {
         return;
+    }
+    if let Some(unit) = source.data.unit() {
+        let left = Side::Rows(consecutive(x, k, 0));
+        let sum = Sum { unit, left, rows, right: *source, adapter: None };
+        return sum.run(out, false, &mut [], start, scratch);
     }
     if by_columns(rows, n) {
         let term = Term { left: consecutive(x, k, 0), right: *source };
@@ -162,12 +191,12 @@ pub(crate) fn weight_gradient(
 pub(super) fn input_gradient(
     dx: &mut [f32],
     dy: &[f32],
-    w: &[f32],
+    w: Elements<'_>,
     [m, n, k]: [usize; 3],
     beta: f32,
     scratch: &mut [f32],
 ) {
-    if m < FEW_ROWS {
+    if let (0..FEW_ROWS, Some(w)) = (m, w.f32()) {
         let (dy, w) = (Mat::new(dy, m, n), Mat::new(w, n, k));
         matmul(MatMut::new(dx, m, k), dy, w, 1.0, beta, Threads::All);
     } else {
@@ -182,7 +211,8 @@ pub(super) fn backward(mut io: Backward<'_>) {
     let scratch = io.scratch.f32();
     if io.d_ins[0].wanted() {
         let beta = io.d_ins[0].beta();
-        input_gradient(io.d_ins[0].buf.f32(), dy, io.ins[1].f32(), [m, n, k], beta, scratch);
+        let w = Elements::of(io.ins[1], io.specs[1].dtype);
+        input_gradient(io.d_ins[0].buf.f32(), dy, w, [m, n, k], beta, scratch);
     }
     if io.d_ins[1].wanted() {
         let overwrite = io.d_ins[1].beta() == 0.0;

@@ -29,13 +29,18 @@ use crate::{
 /// `y[i, n] = sum_k x[i, k] w[n, k] + b[n]`
 ///
 /// # Shapes
-/// `x: [.., K]`, `w: [N, K]`, `b: [N]` (only with `bias`) gives `[.., N]`; all of one float type.
+/// `x: [.., K]`, `w: [N, K]`, `b: [N]` (only with `bias`) gives `[.., N]`; all of one float type. On the CPU a frozen
+/// `w` may be bf16 or f16 beside f32.
 ///
 /// # Gradient
 /// `dx = dy w`, `dw = dy^T x`, `db = sum_i dy[i]`. Keeps `w` for `dx` and `x` for `dw`.
 ///
 /// # Numerics
-/// f32 accumulation, rounded once; bitwise repeatable (on the CPU whatever the number of threads).
+/// f32 accumulation, rounded once; bitwise repeatable (on the CPU whatever the number of threads). On the CPU with a
+/// `w` in bf16 `x` and `dy` are rounded to bf16 where the processor multiplies such numbers ([`Unit`]); elsewhere, and
+/// in f16, `w` is widened to f32.
+///
+/// [`Unit`]: crate::device::cpu::bf16::Unit
 ///
 /// # Errors
 /// `infer` refuses a weight that does not fit `x` and a bias that does not fit the weight.
@@ -62,15 +67,15 @@ impl Op for Linear {
     }
 
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
-        check::float_inputs("linear", ins, self.names())?;
+        check::product_inputs("linear", ins, self.names())?;
         let out = output("linear", &ins[0], &ins[1], ins.get(2))?;
         let (rows, k) = (rows(&ins[0]), ins[0].last());
-        let n = out.last();
+        let (n, stored) = (out.last(), check::stored_weight(ins));
         let forward = cuda::forward_scratch(&ins[0], &out);
         let backward = cuda::backward_scratch(&ins[0], &out, self.bias);
         Ok(Signature {
-            forward_scratch: cpu::forward_scratch(rows, n, k).max(forward),
-            backward_scratch: cpu::backward_scratch(rows, n, k).max(backward),
+            forward_scratch: cpu::forward_scratch([rows, n, k], stored).max(forward),
+            backward_scratch: cpu::backward_scratch([rows, n, k], stored).max(backward),
             ..Signature::of(out)
         })
     }
@@ -106,15 +111,27 @@ impl Op for Linear {
     }
 
     fn forward(&self, io: Forward<'_>) -> Result<()> {
-        frame::forward(self.name(), io, |io| cpu::forward(io), |cuda, io| cuda::forward(cuda, io))
+        frame::forward(
+            self.name(),
+            io,
+            |io| cpu::forward(io),
+            |cuda, io| {
+                check::gpu_weight(self.name(), io.specs)?;
+                cuda::forward(cuda, io)
+            },
+        )
     }
 
     fn backward(&self, io: Backward<'_>) -> Result<()> {
+        check::frozen_half(self.name(), io.specs, io.d_ins[1].wanted())?;
         frame::backward(
             self.name(),
             io,
             |io| cpu::backward(io),
-            |cuda, io| cuda::backward(cuda, io),
+            |cuda, io| {
+                check::gpu_weight(self.name(), io.specs)?;
+                cuda::backward(cuda, io)
+            },
         )
     }
 }

@@ -2,13 +2,19 @@
 
 use super::Shape;
 use crate::{
-    device::cpu::{
-        Initial, OUTER_SCRATCH_LEN, Out, Right, Term, TransposedTerm, Unpacked, add_row_sums,
-        by_columns, by_transposed, pack, packed_len, pieces, pool_size, product, share,
-        sum_columns, sum_columns_scratch, sum_transposed, sum_transposed_scratch,
+    device::{
+        Buf,
+        cpu::{
+            Elements, Initial, OUTER_SCRATCH_LEN, Out, Right, Term, TransposedTerm, Unpacked,
+            add_row_sums,
+            bf16::{self, Side, Sum, Unit},
+            by_columns, by_transposed, pack, packed_len, pieces, pool_size, product, share,
+            sum_columns, sum_columns_scratch, sum_transposed, sum_transposed_scratch,
+        },
     },
     kernels::linear::cpu::{TOKEN, block, consecutive, plain, transposed, weight_gradient},
     op::{Backward, Forward, Grad},
+    tensor::DType,
 };
 
 impl Shape {
@@ -32,12 +38,25 @@ fn products_scratch([rows, k, n, rank]: [usize; 4], forward: bool) -> usize {
     thin.saturating_add(packed_len(k, n)).saturating_add(packed_len(rank, n))
 }
 
-pub(super) fn forward_scratch(s: Shape) -> usize {
-    products_scratch([s.rows, s.k, s.n, s.rank], true).saturating_mul(4)
+/// A layer whose own weight is stored as `stored`.
+pub(super) fn forward_scratch(s: Shape, stored: DType) -> usize {
+    if Unit::of(stored).is_some() {
+        return bf16::sum_scratch([s.rows, s.n], bf16::steps(1, s.k), s.rank).saturating_mul(4);
+    }
+    // halves are packed, wherever they lie
+    let forward = stored == DType::F32;
+    products_scratch([s.rows, s.k, s.n, s.rank], forward).saturating_mul(4)
 }
 
 /// `g = scale dy up`, `[rows, r]`, and the packed operands, or what the weight gradients need.
-pub(super) fn backward_scratch(s: Shape) -> usize {
+pub(super) fn backward_scratch(s: Shape, stored: DType) -> usize {
+    if Unit::of(stored).is_some() {
+        let positions = bf16::steps(1, s.rows);
+        let data = bf16::sum_scratch([s.rows, s.k], bf16::steps(1, s.n), s.rank);
+        let weights = bf16::sum_scratch([s.rank, s.k.max(s.n)], positions, 0);
+        let g = s.rows.saturating_mul(s.rank).next_multiple_of(TOKEN);
+        return g.saturating_add(data.max(weights)).saturating_mul(4);
+    }
     let data = products_scratch([s.rows, s.n, s.k, s.rank], false);
     let weights = OUTER_SCRATCH_LEN.saturating_mul(pool_size());
     s.rows.saturating_mul(s.rank).saturating_add(data.max(weights)).saturating_mul(4)
@@ -46,7 +65,7 @@ pub(super) fn backward_scratch(s: Shape) -> usize {
 pub(super) fn forward(s: Shape, scale: f32, mut io: Forward<'_>) {
     let (x, out, h) = (io.ins[0].f32(), io.out.f32(), io.saved[0].f32());
     let right = [
-        transposed(io.ins[1].f32(), s.n, s.k, 1.0),
+        transposed(Elements::of(io.ins[1], io.specs[1].dtype), s.n, s.k, 1.0),
         transposed(io.ins[s.a].f32(), s.rank, s.k, scale),
         transposed(io.ins[s.a + 1].f32(), s.n, s.rank, 1.0),
     ];
@@ -64,6 +83,11 @@ fn products(
     scratch: &mut [f32],
 ) {
     let (k, n, r) = (w.len, w.n, a.n);
+    if let Some(unit) = w.data.unit() {
+        let left = Side::Rows(consecutive(x, k, 0));
+        let sum = Sum { unit, left, rows, right: w, adapter: Some([a, up]) };
+        return sum.run(out, false, thin, initial, scratch);
+    }
     if by_columns(rows, n) {
         let (packed, tokens) = scratch.split_at_mut(a.packed_len());
         pack(packed, &a);
@@ -72,9 +96,11 @@ fn products(
             product(Out::dense(thin), consecutive(x, k, i), right, Initial::Zero, count);
         });
         let dense = w.row_stride == 1 && w.scale == 1.0 && up.scale == 1.0;
-        if dense && by_transposed(rows, n) {
-            let base = TransposedTerm { left: x, right: w.data, len: k };
-            let adapter = TransposedTerm { left: thin, right: up.data, len: r };
+        if let (true, Some(w), Some(up)) =
+            (dense && by_transposed(rows, n), w.data.f32(), up.data.f32())
+        {
+            let base = TransposedTerm { left: x, right: w, len: k };
+            let adapter = TransposedTerm { left: thin, right: up, len: r };
             return sum_transposed(out, (rows, n), [base, adapter], initial, scratch);
         }
         let base = Term { left: consecutive(x, k, 0), right: w };
@@ -141,20 +167,37 @@ impl<'a> Iterator for Pairs<'a> {
 pub(super) fn backward(s: Shape, scale: f32, mut io: Backward<'_>) {
     let dy = io.d_out.f32();
     let (dx, da) = (io.d_ins[0].wanted(), io.d_ins[s.a].wanted());
-    let (g, scratch) = io.scratch.f32().split_at_mut(s.rows * s.rank);
+    let stored = io.specs[1].dtype;
+    let unit = Unit::of(stored);
+    // packed operands begin where tiles like to read
+    let end = (s.rows * s.rank).next_multiple_of(if unit.is_some() { TOKEN } else { 1 });
+    let (g, scratch) = io.scratch.f32().split_at_mut(end);
+    let g = &mut g[..s.rows * s.rank];
     if dx || da {
-        let kept = |i: usize| if dx { io.ins[i].f32() } else { &[] };
-        let weights = [kept(1), kept(s.a), io.ins[s.a + 1].f32()];
+        let w = if dx { Elements::of(io.ins[1], stored) } else { empty(stored) };
+        let a = if dx { io.ins[s.a].f32() } else { &[] };
+        let weights = (w, [a, io.ins[s.a + 1].f32()]);
         data_gradient(s, scale, dy, weights, &mut io.d_ins[0], g, scratch);
     }
     if da {
         let (overwrite, d) = target(&mut io.d_ins[s.a]);
-        weight_gradient(d, (g, s.rank), (io.ins[0].f32(), s.k), (1.0, overwrite), scratch);
+        let x = io.ins[0].f32();
+        match unit {
+            Some(unit) => {
+                thin_gradient(unit, (d, false), (g, s.rank), (x, s.k), overwrite, scratch)
+            }
+            None => weight_gradient(d, (g, s.rank), (x, s.k), (1.0, overwrite), scratch),
+        }
     }
     if io.d_ins[s.a + 1].wanted() {
         let (overwrite, d) = target(&mut io.d_ins[s.a + 1]);
         let h = io.saved[0].f32();
-        weight_gradient(d, (dy, s.n), (h, s.rank), (1.0, overwrite), scratch);
+        match unit {
+            Some(unit) => {
+                thin_gradient(unit, (d, true), (h, s.rank), (dy, s.n), overwrite, scratch)
+            }
+            None => weight_gradient(d, (dy, s.n), (h, s.rank), (1.0, overwrite), scratch),
+        }
     }
     if io.d_ins[1].wanted() {
         let (overwrite, d) = target(&mut io.d_ins[1]);
@@ -166,6 +209,27 @@ pub(super) fn backward(s: Shape, scale: f32, mut io: Backward<'_>) {
     }
 }
 
+/// The elements of a weight that was not kept.
+fn empty(stored: DType) -> Elements<'static> {
+    Elements::of(Buf::EMPTY, stored)
+}
+
+/// `d [rank, n] = start + thin^T wide` for `thin: [rows, rank]`, `wide: [rows, n]`, or transposed, `turned`.
+fn thin_gradient(
+    unit: Unit,
+    (d, turned): (&mut [f32], bool),
+    (thin, rank): (&[f32], usize),
+    (wide, n): (&[f32], usize),
+    overwrite: bool,
+    scratch: &mut [f32],
+) {
+    let Some(rows) = thin.len().checked_div(rank) else { return };
+    let start = if overwrite { Initial::Zero } else { Initial::Old };
+    let left = Side::Columns(plain(thin, rows, rank, 1.0));
+    let sum = Sum { unit, left, rows: rank, right: plain(wide, rows, n, 1.0), adapter: None };
+    sum.run(d, turned, &mut [], start, scratch);
+}
+
 fn target<'b>(grad: &'b mut Grad<'_>) -> (bool, &'b mut [f32]) {
     (grad.beta() == 0.0, grad.buf.f32())
 }
@@ -175,7 +239,7 @@ fn data_gradient(
     s: Shape,
     scale: f32,
     dy: &[f32],
-    [w, a, up]: [&[f32]; 3],
+    (w, [a, up]): (Elements<'_>, [&[f32]; 2]),
     d_x: &mut Grad<'_>,
     g: &mut [f32],
     scratch: &mut [f32],

@@ -18,7 +18,7 @@ use crate::{
 ///
 /// # Shapes
 /// `x: [.., K]`, `w: [N, K]`, `b: [N]` (only with `bias`), `a: [r, K]`, `up: [N, r]` gives
-/// `[.., N]`; saves `h: [.., r]`; all of one float type.
+/// `[.., N]`; saves `h: [.., r]`; all of one float type. On the CPU a frozen `w` may be bf16 or f16 beside f32.
 ///
 /// # Gradient
 /// With `g = scale dy up`: `dx = dy w + g a`, `da = g^T x`, `dup = dy^T h`, `dw = dy^T x`,
@@ -26,7 +26,8 @@ use crate::{
 ///
 /// # Numerics
 /// f32 accumulation; `h`, `g` and the results are rounded once each. Bitwise repeatable (on the CPU for a given
-/// number of threads).
+/// number of threads). On the CPU with a `w` in bf16 all operands of all products, the adapter's and their gradients'
+/// too, are rounded to bf16 where the processor multiplies such numbers; elsewhere, and in f16, `w` is widened to f32.
 ///
 /// # Errors
 /// `infer` refuses factors that do not fit the weight or each other.
@@ -75,7 +76,7 @@ impl Op for LoraLinear {
 
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
         let at = "lora_linear";
-        let dtype = check::float_inputs(at, ins, self.names())?;
+        let dtype = check::product_inputs(at, ins, self.names())?;
         let bias = if self.bias { ins.get(2) } else { None };
         let out = linear::output(at, &ins[0], &ins[1], bias)?;
         let (a, up) = (&ins[self.a_index()], &ins[self.a_index() + 1]);
@@ -90,12 +91,13 @@ impl Op for LoraLinear {
         if let Some(last) = h.dims.last_mut() {
             *last = rank;
         }
-        let shape = self.shape(ins);
+        let (shape, stored) = (self.shape(ins), check::stored_weight(ins));
         Ok(Signature {
             out,
             saved: vec![h],
-            forward_scratch: cpu::forward_scratch(shape).max(cuda::forward_scratch(shape, dtype)),
-            backward_scratch: cpu::backward_scratch(shape)
+            forward_scratch: cpu::forward_scratch(shape, stored)
+                .max(cuda::forward_scratch(shape, dtype)),
+            backward_scratch: cpu::backward_scratch(shape, stored)
                 .max(cuda::backward_scratch(shape, dtype)),
         })
     }
@@ -140,6 +142,7 @@ impl Op for LoraLinear {
         match io.device {
             Device::Cpu => cpu::forward(self.shape(io.specs), self.scale, io),
             Device::Cuda(cuda) => {
+                check::gpu_weight(self.name(), io.specs)?;
                 return cuda::forward(self.shape(io.specs), self.scale, &cuda.clone(), &io);
             }
         }
@@ -147,9 +150,11 @@ impl Op for LoraLinear {
     }
 
     fn backward(&self, io: Backward<'_>) -> Result<()> {
+        check::frozen_half(self.name(), io.specs, io.d_ins[1].wanted())?;
         match io.device {
             Device::Cpu => cpu::backward(self.shape(io.specs), self.scale, io),
             Device::Cuda(cuda) => {
+                check::gpu_weight(self.name(), io.specs)?;
                 return cuda::backward(self.shape(io.specs), self.scale, &cuda.clone(), &io);
             }
         }

@@ -112,7 +112,9 @@ pub fn operation(text: &str) -> Option<Arc<dyn Op>> {
         "AddChannels" => Arc::new(add::AddChannels),
         "Affine" => Arc::new(affine::Affine { scale: p.get("scale")?, shift: p.get("shift")? }),
         "Attention" => {
-            Arc::new(attention::Attention { causal: p.get("causal")?, scale: p.get("scale")? })
+            let (causal, scale) = (p.get("causal")?, p.get("scale")?);
+            let products = dtype(p, "products")?;
+            Arc::new(attention::Attention { causal, scale, products })
         }
         "BatchedLinear" => Arc::new(linear::BatchedLinear),
         "BiasedAttention" => Arc::new(attention::BiasedAttention {
@@ -120,7 +122,7 @@ pub fn operation(text: &str) -> Option<Arc<dyn Op>> {
             grid: p.array("grid")?,
             bias: bias(p)?,
         }),
-        "Cast" => Arc::new(cast::Cast { to: dtype(p)? }),
+        "Cast" => Arc::new(cast::Cast { to: dtype(p, "to")? }),
         "Combine" => Arc::new(moe::Combine { top_k: p.get("top_k")? }),
         "Concat" => Arc::new(concat::Concat),
         "Conv2d" => Arc::new(conv2d::Conv2d {
@@ -211,8 +213,8 @@ fn then(name: &str) -> Option<Then> {
     }
 }
 
-fn dtype(p: &Printed) -> Option<DType> {
-    match p.field("to")?.name() {
+fn dtype(p: &Printed, field: &str) -> Option<DType> {
+    match p.field(field)?.name() {
         "F32" => Some(DType::F32),
         "Bf16" => Some(DType::Bf16),
         "F16" => Some(DType::F16),

@@ -6,10 +6,7 @@ use crate::{
         TrainConfig,
         config::{Method, Target},
     },
-    device::Device,
-    error::{Error, Result},
     models::{base::Base, noise::Prediction, tokenizer::Tokenizer},
-    tensor::DType,
     train::text_is_trained,
 };
 
@@ -83,21 +80,5 @@ pub fn doubt(base: &Base) {
              in SD 2.1 base; pass --prediction v for an SD 2.1 of 768 pixels",
             base.name
         ));
-    }
-}
-
-/// Refuses an element type that the device has no autoencoder for.
-///
-/// # Errors
-/// [`Error::Config`] for half precision on the CPU.
-pub fn check_vae(device: &Device, asked: Option<DType>) -> Result<()> {
-    match asked {
-        Some(dtype) if dtype != DType::F32 && matches!(device, Device::Cpu) => Err(Error::Config {
-            key: "--vae-dtype".into(),
-            found: dtype.to_string(),
-            expected: "f32 on the CPU".into(),
-            fix: "leave it out, or use a GPU".into(),
-        }),
-        _ => Ok(()),
     }
 }

@@ -13,7 +13,7 @@ use crate::{
         checkpoint::{Component, Model},
         unet::UnetConfig,
     },
-    plan::{Roofline, WeightLayout, WeightSource, trace_json},
+    plan::{Roofline, StoredBytes, WeightLayout, WeightSource, trace_json},
     tensor::{DType, Floats},
     train::{
         Decoupled, RandomWeights, StepSize, peak_memory_bytes, plan_denoising, plan_training,
@@ -149,6 +149,7 @@ struct Shared {
     random: RandomWeights,
     real: Option<Model>,
     kept: std::sync::Mutex<Vec<Floats>>,
+    kept_halves: std::sync::Mutex<Vec<StoredBytes>>,
 }
 
 impl WeightSource for &Shared {
@@ -157,6 +158,24 @@ impl WeightSource for &Shared {
         let weights = real.get(name, dims, layout)?;
         if let Some(w) = &weights {
             self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(w.clone());
+        }
+        Ok(weights)
+    }
+
+    fn halves(
+        &self,
+        name: &str,
+        dims: &[usize],
+        layout: WeightLayout,
+        dtype: DType,
+    ) -> Result<Option<StoredBytes>> {
+        let Some(real) = &self.real else {
+            return self.random.halves(name, dims, layout, dtype);
+        };
+        let weights = real.halves(name, dims, layout, dtype)?;
+        if let Some(w) = &weights {
+            let kept = self.kept_halves.lock();
+            kept.unwrap_or_else(std::sync::PoisonError::into_inner).push(w.clone());
         }
         Ok(weights)
     }
@@ -194,12 +213,13 @@ pub fn run(args: Args) -> Result<u8> {
         tokens: step.tokens,
         rank: step.rank,
         checkpoint: step.checkpoint,
-        dtype,
+        types: device.types(dtype),
         decoupled: step.decoupled.then(|| Decoupled::new(&section, width, width)),
         ..StepSize::default()
     };
     let random = RandomWeights::new(step.compute.seed);
-    let shared = Shared { random, real: weights, kept: Default::default() };
+    let shared =
+        Shared { random, real: weights, kept: Default::default(), kept_halves: Default::default() };
     let (mut planned, mut result) = (0usize, serde_json::Map::new());
     if step.part != Part::Train {
         let plan = plan_denoising(&config, &size)?.summary();
@@ -226,7 +246,7 @@ pub fn run(args: Args) -> Result<u8> {
             Part::Denoise => trace_denoising(&config, &size, &device, &&shared)?,
             _ => trace_training(&config, &size, &device, &shared)?,
         };
-        let text = trace_json(&steps, roofline(&device, size.dtype));
+        let text = trace_json(&steps, roofline(&device, size.types.products()));
         std::fs::write(path, text).map_err(Error::file("write", path))?;
         note(&format!("{} operations in {}", steps.len(), path.display()));
     }

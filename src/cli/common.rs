@@ -29,7 +29,9 @@ pub struct DeviceArgs {
     /// Where to compute: cpu, cuda[:N], emulated[:early|:late|:random:SEED], or auto: a GPU if there is one.
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub device: String,
-    /// Element type of weights and activations: f32, bf16 or f16; bf16 on a GPU when left out, else f32.
+    /// Element type of weights and activations: f32, bf16 or f16; bf16 on a GPU when left out, else f32. On the CPU of
+    /// frozen weights of linear layers and convolutions only; with bf16 these layers and attention multiply numbers
+    /// rounded to bf16 where the processor can (AMX, AVX-512-BF16). All else stays f32 there.
     #[arg(long, value_name = "TYPE")]
     pub dtype: Option<String>,
     /// Kernels to use instead of the built-in ones.
@@ -132,7 +134,7 @@ impl DeviceArgs {
     /// The device and the element type.
     ///
     /// # Errors
-    /// For an unknown word, a device that is not there, or an element type it cannot compute in.
+    /// For an unknown word, or a device that is not there.
     pub fn open(&self) -> Result<(Device, DType)> {
         let asked = self.dtype.as_deref().map(dtype).transpose()?;
         let device = match self.device.as_str() {
@@ -142,16 +144,7 @@ impl DeviceArgs {
         self.kernels.put_into(&device)?;
         self.ask()?;
         let natural = if device.name().starts_with("cuda") { DType::Bf16 } else { DType::F32 };
-        let dtype = asked.unwrap_or(natural);
-        if dtype != DType::F32 && matches!(device, Device::Cpu) {
-            return Err(Error::Config {
-                key: "--dtype".into(),
-                found: dtype.to_string(),
-                expected: "f32 on the CPU".into(),
-                fix: "leave --dtype out, or use a GPU".into(),
-            });
-        }
-        Ok((device, dtype))
+        Ok((device, asked.unwrap_or(natural)))
     }
 }
 

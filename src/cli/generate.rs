@@ -1,7 +1,7 @@
 //! `selvedge generate`: pictures from a prompt, with adapters and the mean-shifted initialization.
 
 use super::{
-    advice::{check_vae, doubt},
+    advice::doubt,
     common::{Compute, at_least, dtype, lora_word, note, warn},
     progress::progress,
     scene::Scene,
@@ -252,8 +252,8 @@ impl Generate {
         let (device, dtype) = self.compute.place.open()?;
         let masks = (&device, &*self.out.join("masks"));
         let scene = Scene::open(&self.init, self.subjects.as_deref(), &self.prompt, masks)?;
-        check_vae(&device, words.vae)?;
-        let base = Base::open(&self.base)?.stored_as(dtype).predicting(words.prediction);
+        let base =
+            Base::open(&self.base)?.stored_as(device.types(dtype)).predicting(words.prediction);
         let base = base.vae_stored_as(words.vae)?;
         doubt(&base);
         let loras = open_loras(&base, &self.lora)?;

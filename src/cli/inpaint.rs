@@ -100,7 +100,7 @@ pub fn run(args: &InpaintArgs) -> Result<u8> {
 /// The hole of `smooth` painted by a base, at the photo's size.
 fn painted(args: &InpaintArgs, name: &str, smooth: &Picture, hole: &Hole) -> Result<Picture> {
     let (device, dtype) = args.compute.place.open()?;
-    let base = Base::open(name)?.stored_as(dtype);
+    let base = Base::open(name)?.stored_as(device.types(dtype));
     let brush = Brush {
         base: &base,
         device: &device,

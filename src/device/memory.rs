@@ -20,10 +20,11 @@ pub enum Arena {
 }
 
 /// A frozen weight where the device reads it.
-#[derive(Debug)]
 pub enum Weight {
     /// Shared with other programs.
     Host(Floats),
+    /// The same, stored in half precision.
+    Halves(Arc<dyn AsRef<[u8]> + Send + Sync>),
     /// Address and bytes of a copy in a [`WeightBlock`].
     Cuda(u64, usize),
 }
@@ -67,14 +68,14 @@ impl WeightBlock {
         self.upload(parts)
     }
 
-    /// Brings the next weight to a GPU as it is stored; `None` on the CPU, which computes in f32.
+    /// Brings the next weight to a GPU as it is stored; on the CPU it stays where it is.
     ///
     /// # Errors
     /// Those of the driver.
-    pub fn put_stored(&mut self, bytes: &[u8]) -> Result<Option<Weight>> {
+    pub fn put_stored(&mut self, bytes: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Result<Weight> {
         match self {
-            WeightBlock::Host => Ok(None),
-            _ => self.upload([Cow::Borrowed(bytes)].into_iter()).map(Some),
+            WeightBlock::Host => Ok(Weight::Halves(bytes)),
+            _ => self.upload([Cow::Borrowed((*bytes).as_ref())].into_iter()),
         }
     }
 
@@ -91,11 +92,22 @@ impl WeightBlock {
     }
 }
 
+impl std::fmt::Debug for Weight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Weight::Host(w) => write!(f, "Weight({w:?})"),
+            Weight::Halves(w) => write!(f, "Weight({} bytes)", (**w).as_ref().len()),
+            Weight::Cuda(address, bytes) => write!(f, "Weight({bytes} bytes at {address:#x})"),
+        }
+    }
+}
+
 impl Weight {
     /// To read.
     pub fn buf(&self) -> Buf<'_> {
         match self {
             Weight::Host(w) => Buf::Host(bytemuck::cast_slice(&w[..])),
+            Weight::Halves(w) => Buf::Host((**w).as_ref()),
             Weight::Cuda(address, bytes) => Buf::Device(*address, *bytes),
         }
     }

@@ -51,7 +51,10 @@ pub use swap::Swap;
 pub use tensor_map::TensorMapSpec;
 pub use touched::Touched;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    tensor::{DType, Types},
+};
 use std::sync::Arc;
 
 /// A place to run.
@@ -107,6 +110,14 @@ impl Device {
         match self {
             Device::Cpu => Ok(cpu::available_bytes()),
             Device::Cuda(cuda) => Ok(Some(cuda.mem_info()?.0 as u64)),
+        }
+    }
+
+    /// How programs here store numbers when `dtype` is asked for.
+    pub fn types(&self, dtype: DType) -> Types {
+        match self {
+            Device::Cpu => Types::cpu(dtype),
+            Device::Cuda(_) => dtype.into(),
         }
     }
 

@@ -16,7 +16,7 @@ use crate::{
     lora::Adapters,
     nn::Net,
     plan::{Plan, Recorder, Value, WeightLayout},
-    tensor::{DType, Spec},
+    tensor::{DType, Spec, Types},
 };
 use serde_json::Value as Json;
 use std::path::Path;
@@ -40,8 +40,8 @@ pub struct Architecture {
     pub scheduler: Json,
     /// False where nothing says what the U-Net predicts and the family has both.
     pub prediction_known: bool,
-    /// How weights and activations are stored.
-    pub dtype: DType,
+    /// How numbers are stored.
+    pub types: Types,
     /// How the autoencoder's are, where it was chosen.
     pub vae_dtype: Option<DType>,
 }
@@ -115,7 +115,7 @@ impl Architecture {
     ///
     /// # Errors
     /// Those of the files and the configurations.
-    pub fn open(model: &str, dtype: DType) -> Result<Self> {
+    pub fn open(model: &str, types: Types) -> Result<Self> {
         let unet = UnetConfig::from_json(&component_json(model, Component::Unet)?)?;
         let vae = VaeConfig::from_json(&component_json(model, Component::Vae)?)?;
         let mut text = vec![Component::TextEncoder];
@@ -138,7 +138,7 @@ impl Architecture {
             learned: 0,
             scheduler,
             prediction_known,
-            dtype,
+            types,
             vae_dtype: None,
         })
     }
@@ -150,8 +150,8 @@ impl Architecture {
 
     /// How the autoencoder's programs store, if nothing was chosen: bf16 with a bf16 base whose autoencoder is not
     /// marked `force_upcast`, else f32.
-    pub fn vae_dtype(&self) -> DType {
-        self.vae_dtype.unwrap_or(self.vae.storage(self.dtype))
+    pub fn vae_types(&self) -> Types {
+        self.types.with(self.vae_dtype.unwrap_or(self.vae.storage(self.types.products())))
     }
 
     /// Records every text encoder on the inputs of [`text_input_names`].
@@ -198,7 +198,7 @@ impl Architecture {
     /// # Errors
     /// Those of the recording.
     pub fn text_plan(&self, adapters: &Adapters, batch: usize) -> Result<Plan> {
-        let mut rec = Recorder::in_dtype(self.dtype);
+        let mut rec = Recorder::in_dtype(self.types);
         let text = self.record_text(&mut rec, adapters, batch)?;
         let pooled = text.pooled.map(|p| ("pooled", p));
         let outputs: Vec<(&str, Value)> =
@@ -211,7 +211,7 @@ impl Architecture {
     /// # Errors
     /// Those of the recording.
     pub fn vae_encoder(&self, batch: usize, [h, w]: [usize; 2]) -> Result<Plan> {
-        let (mut rec, none) = (Recorder::in_dtype(self.vae_dtype()), Adapters::new());
+        let (mut rec, none) = (Recorder::in_dtype(self.vae_types()), Adapters::new());
         let sample = rec.input("sample", Spec::f32(&[batch, h, w, self.vae.in_channels]));
         let moments =
             Net::new(&mut rec, &none).within("vae", |net| encoder(net, &self.vae, sample))?;
@@ -223,7 +223,7 @@ impl Architecture {
     /// # Errors
     /// Those of the recording.
     pub fn vae_decoder(&self, batch: usize, [h, w]: [usize; 2]) -> Result<Plan> {
-        let (mut rec, none) = (Recorder::in_dtype(self.vae_dtype()), Adapters::new());
+        let (mut rec, none) = (Recorder::in_dtype(self.vae_types()), Adapters::new());
         let latent = rec.input("latent", Spec::f32(&[batch, h, w, self.vae.latent_channels]));
         let sample =
             Net::new(&mut rec, &none).within("vae", |net| decoder(net, &self.vae, latent))?;

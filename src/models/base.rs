@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Result},
     lora::Adapters,
     plan::{ParamInfo, Plan, Program, Recorder, WeightSource},
-    tensor::DType,
+    tensor::{DType, Types},
 };
 use serde_json::Value as Json;
 
@@ -53,9 +53,9 @@ pub struct Base {
     pub zero_negative: bool,
     /// Every component's weights.
     pub weights: Model,
-    /// How its programs store weights and activations.
-    pub dtype: DType,
-    /// How those of the autoencoder do, where it was chosen; see [`Base::vae_dtype`].
+    /// How its programs store numbers.
+    pub types: Types,
+    /// How those of the autoencoder do, where it was chosen; see [`Base::vae_types`].
     pub vae_dtype: Option<DType>,
 }
 
@@ -99,7 +99,6 @@ impl Base {
         let zeros = index["force_zeros_for_empty_prompt"].as_bool();
         let zero_negative = zeros.unwrap_or(unet.text_time.is_some());
         let name = name.into();
-        let dtype = DType::F32;
         let base = Self {
             name,
             unet,
@@ -109,30 +108,30 @@ impl Base {
             prediction_known,
             zero_negative,
             weights,
-            dtype,
+            types: DType::F32.into(),
             vae_dtype: None,
         };
         base.check_widths()?;
         Ok(base)
     }
 
-    /// The same base with programs that store weights and activations as `dtype`.
-    pub fn stored_as(self, dtype: DType) -> Self {
-        Self { dtype, ..self }
+    /// The same base with programs that store numbers as `types` say.
+    pub fn stored_as(self, types: impl Into<Types>) -> Self {
+        Self { types: types.into(), ..self }
     }
 
     /// The same base with an autoencoder whose programs store as `dtype`, where one is given.
     ///
     /// # Errors
-    /// [`Error::Config`] for f16 with an autoencoder that leaves its range.
+    /// [`Error::Config`] for activations in f16 with an autoencoder that leaves its range.
     pub fn vae_stored_as(self, dtype: Option<DType>) -> Result<Self> {
-        dtype.map_or(Ok(()), |d| self.vae.check_storage(d))?;
+        dtype.map_or(Ok(()), |d| self.vae.check_storage(self.types.with(d).values()))?;
         Ok(Self { vae_dtype: dtype.or(self.vae_dtype), ..self })
     }
 
-    /// As [`Architecture::vae_dtype`].
-    pub fn vae_dtype(&self) -> DType {
-        self.vae_dtype.unwrap_or(self.vae.storage(self.dtype))
+    /// As [`Architecture::vae_types`].
+    pub fn vae_types(&self) -> Types {
+        self.types.with(self.vae_dtype.unwrap_or(self.vae.storage(self.types.products())))
     }
 
     /// The same base with a U-Net that predicts this, where it is given.
@@ -227,7 +226,7 @@ impl Base {
             learned: self.text.first().map_or(0, |t| t.learned.len()),
             scheduler: self.scheduler.clone(),
             prediction_known: self.prediction_known,
-            dtype: self.dtype,
+            types: self.types,
             vae_dtype: self.vae_dtype,
         }
     }

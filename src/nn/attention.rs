@@ -46,7 +46,8 @@ pub fn attention(net: &mut Net<'_>, x: Value, context: Value, a: &Attend) -> Res
     let k = heads(net, a.names[1], context, keys)?;
     let v = heads(net, a.names[2], context, keys)?;
     let scale = 1.0 / (a.head_dim as f32).sqrt();
-    let y = net.rec.apply(Attention { causal: a.causal, scale }, &[q, k, v])?;
+    let products = net.rec.rounding();
+    let y = net.rec.apply(Attention { causal: a.causal, scale, products }, &[q, k, v])?;
     let y = net.rec.view(y, &[n, queries, width])?;
     linear(net, a.names[3], y, a.out, Bias::Learned)
 }
@@ -87,7 +88,8 @@ pub fn padded_attention(net: &mut Net<'_>, x: Value, padding: Masked, a: &Attend
     let k = head(net, a.names[1], scores)?;
     let v = head(net, a.names[2], zeros)?;
     let scale = 1.0 / (d as f32).sqrt();
-    let y = net.rec.apply(Attention { causal: a.causal, scale }, &[q, k, v])?;
+    let products = net.rec.rounding();
+    let y = net.rec.apply(Attention { causal: a.causal, scale, products }, &[q, k, v])?;
     let cut = (0..d * (d + 1)).map(|i| if i % (d + 2) == 0 { 1.0 } else { 0.0 });
     let cut = net.rec.table("cut", &[d, d + 1], cut.collect());
     let cut = net.rec.compute(cut)?;

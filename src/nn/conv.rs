@@ -55,7 +55,7 @@ pub fn conv(net: &mut Net<'_>, name: &str, x: Value, shape: Conv) -> Result<Valu
     }
     net.within(name, |net| {
         let width = net.channels(x);
-        let w = net.param("weight", &[out, k, k, width], WeightLayout::Conv);
+        let w = net.weight("weight", &[out, k, k, width], WeightLayout::Conv);
         let b = net.param("bias", &[out], WeightLayout::Dense);
         let mut y = net.rec.apply(Conv2d { stride, pad, bias: true, upsample }, &[x, w, b])?;
         for (i, a) in net.adapters.at(&net.path).iter().enumerate() {
@@ -86,10 +86,10 @@ pub fn conv_without_bias(
     net.within(name, |net| {
         let width = net.channels(x);
         if kernel == 1 {
-            let w = net.param("weight", &[out, width], WeightLayout::Conv1x1);
+            let w = net.weight("weight", &[out, width], WeightLayout::Conv1x1);
             return net.rec.apply(Linear { bias: false }, &[x, w]);
         }
-        let w = net.param("weight", &[out, kernel, kernel, width], WeightLayout::Conv);
+        let w = net.weight("weight", &[out, kernel, kernel, width], WeightLayout::Conv);
         net.rec.apply(Conv2d::same(kernel, false), &[x, w])
     })
 }
@@ -108,7 +108,7 @@ pub fn patches(net: &mut Net<'_>, name: &str, x: Value, (out, k): (usize, usize)
         return Err(net.shape(x, "picture", format!("[N, H, W, C] with sides that {k} divides")));
     }
     net.within(name, |net| {
-        let weight = net.param("weight", &[out, k, k, c], WeightLayout::Conv);
+        let weight = net.weight("weight", &[out, k, k, c], WeightLayout::Conv);
         let weight = net.rec.view(weight, &[out, k * k * c])?;
         let bias = net.param("bias", &[out], WeightLayout::Dense);
         let x = net.rec.apply(windows::Partition { window: [k, k] }, &[x])?;
@@ -128,7 +128,7 @@ pub fn patches(net: &mut Net<'_>, name: &str, x: Value, (out, k): (usize, usize)
 pub fn double(net: &mut Net<'_>, name: &str, x: Value, out: usize) -> Result<Value> {
     let [n, h, w, c] = net.image_dims(x)?;
     net.within(name, |net| {
-        let weight = net.param("weight", &[2, 2, out, c], WeightLayout::ConvTransposed);
+        let weight = net.weight("weight", &[2, 2, out, c], WeightLayout::ConvTransposed);
         let weight = net.rec.view(weight, &[4 * out, c])?;
         let bias = net.param("bias", &[out], WeightLayout::Dense);
         let bias = net.rec.view(bias, &[1, out])?;

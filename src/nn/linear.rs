@@ -52,7 +52,7 @@ fn product(
     layout: WeightLayout,
 ) -> Result<Value> {
     let width = net.channels(x);
-    let mut ins = vec![x, net.param("weight", &[out, width], layout)];
+    let mut ins = vec![x, net.weight("weight", &[out, width], layout)];
     let has_bias = bias == Bias::Learned;
     if has_bias {
         ins.push(net.param("bias", &[out], WeightLayout::Dense));

@@ -72,6 +72,12 @@ impl<'a> Net<'a> {
         self.rec.param(&full, dims, layout)
     }
 
+    /// The weight of a product or a convolution of the current module, [`Recorder::weight`].
+    pub fn weight(&mut self, name: &str, dims: &[usize], layout: WeightLayout) -> Value {
+        let full = self.join(name);
+        self.rec.weight(&full, dims, layout)
+    }
+
     /// Extents of a value.
     pub fn dims(&self, v: Value) -> Vec<usize> {
         self.rec.spec(v).dims.clone()

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     device::Device,
     op::{Cost, GradMode},
+    tensor::{DType, Spec},
 };
 use serde::Serialize;
 use std::collections::HashSet;
@@ -73,10 +74,15 @@ impl Plan {
             forward_flop: flop(&self.steps[..self.forward_steps]),
             once_flop: flop(&self.steps[..self.once_steps]),
             backward_flop: flop(&self.steps[self.forward_steps..]),
-            weight_bytes: (all - trained) * self.rec.dtype().size_bytes(),
+            weight_bytes: self.frozen_bytes(),
             arena_bytes: self.places.total_bytes,
             naive_bytes: self.places.naive_bytes,
         }
+    }
+
+    fn frozen_bytes(&self) -> usize {
+        let frozen = |s: &&Slot| matches!(s.class, Class::Param { trainable: false, .. });
+        self.rec.slots.iter().filter(frozen).map(|s| s.spec.bytes()).sum()
     }
 
     pub(super) fn cost(&self, step: &super::Step) -> Cost {
@@ -141,7 +147,7 @@ impl Plan {
                 _ if t < self.once_steps => ("once", Buffer::Value(n.out.0), String::new()),
                 _ => ("fwd", Buffer::Value(n.out.0), String::new()),
             };
-            let ins: Vec<String> = n.specs.iter().map(|s| format!("{:?}", s.dims)).collect();
+            let ins: Vec<String> = n.specs.iter().map(|s| self.operand(s)).collect();
             let at = self.places.at.get(&out).map_or(0, |r| r.start);
             let _ = writeln!(
                 text,
@@ -170,6 +176,12 @@ impl Plan {
             s.weight_bytes as f64 / 1e6,
         );
         text
+    }
+
+    /// Extents of an operand, with its type where that is not the plan's.
+    fn operand(&self, spec: &Spec) -> String {
+        let plain = spec.dtype == self.rec.dtype() || spec.dtype == DType::I32;
+        if plain { format!("{:?}", spec.dims) } else { format!("{:?} {}", spec.dims, spec.dtype) }
     }
 
     /// The `n` largest buffers by scope name, for messages.

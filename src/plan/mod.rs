@@ -27,7 +27,7 @@ pub use program::Program;
 pub use record::{ParamInfo, Recorder, Value, WeightLayout};
 pub use rehearse::{NoWeights, Rehearsed};
 pub use trace::{Roofline, Traced, trace_json};
-pub use weights::{StoredBytes, WeightSource};
+pub use weights::{StoredBytes, WeightSource, rounded};
 
 use crate::op::{GradMode, Keeps};
 use buffers::Buffer;

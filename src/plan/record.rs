@@ -4,7 +4,7 @@ use crate::{
     error::{Error, Result},
     kernels::{affine::Affine, cast::Cast},
     op::{Op, Signature},
-    tensor::{DType, Spec},
+    tensor::{DType, Spec, Types},
 };
 use std::collections::HashMap;
 
@@ -134,7 +134,7 @@ pub struct Recorder {
     segment: Option<usize>,
     segments: usize,
     trains: Option<Policy>,
-    dtype: DType,
+    types: Types,
 }
 
 impl std::fmt::Debug for Recorder {
@@ -149,15 +149,28 @@ impl Recorder {
         Self::default()
     }
 
-    /// An empty recording whose parameters and activations are stored as `dtype`; inputs stay what their spec
+    /// An empty recording whose parameters and activations are stored as `types` say; inputs stay what their spec
     /// says, and models bring them over with [`Recorder::compute`].
-    pub fn in_dtype(dtype: DType) -> Self {
-        Self { dtype, ..Self::default() }
+    pub fn in_dtype(types: impl Into<Types>) -> Self {
+        Self { types: types.into(), ..Self::default() }
     }
 
-    /// The element type of parameters and activations.
+    /// The element type of activations and of parameters other than [`Recorder::weight`]s.
     pub fn dtype(&self) -> DType {
-        self.dtype
+        self.types.values()
+    }
+
+    /// The element type of frozen weights of products.
+    pub fn products(&self) -> DType {
+        self.types.products()
+    }
+
+    /// What products of f32 activations round their operands to.
+    pub fn rounding(&self) -> DType {
+        match (self.dtype(), self.products()) {
+            (DType::F32, DType::Bf16) => DType::Bf16,
+            _ => DType::F32,
+        }
     }
 
     /// `v` in the element type of activations; `v` itself when it has it.
@@ -165,7 +178,7 @@ impl Recorder {
     /// # Errors
     /// Those of [`Cast`].
     pub fn compute(&mut self, v: Value) -> Result<Value> {
-        self.cast(v, self.dtype)
+        self.cast(v, self.dtype())
     }
 
     /// `v` as `to`; `v` itself when it is that already.
@@ -218,12 +231,29 @@ impl Recorder {
 
     /// The parameter `name` with runtime `dims`; recorded once, however often it is asked for.
     pub fn param(&mut self, name: &str, dims: &[usize], layout: WeightLayout) -> Value {
+        self.param_as(name, dims, layout, self.dtype())
+    }
+
+    /// As [`Recorder::param`], the second operand of a linear layer or a convolution: frozen, it is stored as
+    /// [`Recorder::products`] says.
+    pub fn weight(&mut self, name: &str, dims: &[usize], layout: WeightLayout) -> Value {
+        self.param_as(name, dims, layout, self.products())
+    }
+
+    fn param_as(
+        &mut self,
+        name: &str,
+        dims: &[usize],
+        layout: WeightLayout,
+        frozen: DType,
+    ) -> Value {
         if let Some(v) = self.params.get(name) {
             return *v;
         }
         let trainable = self.trains.as_ref().is_some_and(|f| f(name));
         let class = Class::Param { layout, trainable };
-        let v = self.slot(Spec::new(dims, self.dtype), class, name.to_string());
+        let dtype = if trainable { self.dtype() } else { frozen };
+        let v = self.slot(Spec::new(dims, dtype), class, name.to_string());
         self.params.insert(name.to_string(), v);
         v
     }

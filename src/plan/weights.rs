@@ -10,10 +10,10 @@ use crate::{
     tensor::{DType, Floats, Spec},
 };
 use rayon::prelude::*;
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
-/// Elements as they are stored, in runtime layout.
-pub type StoredBytes = Box<dyn AsRef<[u8]> + Send>;
+/// Elements as they are stored, in runtime layout; a clone shares them.
+pub type StoredBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 /// Where parameters come from; asked by several threads at once.
 pub trait WeightSource: Sync {
@@ -44,6 +44,40 @@ pub trait WeightSource: Sync {
             Some(keeper) => keeper.stored(name, dims, layout, dtype),
             None => Ok(None),
         }
+    }
+
+    /// The parameter `name` in runtime layout as `dtype`, 16 bits wide and at an even address, for the CPU: as the
+    /// source or its keeper has it, else rounded from f32. `None` when it is missing.
+    ///
+    /// # Errors
+    /// As [`WeightSource::get`].
+    fn halves(
+        &self,
+        name: &str,
+        dims: &[usize],
+        layout: WeightLayout,
+        dtype: DType,
+    ) -> Result<Option<StoredBytes>> {
+        if let Some(keeper) = self.keeper(name)
+            && let Some(kept) = keeper.halves(name, dims, layout, dtype)?
+        {
+            return Ok(Some(kept));
+        }
+        Ok(self.get(name, dims, layout)?.map(|data| rounded(&data, dtype)))
+    }
+}
+
+/// `data` rounded to `dtype`, 16 bits wide.
+pub fn rounded(data: &[f32], dtype: DType) -> StoredBytes {
+    Arc::new(Halves(dtype.halves(data)))
+}
+
+/// Numbers of 16 bits that nobody else holds.
+struct Halves(Vec<u16>);
+
+impl AsRef<[u8]> for Halves {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
     }
 }
 
@@ -90,7 +124,7 @@ impl Weights {
         let mut weights = Self { list: vec![], names: HashMap::new(), block };
         let (mut index, mut missing) = (HashMap::new(), vec![]);
         for group in wanted.chunks(GROUP) {
-            let fetch = |w: &Wanted<'_>| fetch(source, w, matches!(device, Device::Cuda(_)));
+            let fetch = |w: &Wanted<'_>| fetch(source, w, device);
             let found: Vec<Found> = group.par_iter().map(fetch).collect::<Result<_>>()?;
             for (w, found) in group.iter().zip(found) {
                 match found {
@@ -114,7 +148,7 @@ impl Weights {
     fn put(&mut self, w: &Wanted<'_>, found: Found) -> Result<()> {
         let weight = match found {
             Found::Floats(data) => Some(self.block.put(data, w.spec.dtype)?),
-            Found::Stored(bytes) => self.block.put_stored((*bytes).as_ref())?,
+            Found::Stored(bytes) => Some(self.block.put_stored(bytes)?),
             Found::Nothing => None,
         };
         self.names.insert(w.name.into(), (self.list.len(), w.spec.clone()));
@@ -156,11 +190,15 @@ fn wanted(plan: &Plan) -> Vec<Wanted<'_>> {
     all
 }
 
-/// Asks `source` for one parameter: on a GPU first for the type it is kept in.
-fn fetch(source: &dyn WeightSource, w: &Wanted<'_>, gpu: bool) -> Result<Found> {
-    let dims = &w.spec.dims;
-    if gpu && !w.trainable {
-        let stored = source.stored(w.name, dims, w.layout, w.spec.dtype)?;
+/// Asks `source` for one parameter: on a GPU first for the type it is kept in, on the CPU for the type it is wanted in.
+fn fetch(source: &dyn WeightSource, w: &Wanted<'_>, device: &Device) -> Result<Found> {
+    let (dims, dtype) = (&w.spec.dims, w.spec.dtype);
+    if !w.trainable {
+        let stored = match device {
+            Device::Cuda(_) => source.stored(w.name, dims, w.layout, dtype)?,
+            Device::Cpu if dtype != DType::F32 => source.halves(w.name, dims, w.layout, dtype)?,
+            Device::Cpu => None,
+        };
         if let Some(bytes) = stored {
             let len = (*bytes).as_ref().len();
             return match len == w.spec.bytes() {

@@ -63,7 +63,7 @@ impl OnDevice {
 pub(super) fn plan(base: &Base, adapters: &Adapters, size: &Size) -> Result<Plan> {
     let (config, n) = (&base.unet, size.rows());
     let [h, w] = size.latent;
-    let mut rec = Recorder::in_dtype(base.dtype);
+    let mut rec = Recorder::in_dtype(base.types);
     let sample = rec.input("sample", Spec::f32(&[n, h, w, config.in_channels]));
     let timestep = rec.input("timestep", Spec::f32(&[n]));
     let width = config.context_dim().unwrap_or(1);

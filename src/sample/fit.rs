@@ -7,7 +7,7 @@ use crate::{
     lora::Adapters,
     models::base::Base,
     plan::Plan,
-    tensor::DType,
+    tensor::{DType, Types},
 };
 
 /// Which pictures are asked about: what stays in memory together, and how their settings are called.
@@ -98,17 +98,16 @@ pub fn check(
     let Some(have) = device.free_bytes()?.filter(|have| need > *have) else { return Ok(()) };
     let fits = |choice: &Choice| {
         let narrow;
-        let base = match choice.dtype == base.dtype {
+        let base = match choice.types == base.types {
             true => base,
             false => {
-                narrow = base.clone().stored_as(choice.dtype);
+                narrow = base.clone().stored_as(choice.types);
                 &narrow
             }
         };
         Ok(Forecast::new(base, adapters, &choice.size)?.bytes(purpose) <= have)
     };
-    let dtype = (base.dtype, matches!(device, Device::Cuda(_)));
-    let words = nearest(&choices(size, dtype, (purpose, base.vae.factor())), fits)?;
+    let words = nearest(&choices(size, base.types, (purpose, base.vae.factor())), fits)?;
     let fix = match words.is_empty() {
         true => "no setting of this base fits; use a smaller base".into(),
         false => format!("this would fit: {}", words.join(", or ")),
@@ -122,7 +121,7 @@ pub fn check(
 struct Choice {
     words: String,
     size: Size,
-    dtype: DType,
+    types: Types,
 }
 
 /// The first choice of every kind that fits; of the last kind, everything together, only where no other does.
@@ -142,19 +141,15 @@ fn nearest(kinds: &[Vec<Choice>], fits: impl Fn(&Choice) -> Result<bool>) -> Res
     Ok(found)
 }
 
-/// Choices of every kind, the nearest first: element type on a GPU, pictures in a pass, size, all together.
-fn choices(
-    size: &Size,
-    (dtype, gpu): (DType, bool),
-    (purpose, factor): (Purpose, usize),
-) -> Vec<Vec<Choice>> {
-    let own = |words: String, size: Size| Choice { words, size, dtype };
+/// Choices of every kind, the nearest first: element type, pictures in a pass, size, all together.
+fn choices(size: &Size, types: Types, (purpose, factor): (Purpose, usize)) -> Vec<Vec<Choice>> {
+    let own = |words: String, size: Size| Choice { words, size, types };
     let narrow = |choice: Choice| Choice {
         words: format!("--dtype bf16 {}", choice.words).trim_end().into(),
-        dtype: DType::Bf16,
+        types: types.with(DType::Bf16),
         ..choice
     };
-    let can_narrow = gpu && dtype == DType::F32;
+    let can_narrow = types.products() == DType::F32;
     let halves = std::iter::successors(Some(size.pictures / 2), |n| Some(n / 2));
     let batches: Vec<Choice> = (halves.take_while(|n| *n > 0))
         .map(|n| own(format!("--batch {n}"), Size { pictures: n, ..*size }))
@@ -199,19 +194,23 @@ mod tests {
 
     #[test]
     fn the_first_fitting_choice_of_every_kind_is_named() {
-        let named = |fits: &dyn Fn(&Choice) -> bool, gpu| {
-            let all = choices(&SIZE, (DType::F32, gpu), (Purpose::Generate, 8));
+        let named = |fits: &dyn Fn(&Choice) -> bool, dtype| {
+            let all = choices(&SIZE, Types::cpu(dtype), (Purpose::Generate, 8));
             nearest(&all, |c| Ok(fits(c))).unwrap()
         };
         let small = |c: &Choice| c.size.pictures * c.size.latent[0] <= 3 * 128;
-        assert_eq!(named(&small, false), ["--batch 3", "--height 512 --width 384"]);
+        assert_eq!(named(&small, DType::Bf16), ["--batch 3", "--height 512 --width 384"]);
         let both = |c: &Choice| c.size.pictures == 1 && c.size.latent[0] < 128;
-        assert_eq!(named(&both, false), ["--batch 1 --height 768 --width 576"]);
-        let half = |c: &Choice| c.dtype == DType::Bf16;
-        assert_eq!(named(&half, true), ["--dtype bf16"]);
-        assert!(named(&half, false).is_empty(), "the CPU computes in f32");
+        assert_eq!(named(&both, DType::Bf16), ["--batch 1 --height 768 --width 576"]);
+        let half = |c: &Choice| c.types.products() == DType::Bf16;
+        assert_eq!(named(&half, DType::F32), ["--dtype bf16"]);
+        assert_eq!(
+            named(&half, DType::Bf16).len(),
+            2,
+            "it is bf16 already: the nearest of every other kind"
+        );
         let all = |c: &Choice| half(c) && both(c);
-        assert_eq!(named(&all, true), ["--dtype bf16 --batch 1 --height 768 --width 576"]);
+        assert_eq!(named(&all, DType::F32), ["--dtype bf16 --batch 1 --height 768 --width 576"]);
     }
 
     #[test]

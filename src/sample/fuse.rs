@@ -7,7 +7,7 @@ use crate::{
     models::decoupling::Decoupling,
     nn::Net,
     plan::{Program, Recorder, WeightSource},
-    tensor::{DType, Spec},
+    tensor::{DType, Spec, Types},
 };
 
 /// What stands beside the text.
@@ -90,13 +90,13 @@ impl Steering {
     pub(super) fn fuse(
         &self,
         device: &Device,
-        dtype: DType,
+        types: Types,
         weights: &dyn WeightSource,
         context: &[f32],
     ) -> Result<Vec<f32>> {
         let d = &self.model;
         let tokens = context.len() / d.width.max(1);
-        let (mut rec, none) = (Recorder::in_dtype(dtype), Adapters::new());
+        let (mut rec, none) = (Recorder::in_dtype(types), Adapters::new());
         let text = rec.input("text", Spec::f32(&[1, tokens, d.width]));
         let feature = match &self.beside {
             Beside::Nothing => None,

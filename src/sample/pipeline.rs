@@ -197,8 +197,8 @@ impl<'a> Pipeline<'a> {
         let mut own = get(&request.prompt);
         if let Some(steering) = &self.steering {
             if !self.fused.contains_key(&request.prompt) {
-                let (device, dtype) = (&self.device, self.base.dtype);
-                let fused = steering.fuse(device, dtype, self.weights, &own.context)?;
+                let (device, types) = (&self.device, self.base.types);
+                let fused = steering.fuse(device, types, self.weights, &own.context)?;
                 self.fused.insert(request.prompt.clone(), fused);
             }
             own.context = self.fused.get(&request.prompt).cloned().unwrap_or_default();
@@ -298,6 +298,19 @@ impl WeightSource for Joined<'_> {
             Some(bytes) => Ok(Some(bytes)),
             None if self.first.get(name, dims, layout)?.is_some() => Ok(None),
             None => self.second.stored(name, dims, layout, dtype),
+        }
+    }
+
+    fn halves(
+        &self,
+        name: &str,
+        dims: &[usize],
+        layout: WeightLayout,
+        dtype: DType,
+    ) -> Result<Option<StoredBytes>> {
+        match self.first.halves(name, dims, layout, dtype)? {
+            Some(bytes) => Ok(Some(bytes)),
+            None => self.second.halves(name, dims, layout, dtype),
         }
     }
 }

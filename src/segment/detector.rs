@@ -154,7 +154,7 @@ impl Detector {
     fn load(&self, count: usize) -> Result<Program> {
         let (side, text) = (self.side(), &self.config.text);
         let length = text.positions;
-        let mut rec = Recorder::in_dtype(self.dtype);
+        let mut rec = Recorder::in_dtype(self.device.types(self.dtype));
         let pixels = rec.input("pixel_values", Spec::f32(&[1, side, side, 3]));
         let queries = rec.input("queries", Spec::f32(&[1, count]));
         let scores = rec.input("scores", Spec::f32(&[count, length, text.heads]));

@@ -65,7 +65,7 @@ impl Segmenter {
         let input = config.picture().unwrap_or([SIDE; 2]);
         let decoder = Checkpoint::open(path, Component::SamMaskDecoder)?;
         let matrix = decoder.tensor(POSITIONS)?.data;
-        let mut rec = Recorder::in_dtype(dtype);
+        let mut rec = Recorder::in_dtype(device.types(dtype));
         let pixels = rec.input("pixel_values", Spec::f32(&[1, input[0], input[1], 3]));
         let out = within(&mut rec, &weights, |net| image_encoder(net, &config, pixels))?;
         let dims = rec.spec(out).dims.clone();
@@ -97,7 +97,7 @@ impl Segmenter {
         let [h, w] = self.cells;
         let width = self.config.width;
         let tokens = prompts(&frame, prompt).tokens(&self.matrix, self.config.masks, self.input)?;
-        let mut rec = Recorder::in_dtype(self.dtype);
+        let mut rec = Recorder::in_dtype(self.device.types(self.dtype));
         let image = rec.input("image_embeddings", Spec::f32(&[1, h, w, width]));
         let ids = rec.input("token_ids", Spec::i32(&[1, tokens.count]));
         let positions = rec.input("token_positions", Spec::f32(&[tokens.count, width]));

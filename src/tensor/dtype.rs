@@ -1,13 +1,13 @@
 //! Element types.
 
-use half::{bf16, f16};
+use half::{bf16, f16, slice::HalfFloatSliceExt};
 use serde::{Deserialize, Serialize};
 
 /// Element type of a value; data, never a type parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DType {
-    /// 32-bit float: accumulators, adapters, everything on the CPU.
+    /// 32-bit float: accumulators, adapters, activations on the CPU.
     #[default]
     F32,
     /// bfloat16.
@@ -45,6 +45,21 @@ impl DType {
                 bytemuck::cast_slice(&rounded).to_vec()
             }
         }
+    }
+
+    /// `values` rounded to the nearest of this type, bf16 or f16, as bits; of any other type nothing.
+    pub fn halves(self, values: &[f32]) -> Vec<u16> {
+        let mut bits = vec![0; values.len()];
+        match self {
+            DType::Bf16 => {
+                bytemuck::cast_slice_mut::<_, bf16>(&mut bits).convert_from_f32_slice(values);
+            }
+            DType::F16 => {
+                bytemuck::cast_slice_mut::<_, f16>(&mut bits).convert_from_f32_slice(values);
+            }
+            DType::F32 | DType::I32 => bits.clear(),
+        }
+        bits
     }
 
     /// Stored elements as f32; integers keep their bits.

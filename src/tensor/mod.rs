@@ -11,6 +11,7 @@ mod raw;
 pub mod safetensors;
 mod spec;
 mod torch;
+mod types;
 mod widen;
 mod write;
 
@@ -19,4 +20,5 @@ pub use floats::{Floats, WeakFloats};
 pub use host::Tensor;
 pub use spec::Spec;
 pub use torch::open_weights;
+pub use types::Types;
 pub use write::{Listed, write_safetensors, write_safetensors_from};

@@ -79,7 +79,7 @@ impl<'a> Blueprint<'a> {
             decoupled: decoupled(config, &architecture)?,
             checkpoint: t.checkpoint_gradients,
             poison: false,
-            dtype: architecture.dtype,
+            types: architecture.types,
         };
         let trained = trained(config, &architecture)?;
         Ok(Self { config, architecture, trained, options })

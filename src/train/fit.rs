@@ -58,7 +58,7 @@ pub fn check(
     let need = bytes(plan);
     let Some(have) = device.free_bytes()?.filter(|have| need > *have) else { return Ok(()) };
     let fits = |options: &StepOptions| Ok(bytes(&plan_with(options)?) <= have);
-    let mut words = nearest(options, train.batch, matches!(device, Device::Cuda(_)), fits)?;
+    let mut words = nearest(options, train.batch, fits)?;
     if samples > 0 && need - samples <= have {
         words.insert(0, "train.sample_every = 0".into());
     }
@@ -73,11 +73,10 @@ pub fn check(
 fn nearest(
     options: &StepOptions,
     pictures: usize,
-    narrow: bool,
     fits: impl Fn(&StepOptions) -> Result<bool>,
 ) -> Result<Vec<String>> {
     let (mut alone, mut together, mut words) = (vec![], options.clone(), vec![]);
-    for (word, change) in changes(options, pictures, narrow) {
+    for (word, change) in changes(options, pictures) {
         let mut changed = options.clone();
         change(&mut changed);
         if fits(&changed)? {
@@ -87,7 +86,7 @@ fn nearest(
     if !alone.is_empty() {
         return Ok(alone);
     }
-    for (word, change) in changes(options, pictures, narrow) {
+    for (word, change) in changes(options, pictures) {
         change(&mut together);
         words.push(word);
         if fits(&together)? {
@@ -100,10 +99,11 @@ fn nearest(
 type Change = Box<dyn Fn(&mut StepOptions)>;
 
 /// Changes of the settings, the least painful first.
-fn changes(options: &StepOptions, pictures: usize, narrow: bool) -> Vec<(String, Change)> {
+fn changes(options: &StepOptions, pictures: usize) -> Vec<(String, Change)> {
     let mut all: Vec<(String, Change)> = vec![];
-    if narrow && options.dtype == DType::F32 {
-        all.push(("--dtype bf16".into(), Box::new(|o| o.dtype = DType::Bf16)));
+    if options.types.products() == DType::F32 {
+        let narrow: Change = Box::new(|o| o.types = o.types.with(DType::Bf16));
+        all.push(("--dtype bf16".into(), narrow));
     }
     if !options.checkpoint {
         all.push(("train.checkpoint_gradients = true".into(), Box::new(|o| o.checkpoint = true)));
@@ -145,18 +145,18 @@ mod tests {
             decoupled: None,
             checkpoint: false,
             poison: false,
-            dtype: DType::F32,
+            types: DType::F32.into(),
         }
     }
 
     #[test]
     fn single_changes_come_first_and_then_the_shortest_list() {
-        let by_batch = nearest(&options(), 4, true, |o| Ok(o.batch == 2)).unwrap();
+        let by_batch = nearest(&options(), 4, |o| Ok(o.batch == 2)).unwrap();
         assert_eq!(by_batch, ["train.batch = 1"]);
-        let both = |o: &StepOptions| Ok(o.checkpoint && o.dtype == DType::Bf16);
-        let words = nearest(&options(), 4, true, both).unwrap();
+        let both = |o: &StepOptions| Ok(o.checkpoint && o.types.products() == DType::Bf16);
+        let words = nearest(&options(), 4, both).unwrap();
         assert_eq!(words, ["--dtype bf16 with train.checkpoint_gradients = true"]);
-        assert!(nearest(&options(), 4, true, |_| Ok(false)).unwrap().is_empty());
+        assert!(nearest(&options(), 4, |_| Ok(false)).unwrap().is_empty());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::{
     lora::{Adapter, Adapters},
     models::{base::Base, unet::UnetConfig},
     plan::{Plan, Program, Recorder, Traced, WeightSource},
-    tensor::{DType, Spec, philox},
+    tensor::{DType, Spec, Types, philox},
 };
 use std::time::Instant;
 
@@ -37,7 +37,7 @@ pub struct StepSize {
     /// How the step decouples.
     pub decoupled: Option<Decoupled>,
     /// How weights and activations are stored.
-    pub dtype: DType,
+    pub types: Types,
 }
 
 impl Default for StepSize {
@@ -51,7 +51,7 @@ impl Default for StepSize {
             checkpoint: false,
             objective: Objective::Mse,
             decoupled: None,
-            dtype: DType::F32,
+            types: DType::F32.into(),
         }
     }
 }
@@ -82,7 +82,7 @@ pub fn step_options(config: &UnetConfig, size: &StepSize) -> StepOptions {
         decoupled: size.decoupled,
         checkpoint: size.checkpoint,
         poison: false,
-        dtype: size.dtype,
+        types: size.types,
     }
 }
 
@@ -92,7 +92,7 @@ pub fn step_options(config: &UnetConfig, size: &StepSize) -> StepOptions {
 /// # Errors
 /// Those of the recording.
 pub fn plan_denoising(config: &UnetConfig, size: &StepSize) -> Result<Plan> {
-    let (mut rec, [h, w]) = (Recorder::in_dtype(size.dtype), size.latent);
+    let (mut rec, [h, w]) = (Recorder::in_dtype(size.types), size.latent);
     let sample = rec.input("sample", Spec::f32(&[size.batch, h, w, config.in_channels]));
     let timestep = rec.input("timestep", Spec::f32(&[size.batch]));
     let text = text_inputs(&mut rec, config, size.batch, size.tokens);

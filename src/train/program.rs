@@ -201,7 +201,7 @@ pub fn plan_step(
             fix: "set train.mode = \"lora\", or method.loss = \"mse\"".into(),
         });
     }
-    let mut rec = Recorder::in_dtype(options.dtype);
+    let mut rec = Recorder::in_dtype(options.types);
     trained.apply(&mut rec);
     let (adapters, none) = (trained.adapters(), Adapters::new());
     let text = text(&mut rec, &adapters)?;

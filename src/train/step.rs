@@ -14,7 +14,7 @@ use crate::{
         posterior::Posterior,
     },
     plan::{Pass, Plan, PlanOptions, Program, Recorder, Value},
-    tensor::{DType, Spec},
+    tensor::{DType, Spec, Types},
 };
 
 /// What the loss compares.
@@ -50,8 +50,8 @@ pub struct StepOptions {
     pub checkpoint: bool,
     /// Fill dead buffers with NaN (tests).
     pub poison: bool,
-    /// How weights and activations are stored.
-    pub dtype: DType,
+    /// How numbers are stored.
+    pub types: Types,
 }
 
 /// What the recorded prediction is made from.

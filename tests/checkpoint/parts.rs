@@ -345,12 +345,12 @@ fn the_autoencoder_is_stored_where_its_activations_fit() {
         (false, DType::Bf16, DType::Bf16),
         (false, DType::F16, DType::F32),
     ] {
-        assert_eq!(base(upcast, dtype).vae_dtype(), want, "{upcast} {dtype}");
+        assert_eq!(base(upcast, dtype).vae_types().products(), want, "{upcast} {dtype}");
     }
     let e = base(true, DType::F16).vae_stored_as(Some(DType::F16)).unwrap_err().to_string();
     assert!(e.contains("sdxl-vae-fp16-fix") && e.contains("force_upcast"), "{e}");
     let fixed = base(false, DType::F16).vae_stored_as(Some(DType::F16)).unwrap();
-    assert_eq!(fixed.vae_dtype(), DType::F16);
+    assert_eq!(fixed.vae_types().products(), DType::F16);
 }
 
 #[test]

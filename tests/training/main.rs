@@ -98,7 +98,7 @@ fn stepper(run: &Run, checkpoint: bool) -> Stepper {
         decoupled: run.decoupled,
         checkpoint,
         poison: true,
-        dtype: DType::F32,
+        types: DType::F32.into(),
     };
     let text = |rec: &mut Recorder, _: &_| Ok(text_inputs(rec, &config, BATCH, 7));
     let plan = plan_step(&config, &trained, &options, text).unwrap();

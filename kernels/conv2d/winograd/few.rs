@@ -80,7 +80,7 @@ pub fn run(
         let (after, before) = scratch.split_at_mut(parts(grid)[0]);
         let part = |k: Range<usize>| {
             let first = k.start * kernel.row_stride + columns.start * kernel.column_stride;
-            let data = &kernel.data[first..];
+            let data = kernel.data.from(first);
             Unpacked { data, len: k.len(), n: columns.len(), ..*kernel }
         };
         let mut slabs = slabs(grid).zip(v.chunks(step)).peekable();

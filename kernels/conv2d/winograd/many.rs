@@ -59,8 +59,7 @@ pub fn run(
     let groups = transformed.chunks_mut(kernel_len(c, GROUP)).enumerate();
     share(groups, scratch, piece, |(i, to), scratch| {
         let first = i * GROUP;
-        let data = &kernel.data[first * kernel.column_stride..];
-        let part = Unpacked { data, n: GROUP.min(n - first), ..*kernel };
+        let part = kernel.columns(first, GROUP.min(n - first));
         transform_kernel(to, &part, scratch);
     });
     let transformed = &*transformed;

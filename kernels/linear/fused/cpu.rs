@@ -2,26 +2,28 @@
 
 use super::{FusedLinear, Then};
 use crate::{
-    device::cpu::sigmoid,
+    device::cpu::{Elements, sigmoid},
     kernels::{
         activation::{Kind, elu, gelu},
+        check,
         linear::{cpu, rows},
     },
     op::Forward,
-    tensor::Spec,
+    tensor::{DType, Spec},
 };
 
 /// The layer's scratch, and `h` where it is wider than the output.
-pub(super) fn scratch(op: FusedLinear, x: &Spec, h: &Spec) -> usize {
-    let own = cpu::forward_scratch(rows(x), h.last(), x.last()).next_multiple_of(64);
+pub(super) fn scratch(op: FusedLinear, x: &Spec, h: &Spec, stored: DType) -> usize {
+    let own = cpu::forward_scratch([rows(x), h.last(), x.last()], stored).next_multiple_of(64);
     let wide = if op.then == Then::Geglu { h.len().saturating_mul(4) } else { 0 };
     own.saturating_add(wide)
 }
 
 pub(super) fn forward(op: FusedLinear, mut io: Forward<'_>) {
-    let (x, w) = (&io.specs[0], io.ins[1].f32());
+    let stored = check::stored_weight(io.specs);
+    let (x, w) = (&io.specs[0], Elements::of(io.ins[1], stored));
     let (m, k, n) = (rows(x), x.last(), io.specs[1].dims[0]);
-    let own = cpu::forward_scratch(m, n, k).next_multiple_of(64) / 4;
+    let own = cpu::forward_scratch([m, n, k], stored).next_multiple_of(64) / 4;
     let (packed, h) = io.scratch.f32().split_at_mut(own);
     let bias = if op.bias { Some(io.ins[2].f32()) } else { None };
     let out = io.out.f32();

@@ -29,14 +29,14 @@ pub enum Then {
 ///
 /// # Shapes
 /// `x: [.., K]`, `w: [N, K]`, `b: [N]` (only with `bias`), `r` as `y` (only with `residual`), the last input;
-/// `y: [.., N]`, of GEGLU `[.., N / 2]`; all of one float type.
+/// `y: [.., N]`, of GEGLU `[.., N / 2]`; all of one float type. On the CPU `w` may be bf16 or f16 beside f32.
 ///
 /// # Gradient
 /// None: backward would need `h`, which is not kept. A plan that trains through it is refused; record
 /// [`super::Linear`], the activation and the addition apart.
 ///
 /// # Numerics
-/// f32 from the sums to the one rounding of `y`; on a GPU without a fused kernel `h` is rounded too.
+/// As [`super::Linear`]: f32 from the sums to the one rounding of `y`; on a GPU without a fused kernel `h` is rounded too.
 ///
 /// # Errors
 /// `infer` refuses what [`super::Linear`] does, an odd width of GEGLU, and a residual of another shape.
@@ -84,7 +84,7 @@ impl Op for FusedLinear {
                 format!("{kind:?} is not computed behind a product; record it on its own");
             return Err(Error::Plan { at: self.name().into(), problem });
         }
-        check::float_inputs("linear", ins, self.names())?;
+        check::product_inputs("linear", ins, self.names())?;
         let bias = if self.bias { ins.get(2) } else { None };
         let h = output("linear", &ins[0], &ins[1], bias)?;
         let mut out = h.clone();
@@ -100,7 +100,8 @@ impl Op for FusedLinear {
             check::dims("linear", "residual", &ins[ins.len() - 1], &out.dims, "as the output")?;
         }
         let device = cuda::scratch(*self, &ins[0], &h);
-        let forward_scratch = cpu::scratch(*self, &ins[0], &h).max(device);
+        let stored = check::stored_weight(ins);
+        let forward_scratch = cpu::scratch(*self, &ins[0], &h, stored).max(device);
         Ok(Signature { forward_scratch, ..Signature::of(out) })
     }
 
@@ -139,7 +140,10 @@ impl Op for FusedLinear {
     fn forward(&self, io: Forward<'_>) -> Result<()> {
         match io.device {
             Device::Cpu => cpu::forward(*self, io),
-            Device::Cuda(cuda) => return cuda::forward(*self, &cuda.clone(), &io),
+            Device::Cuda(cuda) => {
+                check::gpu_weight(self.name(), io.specs)?;
+                return cuda::forward(*self, &cuda.clone(), &io);
+            }
         }
         Ok(())
     }

@@ -158,7 +158,7 @@ fn forward(
     lora: Option<&LoraFile>,
 ) -> Result<Vec<(String, Raw)>> {
     let adapters = lora.map(LoraFile::adapters).unwrap_or_default();
-    let mut rec = Recorder::in_dtype(dtype);
+    let mut rec = Recorder::in_dtype(device.types(dtype));
     match args.gradients {
         Some(Gradients::All) => rec.train_if(|_| true),
         Some(Gradients::Lora) => rec.train_if(is_adapter),

@@ -11,7 +11,7 @@ mod train;
 
 use super::{
     bench::{Latent, parse_latent},
-    common::{dtype, positive},
+    common::positive,
 };
 use crate::{
     cli::forward::Part,
@@ -134,7 +134,7 @@ fn tower_plan(component: Component, args: &ForwardArgs) -> Result<Plan> {
         batch: common.batch,
         tokens: common.tokens,
         picture: args.size,
-        dtype: dtype(&common.view.dtype)?,
+        types: common.view.types()?,
     };
     towers::plan(component, common.model(), &size)
 }
@@ -159,19 +159,19 @@ fn forward(component: &str, common: &Common) -> Result<Plan> {
     let (model, n) = (common.model(), common.batch);
     let json = |c: Component| component_json(model, c);
     let side = |default: usize| common.view.latent.map_or([default; 2], |Latent(s)| s);
-    let (mut rec, none) = (Recorder::in_dtype(dtype(&common.view.dtype)?), Adapters::new());
+    let (mut rec, none) = (Recorder::in_dtype(common.view.types()?), Adapters::new());
     let out = match component {
         "unet" => {
             let config = unet_config(common)?;
             let latent = side(config.sample_size.unwrap_or(64));
             let (batch, tokens) = (n, common.tokens());
-            let dtype = dtype(&common.view.dtype)?;
-            let size = StepSize { batch, latent, tokens, dtype, ..StepSize::default() };
+            let types = common.view.types()?;
+            let size = StepSize { batch, latent, tokens, types, ..StepSize::default() };
             return plan_denoising(&config, &size);
         }
         "vae-encoder" | "vae-decoder" => {
             let config = VaeConfig::from_json(&json(Component::Vae)?)?;
-            config.check_storage(dtype(&common.view.dtype)?)?;
+            config.check_storage(common.view.types()?.values())?;
             let [h, w] = side(64);
             let f = config.factor();
             let decode = component == "vae-decoder";
@@ -200,7 +200,7 @@ fn forward(component: &str, common: &Common) -> Result<Plan> {
         }
         name if sam::COMPONENTS.contains(&name) => {
             let cells = common.view.latent.map(|Latent(s)| s);
-            return sam::plan((name, model), n, cells, dtype(&common.view.dtype)?);
+            return sam::plan((name, model), n, cells, common.view.types()?);
         }
         other => {
             return Err(Error::Config {

@@ -10,7 +10,7 @@ use crate::{
     },
     nn::Net,
     plan::{Pass, Plan, PlanOptions, Recorder},
-    tensor::{DType, Spec},
+    tensor::{Spec, Types},
 };
 
 /// The components, as they are named on the command line.
@@ -30,9 +30,9 @@ pub(super) fn plan(
     (component, model): (&str, &str),
     n: usize,
     cells: Option<[usize; 2]>,
-    dtype: DType,
+    types: Types,
 ) -> Result<Plan> {
-    let (mut rec, none) = (Recorder::in_dtype(dtype), Adapters::new());
+    let (mut rec, none) = (Recorder::in_dtype(types), Adapters::new());
     let outputs = if component == COMPONENTS[0] {
         let config = EncoderConfig::from_json(&component_json(model, Component::SamImageEncoder)?)?;
         let any = cells.unwrap_or([SIDE; 2]).map(|s| s * STRIDE);

@@ -9,11 +9,12 @@ use crate::{
     cli::{
         bench::{Latent, parse_latent},
         chips::Chip,
-        common::out,
+        common::{dtype, out},
     },
     device::Device,
     error::Result,
     plan::{Plan, Summary},
+    tensor::Types,
     train::is_adapter,
 };
 use clap::Args as ClapArgs;
@@ -29,9 +30,10 @@ pub(super) struct View {
     /// Element type of weights and activations: f32, bf16 or f16 (adapters and their optimizer stay f32).
     #[arg(long, default_value = "f32")]
     pub dtype: String,
-    /// Name the kernel variants of this device: cuda[:N] or emulated.
-    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
-    pub device: String,
+    /// Plan for this device: cpu stores in half precision only the frozen weights of products and convolutions; with
+    /// cuda[:N] and emulated the kernel variants are named; a GPU without them when left out.
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<String>,
     /// Only the summary, not every step.
     #[arg(long)]
     pub summary: bool,
@@ -62,10 +64,24 @@ impl View {
     /// # Errors
     /// Those of the device, of the chip's file and of the measured results.
     pub fn on(&self) -> Result<On> {
-        let Some(word) = &self.chip else { return Device::parse(&self.device).map(On::Device) };
+        let Some(word) = &self.chip else { return self.device().map(On::Device) };
         let chip = Chip::parse(word)?;
         let measured = Measured::read(&self.measured, &chip)?;
         Ok(On::Chip(Box::new(Forecaster { chip, measured })))
+    }
+
+    /// The device whose kernel variants are named; the CPU has none.
+    pub fn device(&self) -> Result<Device> {
+        self.device.as_deref().map_or(Ok(Device::Cpu), Device::parse)
+    }
+
+    /// How the programs of the planned device store numbers.
+    pub fn types(&self) -> Result<Types> {
+        let dtype = dtype(&self.dtype)?;
+        Ok(match &self.device {
+            None => dtype.into(),
+            Some(_) => self.device()?.types(dtype),
+        })
     }
 }
 
@@ -271,12 +287,15 @@ mod tests {
     #[test]
     fn half_precision_halves_the_weights_and_shrinks_the_arena() {
         let config = UnetConfig::from_json(&builtin("sdxl", "unet").unwrap()).unwrap();
-        let size = |dtype| StepSize { dtype, latent: [32; 2], ..StepSize::default() };
-        let plan = |dtype| memory(&plan_training(&config, &size(dtype)).unwrap().summary());
-        let (full, half) = (plan(DType::F32), plan(DType::Bf16));
+        let size = |types| StepSize { types, latent: [32; 2], ..StepSize::default() };
+        let plan = |types: Types| memory(&plan_training(&config, &size(types)).unwrap().summary());
+        let (full, half) = (plan(DType::F32.into()), plan(DType::Bf16.into()));
         assert_eq!(full.weights, 2 * half.weights);
         assert_eq!(full.moments, half.moments);
         assert!(half.arena < full.arena, "{} {}", half.arena, full.arena);
+        let cpu = plan(Types::cpu(DType::Bf16));
+        assert!(cpu.weights * 100 < full.weights * 51, "{} {}", cpu.weights, full.weights);
+        assert!(cpu.arena < full.arena, "{} {}", cpu.arena, full.arena);
     }
 
     #[test]

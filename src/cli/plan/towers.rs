@@ -11,7 +11,7 @@ use crate::{
     },
     nn::Net,
     plan::{Plan, Recorder},
-    tensor::{DType, Spec},
+    tensor::{Spec, Types},
 };
 use std::path::Path;
 
@@ -22,7 +22,7 @@ pub(super) struct Size {
     pub tokens: Option<usize>,
     /// Height and width in pixels, where they are not the tower's own.
     pub picture: Option<Latent>,
-    pub dtype: DType,
+    pub types: Types,
 }
 
 /// One pass of `component` of `model`: transformers' configuration is enough, original names need their file.
@@ -39,7 +39,7 @@ pub(super) fn plan(component: Component, model: &str, size: &Size) -> Result<Pla
             (Tower::of(&checkpoint)?, Some(checkpoint))
         }
     };
-    let (mut rec, none) = (Recorder::in_dtype(size.dtype), Adapters::new());
+    let (mut rec, none) = (Recorder::in_dtype(size.types), Adapters::new());
     let (pictures, texts) = tower.takes();
     let mut given = TowerInputs::default();
     let n = size.batch;

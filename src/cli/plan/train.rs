@@ -8,7 +8,7 @@ use super::{
 use crate::{
     cli::{
         bench::Latent,
-        common::{dtype, note, out, positive},
+        common::{note, out, positive},
     },
     data::{TrainConfig, config::Method},
     device::Launched,
@@ -83,13 +83,13 @@ impl Train {
 fn train(args: &Train) -> Result<()> {
     let on = args.view.on()?;
     let mut config = configured(args)?;
-    let dtype = dtype(&args.view.dtype)?;
+    let types = args.view.types()?;
     let title =
         Title { what: "training step", model: config.base.clone(), view: args.view.clone() };
     if lone_unet(&config.base) {
         return train_unet(args, &config, &title, &on);
     }
-    let mut architecture = Architecture::open(&config.base, dtype)?;
+    let mut architecture = Architecture::open(&config.base, types)?;
     architecture.tokens = args.tokens.unwrap_or(architecture.tokens);
     if args.config.is_none() {
         config.train.resolution = architecture.side();
@@ -117,7 +117,7 @@ fn train(args: &Train) -> Result<()> {
         batch: options.batch,
         latent: options.latent,
         tokens: base.tokens,
-        dtype,
+        types,
         ..StepSize::default()
     };
     alone(&base.unet, &size, &args.view)
@@ -145,7 +145,7 @@ fn train_unet(args: &Train, config: &TrainConfig, title: &Title, on: &On) -> Res
         tokens: args.tokens.unwrap_or(TOKENS),
         rank: config.train.rank,
         checkpoint: config.train.checkpoint_gradients,
-        dtype: dtype(&args.view.dtype)?,
+        types: args.view.types()?,
         latent: args.view.latent.map_or([unet.sample_size.unwrap_or(64); 2], |Latent(s)| s),
         ..StepSize::default()
     };

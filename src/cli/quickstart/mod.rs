@@ -148,6 +148,7 @@ impl Quickstart {
             (self.steps != STEPS).then(|| format!(" --steps {}", self.steps)),
             self.count.map(|n| format!(" --count {n}")),
             self.place.as_ref().map(|p| format!(" --place {p:?}")),
+            self.compute.place.dtype.as_ref().map(|d| format!(" --dtype {d}")),
         ];
         let flags: String = flags.into_iter().flatten().collect();
         format!("selvedge quickstart{flags} --out {}", self.out.display())

@@ -138,7 +138,7 @@ fn without_subject(
             let base = match (name, &*painter) {
                 ("base", _) => base,
                 (_, Some(known)) => known,
-                _ => painter.insert(Base::open(name)?.stored_as(base.dtype)),
+                _ => painter.insert(Base::open(name)?.stored_as(base.types)),
             };
             let brush = Brush {
                 base,

@@ -150,7 +150,8 @@ pub fn train(
     hint: &str,
     stop: Arc<AtomicBool>,
 ) -> Result<Report> {
-    let base = Base::open(&config.base)?.stored_as(dtype).predicting(prediction(config));
+    let base =
+        Base::open(&config.base)?.stored_as(device.types(dtype)).predicting(prediction(config));
     let bare_base = base.clone();
     let base = base.learning(&config.learned_words());
     let blueprint = Blueprint::new(config, base.architecture())?;

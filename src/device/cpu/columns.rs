@@ -65,11 +65,7 @@ pub fn sum_columns(
             other => other,
         };
         for term in terms {
-            let right = Unpacked {
-                data: &term.right.data[column * term.right.column_stride..],
-                n: columns,
-                ..term.right
-            };
+            let right = term.right.columns(column, columns);
             let target = Target { stride: n, ..first.column(column) };
             // SAFETY: the assertion above bounded all rows; groups are disjoint columns of a unique borrow.
             unsafe { product_packing(target, term.left, &right, initial, (rows, scratch)) };
@@ -107,7 +103,7 @@ impl First {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::cpu::{Rows, Taps};
+    use crate::device::cpu::{Elements, Rows, Taps};
 
     #[test]
     fn shared_columns_hold_the_sum_of_all_terms() {
@@ -121,7 +117,16 @@ mod tests {
         let left = |data, len| Left { data, len, rows: Rows::From(0), taps: 1 };
         let right = |data, len, row_stride, column_stride| {
             let taps = Taps::All(1);
-            Unpacked { data, taps, tap_stride: 0, len, row_stride, n, column_stride, scale: 0.5 }
+            Unpacked {
+                data: Elements::F32(data),
+                taps,
+                tap_stride: 0,
+                len,
+                row_stride,
+                n,
+                column_stride,
+                scale: 0.5,
+            }
         };
         let terms = [
             Term { left: left(&a, 333), right: right(&u, 333, n, 1) },

@@ -1,5 +1,6 @@
 //! Which vector instructions the CPU side uses: the widest set of this machine, or a narrower one by request.
 
+use super::bf16::Unit;
 use crate::error::{Error, Result};
 use std::sync::OnceLock;
 
@@ -7,13 +8,18 @@ use std::sync::OnceLock;
 pub const ISA_VARIABLE: &str = "SELVEDGE_ISA";
 
 /// A set of vector instructions; everything on the CPU (products, reductions, elementwise loops) uses the
-/// same one.
+/// same one. `Amx` and `Avx512Bf16` are `Avx512` with units for products of bf16 numbers beside it: f32 is computed
+/// by all three alike, bit for bit.
 ///
 /// # Numerics
 /// `Portable` multiplies and adds with two roundings, the others fuse them in products: results of
 /// different sets differ in the last bits, those of one set do not depend on the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
+    /// x86-64: AVX-512 and AMX-BF16 tiles, where the system grants them.
+    Amx,
+    /// x86-64: AVX-512 and AVX-512-BF16.
+    Avx512Bf16,
     /// x86-64: AVX-512 F, BW, CD, DQ and VL.
     Avx512,
     /// x86-64: AVX2 and FMA.
@@ -26,11 +32,14 @@ pub enum Isa {
 
 impl Isa {
     /// Widest first.
-    pub const ALL: [Self; 4] = [Self::Avx512, Self::Avx2, Self::Neon, Self::Portable];
+    pub const ALL: [Self; 6] =
+        [Self::Amx, Self::Avx512Bf16, Self::Avx512, Self::Avx2, Self::Neon, Self::Portable];
 
     /// The word for [`ISA_VARIABLE`] and for reports.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Amx => "amx",
+            Self::Avx512Bf16 => "avx512bf16",
             Self::Avx512 => "avx512",
             Self::Avx2 => "avx2",
             Self::Neon => "neon",
@@ -41,6 +50,10 @@ impl Isa {
     /// Whether this processor has it.
     pub fn is_there(self) -> bool {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Self::Avx512Bf16.is_there() && super::bf16::tiles_are_granted(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => Self::Avx512.is_there() && is_x86_feature_detected!("avx512bf16"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
                 Self::Avx2.is_there()
@@ -95,6 +108,17 @@ impl Isa {
     pub fn current() -> Self {
         static CURRENT: OnceLock<Isa> = OnceLock::new();
         *CURRENT.get_or_init(|| Self::asked().unwrap_or(Self::widest()))
+    }
+
+    /// What multiplies bf16 numbers; `None` where they are widened to f32 while they are packed.
+    pub fn unit(self) -> Option<Unit> {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Some(Unit::Amx),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => Some(Unit::Avx512Bf16),
+            _ => None,
+        }
     }
 
     fn widest() -> Self {

@@ -35,7 +35,7 @@ pub(super) unsafe fn transpose(
 ) {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Avx2 => {
+        Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => {
             for (k, j) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
                 // SAFETY: the caller's promise; an AVX-512 machine has AVX2.
                 unsafe {

@@ -155,7 +155,8 @@ impl Job<'_> {
             return;
         }
         let source = Unpacked {
-            data: &self.b.data[k.start * self.b.row_stride + columns.start * self.b.col_stride..],
+            data: self.b.data[k.start * self.b.row_stride + columns.start * self.b.col_stride..]
+                .into(),
             taps: Taps::All(1),
             tap_stride: 0,
             len: k.len(),
@@ -173,7 +174,7 @@ impl Job<'_> {
     fn turned(&self, rows: Range<usize>, columns: Range<usize>) {
         let (k, tiles, Shared(c, stride)) = (self.a.cols, tiles(), self.c);
         let source = Unpacked {
-            data: &self.a.data[rows.start * self.a.row_stride..],
+            data: self.a.data[rows.start * self.a.row_stride..].into(),
             taps: Taps::All(1),
             tap_stride: 0,
             len: k,

@@ -1,7 +1,9 @@
 //! The CPU: matrix products, loops and reductions on host memory.
 
 mod arena;
+pub mod bf16;
 mod columns;
+mod elements;
 mod isa;
 mod lanes;
 mod mat;
@@ -18,6 +20,7 @@ mod vector;
 
 pub use arena::{ALIGN_BYTES, HostArena, OUT_OF_MEMORY_FIX, available_bytes};
 pub use columns::{Term, by_columns, sum_columns, sum_columns_scratch};
+pub use elements::Elements;
 pub use isa::{ISA_VARIABLE, Isa};
 pub use mat::{Mat, MatMut};
 pub use matmul::{Threads, matmul, matmul_packed};

@@ -1,6 +1,7 @@
 //! Packing of the right operand into the panels that the tiles read.
 
 use super::{
+    elements::Elements,
     isa::Isa,
     lanes::{self, LANES},
     mat::Mat,
@@ -19,7 +20,7 @@ pub fn packed_len(k: usize, n: usize) -> usize {
 #[derive(Clone, Copy, Debug)]
 pub struct Unpacked<'a> {
     /// Storage.
-    pub data: &'a [f32],
+    pub data: Elements<'a>,
     /// Which taps, in the order of the left operand's lists.
     pub taps: Taps<'a>,
     /// Elements from one tap to the next.
@@ -54,7 +55,7 @@ impl Taps<'_> {
         }
     }
 
-    fn get(self, i: usize) -> usize {
+    pub(super) fn get(self, i: usize) -> usize {
         match self {
             Taps::All(_) => i,
             Taps::Some(list) => list[i] as usize,
@@ -66,7 +67,7 @@ impl<'a> Unpacked<'a> {
     /// `scale m`, one tap.
     pub fn of(m: Mat<'a>, scale: f32) -> Self {
         Self {
-            data: m.data,
+            data: m.data.into(),
             taps: Taps::All(1),
             tap_stride: 0,
             len: m.rows,
@@ -89,13 +90,18 @@ impl Unpacked<'_> {
         tiles().panel
     }
 
+    /// `count` columns from `first` on.
+    pub fn columns(&self, first: usize, count: usize) -> Self {
+        Self { data: self.data.from(first * self.column_stride), n: count, ..*self }
+    }
+
     /// Rows `k` of some taps.
     pub(super) fn part(&self, taps: Range<usize>, k: Range<usize>) -> Self {
         let (list, tap) = match self.taps {
             Taps::All(_) => (Taps::All(taps.len()), taps.start * self.tap_stride),
             Taps::Some(list) => (Taps::Some(&list[taps]), 0),
         };
-        let data = &self.data[tap + k.start * self.row_stride..];
+        let data = self.data.from(tap + k.start * self.row_stride);
         Self { data, taps: list, len: k.len(), ..*self }
     }
 
@@ -111,7 +117,7 @@ impl Unpacked<'_> {
         for line in part * all / parts..(part + 1) * all / parts {
             let (tap, line) = (self.taps.get(line / each), line % each);
             let at = tap * self.tap_stride + line / lines * stride + line % lines * LINE;
-            fetch(self.data.as_ptr().wrapping_add(at));
+            fetch(self.data.address(at));
         }
     }
 
@@ -152,9 +158,8 @@ fn pack_panel(to: &mut [f32], s: &Unpacked<'_>, column: usize) {
         let to = &mut to[tap * s.len * width..][..s.len * width];
         if s.column_stride == 1 {
             for (k, row) in to.chunks_exact_mut(width).enumerate() {
-                let from = &s.data[from + k * s.row_stride..][..valid];
                 row[valid..].fill(0.0);
-                row[..valid].copy_from_slice(from);
+                s.data.widen(from + k * s.row_stride, &mut row[..valid]);
                 if s.scale != 1.0 {
                     row[..valid].iter_mut().for_each(|v| *v *= s.scale);
                 }
@@ -174,11 +179,20 @@ fn transpose(to: &mut [f32], s: &Unpacked<'_>, from: usize, valid: usize, width:
             let whole = columns == LANES && count == LANES && s.row_stride == 1;
             let at = from + lane * s.column_stride + first;
             if whole {
-                // one bound for the block: its last element
-                let from = &s.data[at..at + (LANES - 1) * s.column_stride + LANES];
                 let to = &mut to[first * width + lane..][..(LANES - 1) * width + LANES];
-                let (from, to) = ((from.as_ptr(), s.column_stride), (to.as_mut_ptr(), width));
-                // SAFETY: both blocks were bounded; the set in use was detected.
+                let mut widened = [[0.0f32; LANES]; LANES];
+                let from = if let Some(data) = s.data.f32() {
+                    // one bound for the block: its last element
+                    let from = &data[at..at + (LANES - 1) * s.column_stride + LANES];
+                    (from.as_ptr(), s.column_stride)
+                } else {
+                    for (j, line) in widened.iter_mut().enumerate() {
+                        s.data.widen(at + j * s.column_stride, line);
+                    }
+                    (widened.as_flattened().as_ptr(), LANES)
+                };
+                let to = (to.as_mut_ptr(), width);
+                // SAFETY: both blocks were bounded, or lie here; the set in use was detected.
                 unsafe { lanes::transpose(Isa::current(), from, to, s.scale) };
                 continue;
             }
@@ -186,10 +200,10 @@ fn transpose(to: &mut [f32], s: &Unpacked<'_>, from: usize, valid: usize, width:
             for (j, block) in block[..columns].iter_mut().enumerate() {
                 let at = from + (lane + j) * s.column_stride + first * s.row_stride;
                 if s.row_stride == 1 {
-                    block[..count].copy_from_slice(&s.data[at..at + count]);
+                    s.data.widen(at, &mut block[..count]);
                 } else {
                     for (k, v) in block[..count].iter_mut().enumerate() {
-                        *v = s.data[at + k * s.row_stride];
+                        *v = s.data.get(at + k * s.row_stride);
                     }
                 }
             }

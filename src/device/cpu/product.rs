@@ -351,7 +351,8 @@ fn place(
     }
 }
 
-fn index(rows: Rows<'_>, i: usize) -> Option<usize> {
+/// The row for number `i`; `None` for one of zeros.
+pub(super) fn index(rows: Rows<'_>, i: usize) -> Option<usize> {
     match rows {
         Rows::From(first) => Some(first + i),
         Rows::At(at) => (at[i] != ZEROS).then_some(at[i] as usize),

@@ -194,7 +194,7 @@ unsafe fn neon<const M: usize, const NV: usize>(t: &Tile) {
 fn of(isa: Isa) -> Tiles {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => Tiles::new::<super::lanes::x86::Avx512>({
+        Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512 => Tiles::new::<super::lanes::x86::Avx512>({
             use x86::avx512;
             table!(avx512)
         }),

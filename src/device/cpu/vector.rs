@@ -15,7 +15,7 @@ pub fn wide<R>(f: impl FnOnce() -> R) -> R {
     match Isa::current() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the set in use was detected.
-        Isa::Avx512 => unsafe { x86::avx512(f) },
+        Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512 => unsafe { x86::avx512(f) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 => unsafe { x86::avx2(f) },

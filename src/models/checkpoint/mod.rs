@@ -29,7 +29,7 @@ use serde_json::Value;
 use std::{
     collections::{BTreeMap, HashMap},
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 use store::{Slot, Slots};
 
@@ -44,6 +44,17 @@ pub use tower::{config_of, has_tower};
 pub const NANO: &str = "nano";
 
 type Cache = HashMap<(String, WeightLayout), WeakFloats>;
+type HalfCache = HashMap<(String, WeightLayout, DType), Weak<dyn AsRef<[u8]> + Send + Sync>>;
+
+/// What programs hold now in half precision.
+#[derive(Default)]
+struct Halves(HalfCache);
+
+impl std::fmt::Debug for Halves {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Halves({})", self.0.len())
+    }
+}
 
 /// The weights and the configuration of one component; values are read when asked for.
 #[derive(Debug)]
@@ -56,6 +67,8 @@ pub struct Checkpoint {
     published: Vec<tower::Published>,
     /// What programs hold now; a parameter is read again when nobody does.
     cache: Mutex<Cache>,
+    /// The same of those in half precision.
+    halves: Mutex<Halves>,
     pool: Pool,
 }
 
@@ -98,6 +111,7 @@ impl Checkpoint {
             slots,
             published,
             cache: Mutex::default(),
+            halves: Mutex::default(),
             pool: Pool::default(),
         })
     }
@@ -273,6 +287,24 @@ impl WeightSource for Checkpoint {
             Some((_, slot)) => runtime::bytes(slot, dims, layout, dtype),
             None => Ok(None),
         }
+    }
+
+    fn halves(
+        &self,
+        name: &str,
+        dims: &[usize],
+        layout: WeightLayout,
+        dtype: DType,
+    ) -> Result<Option<StoredBytes>> {
+        let Some((name, slot)) = self.slot(name, dims, layout)? else { return Ok(None) };
+        let key = (name.to_string(), layout, dtype);
+        let cache = || self.halves.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = cache().0.get(&key).and_then(Weak::upgrade) {
+            return Ok(Some(shared));
+        }
+        let shared = runtime::halves(slot, dims, layout, dtype, &self.pool)?;
+        cache().0.insert(key, Arc::downgrade(&shared));
+        Ok(Some(shared))
     }
 }
 

@@ -4,9 +4,10 @@ use super::store::Slot;
 use crate::{
     device::Pool,
     error::Result,
-    plan::{StoredBytes, WeightLayout},
+    plan::{StoredBytes, WeightLayout, rounded},
     tensor::{DType, Floats},
 };
+use std::sync::Arc;
 
 /// How the stored order becomes the runtime order.
 enum Order {
@@ -62,8 +63,24 @@ pub fn bytes(
 ) -> Result<Option<StoredBytes>> {
     let Some(stored) = slot.stored()?.filter(|s| s.is(dtype)) else { return Ok(None) };
     Ok(match order(layout, dims) {
-        Order::Same => Some(Box::new(stored)),
-        Order::Swapped(from_to) => Some(Box::new(stored.swapped(from_to))),
+        Order::Same => Some(Arc::new(stored)),
+        Order::Swapped(from_to) => Some(Arc::new(stored.swapped(from_to))),
         Order::Other => None,
     })
+}
+
+/// The parameter in runtime layout as `dtype`, 16 bits wide: the mapped file itself where it holds just that at an even
+/// address, else rounded from f32.
+pub fn halves(
+    slot: &Slot,
+    dims: &[usize],
+    layout: WeightLayout,
+    dtype: DType,
+    pool: &Pool,
+) -> Result<StoredBytes> {
+    let even = |bytes: &StoredBytes| (**bytes).as_ref().as_ptr().addr().is_multiple_of(2);
+    match bytes(slot, dims, layout, dtype)?.filter(even) {
+        Some(stored) => Ok(stored),
+        None => Ok(rounded(&floats(slot, dims, layout, pool)?, dtype)),
+    }
 }

@@ -226,7 +226,9 @@ fn attend(
         let k = project(net, "k_proj", k, keys)?;
         let v = project(net, "v_proj", v, keys)?;
         let scale = 1.0 / (head_dim as f32).sqrt();
-        let y = net.rec.apply(Attention { causal: false, scale }, &[q, k, v])?;
+        let y = net
+            .rec
+            .apply(Attention { causal: false, scale, products: net.rec.rounding() }, &[q, k, v])?;
         let y = net.rec.view(y, &[n, queries, inner])?;
         linear(net, "out_proj", y, width, Bias::Learned)
     })

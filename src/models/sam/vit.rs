@@ -89,7 +89,9 @@ fn attention(
     let (q, k, v) = (project(net, "q")?, project(net, "k")?, project(net, "v")?);
     let scale = 1.0 / (head_dim as f32).sqrt();
     let y = match block.tables {
-        None => net.rec.apply(Attention { causal: false, scale }, &[q, k, v])?,
+        None => net
+            .rec
+            .apply(Attention { causal: false, scale, products: net.rec.rounding() }, &[q, k, v])?,
         Some([rows_h, rows_w]) => {
             let h = distances(net, "rel_pos_h", q, (rows_h, grid[0]))?;
             let w = distances(net, "rel_pos_w", q, (rows_w, grid[1]))?;

@@ -102,7 +102,7 @@ impl Network {
     }
 
     fn load(&self, feed: &Feed<'_>) -> Result<(Program, Vec<usize>)> {
-        let mut rec = Recorder::in_dtype(self.dtype);
+        let mut rec = Recorder::in_dtype(self.device.types(self.dtype));
         let tokens = feed.ids.map_or(0, <[i32]>::len);
         let given = TowerInputs {
             pixels: feed.pixels.map(|(_, [h, w])| rec.input("pixels", Spec::f32(&[1, h, w, 3]))),

@@ -241,7 +241,7 @@ impl DreamBenchArgs {
         self.sampler.as_deref().map(str::parse::<Sampler>).transpose()?;
         let (device, dtype) = self.place.open()?;
         let prediction = self.prediction.as_deref().map(str::parse).transpose()?;
-        let base = Base::open(&self.base)?.stored_as(dtype).predicting(prediction);
+        let base = Base::open(&self.base)?.stored_as(device.types(dtype)).predicting(prediction);
         let side = |asked: Option<usize>| asked.unwrap_or(base.side());
         let (adapters, loras) = (Adapters::new(), Loras::new(vec![]));
         let pipeline = Pipeline::new(&base, device, &adapters, &loras);
