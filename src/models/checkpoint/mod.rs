@@ -4,6 +4,7 @@
 pub mod assets;
 mod component;
 mod derive;
+mod embedded;
 mod family;
 mod folder;
 mod format;
@@ -23,7 +24,7 @@ use crate::{
     error::{Error, Result},
     lora::Modules,
     plan::{ParamInfo, StoredBytes, WeightLayout, WeightSource},
-    tensor::{DType, Floats, Tensor, WeakFloats, safetensors::SafeFile},
+    tensor::{DType, Floats, Tensor, WeakFloats},
 };
 use serde_json::Value;
 use std::{
@@ -34,14 +35,12 @@ use std::{
 use store::{Slot, Slots};
 
 pub use component::Component;
+pub use embedded::{NANO, model_json};
 pub use family::Family;
 pub use folder::model_files;
 pub use sam_names::POSITIONS;
 pub use target::Target;
 pub use tower::{config_of, has_tower};
-
-/// The word that stands for the embedded base.
-pub const NANO: &str = "nano";
 
 type Cache = HashMap<(String, WeightLayout), WeakFloats>;
 type HalfCache = HashMap<(String, WeightLayout, DType), Weak<dyn AsRef<[u8]> + Send + Sync>>;
@@ -93,7 +92,7 @@ impl Checkpoint {
             () if matches!(component, Component::SamImageEncoder | Component::SamMaskDecoder) => {
                 sam::open(model, component)?
             }
-            () if model == Path::new(NANO) => embedded(component)?,
+            () if model == Path::new(NANO) => embedded::component(component)?,
             () if model.is_dir() => {
                 let folder = folder::component_folder(model, component)?;
                 (checked_config(&folder, component)?, folder::open(&folder, component)?)
@@ -342,24 +341,6 @@ impl WeightSource for Model {
     }
 }
 
-/// A JSON file of a model by its path in the folder (`model_index.json`,
-/// `scheduler/scheduler_config.json`); `None` when the model has none (a single file never has).
-///
-/// # Errors
-/// When it is there and cannot be read or parsed.
-pub fn model_json(model: impl AsRef<Path>, inner: &str) -> Result<Option<Value>> {
-    let model = model.as_ref();
-    if model == Path::new(NANO) {
-        let file = assets::nano_file(inner);
-        return file.map(|b| folder::parse_json(&model.join(inner), b)).transpose();
-    }
-    let path = model.join(inner);
-    if let Some(bytes) = assets::eye(&path) {
-        return folder::parse_json(&path, bytes).map(Some);
-    }
-    path.is_file().then(|| folder::read_json(&path)).transpose()
-}
-
 /// A 1x1 convolution and a linear weight are the same numbers, and so are a row and a table of one row: ones before
 /// and behind do not count.
 fn fits(found: &[usize], want: &[usize]) -> bool {
@@ -391,28 +372,4 @@ fn checked_config(folder: &Path, component: Component) -> Result<Value> {
         }),
         _ => Ok(config),
     }
-}
-
-fn embedded(component: Component) -> Result<(Value, Slots)> {
-    let at = |file: &str| format!("{}/{file}", component.name());
-    let missing = || Error::Format {
-        path: NANO.into(),
-        found: format!("no {} in the embedded base", component.name()),
-        expected: "the files of src/assets/nano".into(),
-        fix: "build the program with them, or name another base".into(),
-    };
-    let config = assets::nano_file(&at("config.json")).ok_or_else(missing)?;
-    let config = folder::parse_json(&Path::new(NANO).join(at("config.json")), config)?;
-    let weights = ["diffusion_pytorch_model", "model"].into_iter().find_map(|stem| {
-        let variants = ["", ".fp16"];
-        variants.iter().find_map(|v| assets::nano_file(&at(&format!("{stem}{v}.safetensors"))))
-    });
-    let name = Path::new(NANO).join(component.name());
-    let file = Arc::new(SafeFile::from_static(name, weights.ok_or_else(missing)?)?);
-    let mut slots = Slots::new();
-    for stored in file.entries().keys() {
-        let name = folder::canonical(component, stored);
-        store::insert(&mut slots, name, Slot::whole(&file, stored)?)?;
-    }
-    Ok((config, slots))
 }
