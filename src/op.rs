@@ -138,9 +138,15 @@ pub struct Indices {
 }
 
 /// The face of one kernel folder; nothing outside the folder knows its insides.
-pub trait Op: std::fmt::Debug + Send + Sync {
+pub trait Op: std::any::Any + std::fmt::Debug + Send + Sync {
     /// Folder name.
     fn name(&self) -> &'static str;
+
+    /// This operation and `next`, which alone reads its output, as input `at`, as one operation on the inputs of this one
+    /// and then the other inputs of `next`; `None` where there is no such kernel. Asked for in plans without a backward pass.
+    fn followed_by(&self, _next: &dyn Op, _at: usize) -> Option<Box<dyn Op>> {
+        None
+    }
 
     /// Inputs whose gradient is the output's, bit for bit: the plan may let them share its buffer, and then asks for
     /// [`GradMode::Skip`].

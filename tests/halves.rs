@@ -315,6 +315,10 @@ fn a_resumed_run_in_bf16_ends_in_the_same_bits() {
     let last = fs::read_dir(broken.join("checkpoints")).unwrap().map(|e| e.unwrap().path()).max();
     fs::remove_dir_all(last.unwrap()).unwrap();
     fs::remove_file(broken.join("adapter.safetensors")).unwrap();
+    let args = ["train", file.to_str().unwrap(), "--out", broken.to_str().unwrap(), "--resume"];
+    let other = selvedge(&[&args[..], &["--device", "cpu", "--dtype", "f32"]].concat());
+    let text = String::from_utf8_lossy(&other.stderr).into_owned();
+    assert!(other.status.code() == Some(2) && text.contains("--dtype bf16"), "{text}");
     train("broken", &["--resume"]);
     assert!(adapter(&whole) == adapter(&broken), "the adapters differ");
 }

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use selvedge::{
     device::Device,
     error::Result,
+    kernels::add::Add,
     op::{Backward, Cost, Forward, Grad, Keeps, Op, Signature},
     plan::{Pass, PlanOptions, Program, Recorder, Value, WeightLayout, WeightSource},
     tensor::{Floats, Spec},
@@ -277,6 +278,46 @@ fn what_depends_on_steady_inputs_alone_runs_once_and_no_training_plan_has_any() 
     assert!(once.len() == 1 && once[0].contains("twice"), "{text}");
     assert_eq!(plan.summary().once_flop, LEN as f64);
     assert_eq!(build(true).summary().once_steps, 0);
+}
+
+/// The program of `y = a + b` with `a = x w0` and `b` as the branch behind `a` makes it; the steps of the sum's backward.
+fn residual(branch: impl Fn(&mut Recorder, Value, &[Value]) -> Value) -> (Vec<String>, Program) {
+    let mut rec = Recorder::new();
+    rec.train_if(|_| true);
+    let x = rec.input("x", Spec::f32(&[LEN]));
+    let w = ["w0", "w1", "w2"].map(|n| rec.param(n, &[LEN], WeightLayout::Dense));
+    let a = rec.apply(Pair { product: true }, &[x, w[0]]).unwrap();
+    let b = branch(&mut rec, a, &w);
+    let y = rec.apply(Add, &[a, b]).unwrap();
+    let loss = rec.apply(Sum, &[y]).unwrap();
+    let options = PlanOptions { pass: Pass::Loss(loss), poison: true, ..PlanOptions::default() };
+    let plan = rec.plan(&[], options).unwrap();
+    let text = plan.explain(&Device::Cpu);
+    let sums = text.lines().filter(|l| l.contains(" bwd ") && l.contains(" add "));
+    let sums = sums.map(String::from).collect();
+    let given = [2.0, 3.0, 7.0].map(|v| vec![v; LEN]).to_vec();
+    let mut p = plan.load(Device::Cpu, &Weights(given)).unwrap();
+    p.set("x", &[5.0; LEN]).unwrap();
+    p.forward_backward(true, None).unwrap();
+    (sums, p)
+}
+
+#[test]
+fn gradients_that_a_sum_passes_on_are_copied_only_where_one_changes_before_another_is_read() {
+    let pair = |rec: &mut Recorder, a, b| rec.apply(Pair { product: true }, &[a, b]).unwrap();
+    // y = a + a w1 w2: something is added to the gradient of a after that of the branch's end was read
+    let (sums, p) = residual(|rec, a, w| {
+        let h = pair(rec, a, w[1]);
+        pair(rec, h, w[2])
+    });
+    assert!(sums.is_empty(), "{sums:?}");
+    let grads = ["w0", "w1", "w2"].map(|w| p.grad(w).unwrap()[LEN - 1]);
+    assert_eq!(grads, [5.0 * 22.0, 10.0 * 7.0, 10.0 * 3.0]);
+    // y = a + a w1: in the step that reads the gradient of the branch, so one of them is a copy
+    let (sums, p) = residual(|rec, a, w| pair(rec, a, w[1]));
+    assert!(sums.len() == 1 && sums[0].contains("d[-o]"), "{sums:?}");
+    let grads = ["w0", "w1"].map(|w| p.grad(w).unwrap()[LEN - 1]);
+    assert_eq!(grads, [5.0 * 4.0, 10.0]);
 }
 
 #[test]

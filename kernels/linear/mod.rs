@@ -80,6 +80,10 @@ impl Op for Linear {
         })
     }
 
+    fn followed_by(&self, next: &dyn Op, _: usize) -> Option<Box<dyn Op>> {
+        fused::behind(self.bias, next).map(|op| Box::new(op) as Box<dyn Op>)
+    }
+
     fn keeps(&self, wants: &[bool]) -> Keeps {
         let mut keeps = Keeps::default();
         if wants[1] {

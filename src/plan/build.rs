@@ -3,6 +3,7 @@
 use super::{
     Action, Plan, Recorder, Step, Value,
     buffers::kept_values,
+    fuse::fuse,
     memory,
     passing::pass_on,
     record::{Class, Node, Slot},
@@ -58,13 +59,16 @@ impl Recorder {
 }
 
 fn build(mut rec: Recorder, outputs: &[(&str, Value)], options: PlanOptions) -> Result<Plan> {
-    let nodes = std::mem::take(&mut rec.nodes);
+    let mut nodes = std::mem::take(&mut rec.nodes);
     let loss = match options.pass {
         Pass::Loss(v) => Some(v),
         _ => None,
     };
     let root = |v: Value| rec.slots[v.0].root;
     let ends: Vec<usize> = outputs.iter().map(|(_, v)| root(*v)).chain(loss.map(root)).collect();
+    if options.pass == Pass::Inference {
+        fuse(&rec, &mut nodes, &ends);
+    }
     let live = reachable(&rec, &nodes, &ends);
     let needs = needing_gradient(&rec, &nodes, &live);
     if let Some(v) = loss {

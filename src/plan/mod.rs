@@ -8,6 +8,7 @@ mod buffers;
 mod build;
 mod explain;
 mod flat;
+mod fuse;
 mod limits;
 mod memory;
 mod operands;

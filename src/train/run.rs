@@ -86,7 +86,7 @@ pub fn run(
     let begin = Instant::now();
     let mut trainer = Trainer::new(config, base, device, hooks.sample_bytes)?;
     let entries = trainer.stepper.program.entries().to_vec();
-    let checkpoints = folder.checkpoints(config, &entries)?;
+    let checkpoints = folder.checkpoints(config, &entries)?.in_dtype(base.types.products());
     if let Some(state) = checkpoints.latest()? {
         restore(&mut trainer, state)?;
     }

@@ -4,7 +4,10 @@
 //! last. The folder is made under a temporary name, synced, then renamed. Random numbers are addressed by step,
 //! so no generator state exists.
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    tensor::DType,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
@@ -36,6 +39,9 @@ struct Manifest {
     step: u64,
     /// SHA-256 of the configuration keys that change the result.
     config: String,
+    /// Element type of the run (`--dtype`); empty in a checkpoint that does not say.
+    #[serde(default)]
+    dtype: String,
     /// Elements of each of the flat buffers, and whether the average follows.
     elements: usize,
     average: bool,
@@ -52,6 +58,7 @@ pub struct Checkpoints {
     folder: PathBuf,
     keep: usize,
     config: String,
+    dtype: String,
     names: Vec<(String, Range<usize>)>,
 }
 
@@ -75,7 +82,13 @@ impl Checkpoints {
     /// flat layout.
     pub fn new(folder: &Path, keep: usize, config: &str, names: &[(String, Range<usize>)]) -> Self {
         let (folder, keep) = (folder.to_path_buf(), keep.max(1));
-        Self { folder, keep, config: config.into(), names: names.to_vec() }
+        let dtype = String::new();
+        Self { folder, keep, config: config.into(), dtype, names: names.to_vec() }
+    }
+
+    /// The same of a run whose element type is `dtype`: another one would go on with other numbers.
+    pub fn in_dtype(self, dtype: DType) -> Self {
+        Self { dtype: dtype.to_string(), ..self }
     }
 
     /// Steps of the checkpoints that exist, oldest first.
@@ -131,6 +144,7 @@ impl Checkpoints {
             format: FORMAT.into(),
             step: state.step,
             config: self.config.clone(),
+            dtype: self.dtype.clone(),
             elements: state.master.len(),
             average: !state.average.is_empty(),
             names: self.names.iter().map(|(n, r)| (n.clone(), r.start, r.end)).collect(),
@@ -183,6 +197,15 @@ impl Checkpoints {
                 found: format!("a configuration other than that of {}", path.display()),
                 expected: "the configuration the run was started with".into(),
                 fix: "give the config.toml of the run folder, or another --out".into(),
+            });
+        }
+        let said = !manifest.dtype.is_empty() && !self.dtype.is_empty();
+        if said && manifest.dtype != self.dtype {
+            return Err(Error::Config {
+                key: "--dtype".into(),
+                found: self.dtype.clone(),
+                expected: format!("{}, as in {}", manifest.dtype, path.display()),
+                fix: format!("go on with --dtype {}, or take another --out", manifest.dtype),
             });
         }
         let n = manifest.elements;

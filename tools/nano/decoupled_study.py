@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 import toyworld
 from subjects import write_one_place
@@ -60,6 +61,24 @@ def painted(program, folder, lora, prompt, guidance, count):
         run(program, "generate", "--base", "nano", *lora, "--prompt", prompt, "--count", count, "--batch", 8, "--steps", 20,
             "--guidance", guidance, "--seed", 100, "--out", folder, "--device", "cpu")
     return sorted(folder.glob("*.png"))
+
+
+def sheet(work, path):
+    """DreamBooth above dual-level decoupling: without a place in the prompt, then the new scenes at a guidance of 1.5."""
+    tile, rows = 64, []
+    for kind, columns in (("unnamed", 12), ("weak", 22)):
+        for method in ("dreambooth", "decoupled"):
+            shown = [Image.open(f).convert("RGB").resize((tile, tile)) for f in sorted((work / method / kind).glob("*.png"))]
+            row = Image.new("RGB", (columns * tile, -(-len(shown) // columns) * tile), "white")
+            for i, picture in enumerate(shown):
+                row.paste(picture, (i % columns * tile, i // columns * tile))
+            rows.append(row)
+    whole = Image.new("RGB", (max(r.width for r in rows), sum(r.height + 8 for r in rows)), "white")
+    y = 0
+    for row in rows:
+        whole.paste(row, (0, y))
+        y += row.height + 8
+    whole.save(path)
 
 
 def main():
@@ -129,6 +148,7 @@ def main():
                       f"{int((unnamed == home).sum())} of 24, {len(set(unnamed))}",
                       f"{int((followed == asked).sum())} of {len(asked)}, {int((followed == home).sum())}"])
         print("| " + " | ".join(lines[-1]) + " |", flush=True)
+    sheet(work, out.with_suffix(".png"))
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     out.write_text("# Dual-level decoupling on nano\n\n" + __doc__.split("\n\n", 2)[2].strip() + "\n\n" + text + "\n")
 

@@ -2,7 +2,7 @@
 
 use super::{FusedLinear, Then};
 use crate::{
-    device::cpu::{Elements, sigmoid},
+    device::cpu::{Elements, for_chunks, sigmoid},
     kernels::{
         activation::{Kind, elu, gelu},
         check,
@@ -32,30 +32,53 @@ pub(super) fn forward(op: FusedLinear, mut io: Forward<'_>) {
     cpu::layer(target, io.ins[0].f32(), w, bias, [m, n, k], packed);
     match op.then {
         Then::Nothing => {}
-        Then::Activation(kind) => out.iter_mut().for_each(|y| *y = value(kind, *y)),
+        Then::Activation(kind) => activate(kind, out),
         Then::Geglu => {
             let half = n / 2;
-            for (y, h) in out.chunks_exact_mut(half.max(1)).zip(h.chunks_exact(n.max(1))) {
-                let (values, gates) = h.split_at(half);
-                for ((y, a), g) in y.iter_mut().zip(values).zip(gates) {
-                    *y = a * gelu(*g);
-                }
-            }
+            for_chunks(
+                out,
+                half.max(1),
+                #[inline(always)]
+                |at, chunk| {
+                    let rows = h[2 * at..].chunks_exact(n.max(1));
+                    for (y, h) in chunk.chunks_exact_mut(half.max(1)).zip(rows) {
+                        let (values, gates) = h.split_at(half);
+                        for ((y, a), g) in y.iter_mut().zip(values).zip(gates) {
+                            *y = a * gelu(*g);
+                        }
+                    }
+                },
+            );
         }
     }
     if let Some(r) = io.ins.last().filter(|_| op.residual) {
-        out.iter_mut().zip(r.f32()).for_each(|(y, r)| *y += r);
+        let r = r.f32();
+        for_chunks(
+            io.out.f32(),
+            1,
+            #[inline(always)]
+            |at, chunk| chunk.iter_mut().zip(&r[at..]).for_each(|(y, r)| *y += r),
+        );
     }
 }
 
-fn value(kind: Kind, x: f32) -> f32 {
+fn activate(kind: Kind, out: &mut [f32]) {
     match kind {
-        Kind::Silu => x * sigmoid(x),
-        Kind::Gelu => gelu(x),
-        Kind::QuickGelu => x * sigmoid(1.702 * x),
-        Kind::Relu => x.max(0.0),
-        Kind::Tanh => x.tanh(),
-        Kind::Elu => elu(x),
-        Kind::Sigmoid => sigmoid(x),
+        Kind::Silu => map(out, |x| x * sigmoid(x)),
+        Kind::Gelu => map(out, gelu),
+        Kind::QuickGelu => map(out, |x| x * sigmoid(1.702 * x)),
+        Kind::Relu => map(out, |x| x.max(0.0)),
+        Kind::Tanh => map(out, f32::tanh),
+        Kind::Elu => map(out, elu),
+        Kind::Sigmoid => map(out, sigmoid),
     }
+}
+
+fn map(out: &mut [f32], f: impl Fn(f32) -> f32 + Sync) {
+    for_chunks(
+        out,
+        1,
+        #[inline(always)]
+        |_, chunk| chunk.iter_mut().for_each(|y| *y = f(*y)),
+    );
 }

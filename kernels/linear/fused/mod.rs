@@ -7,10 +7,16 @@ use super::output;
 use crate::{
     device::{Cuda, Device},
     error::{Error, Result},
-    kernels::{activation::Kind, check},
+    kernels::{
+        activation::{Activation, Kind},
+        add::Add,
+        check,
+        geglu::Geglu,
+    },
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::Spec,
 };
+use std::any::Any;
 
 /// What is done to `x w^T + b`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +69,18 @@ impl FusedLinear {
     fn refusal(self) -> Error {
         Error::Plan { at: self.name().into(), problem: FORWARD_ONLY.into() }
     }
+}
+
+/// A layer and what alone reads its result, as one: GEGLU, an activation, a residual sum.
+pub(super) fn behind(bias: bool, next: &dyn Op) -> Option<FusedLinear> {
+    let next: &dyn Any = next;
+    let (residual, then) = match (next.downcast_ref::<Activation>(), next.is::<Geglu>()) {
+        (Some(Activation { kind }), _) => (false, Then::Activation(*kind)),
+        (None, true) => (false, Then::Geglu),
+        (None, false) if next.is::<Add>() => (true, Then::Nothing),
+        (None, false) => return None,
+    };
+    Some(FusedLinear { bias, residual, then })
 }
 
 const FORWARD_ONLY: &str = "a fused layer has no backward pass (it does not keep what its activation got); \

@@ -295,7 +295,7 @@ mod tests {
         assert!(half.arena < full.arena, "{} {}", half.arena, full.arena);
         let cpu = plan(Types::cpu(DType::Bf16));
         assert!(cpu.weights * 100 < full.weights * 51, "{} {}", cpu.weights, full.weights);
-        assert!(cpu.arena < full.arena, "{} {}", cpu.arena, full.arena);
+        assert!(cpu.arena <= full.arena, "{} {}", cpu.arena, full.arena);
     }
 
     #[test]
