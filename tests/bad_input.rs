@@ -171,10 +171,6 @@ fn numbers_that_mean_nothing_are_refused_before_anything_is_opened() {
     refused(&["mix", good, "--count", "0", "--out", mixes], &["--count"]);
     refused(&["train", good, "--preset", "mudi-v3", "--out", mixes], &["mudi-dco or mudi-v1"]);
     refused(&["train", good, "--prediction", "w", "--out", mixes], &["epsilon"]);
-    refused(
-        &["generate", "--base", "nano", "--prompt", "x", "--out", mixes, "--vae-dtype", "f16"],
-        &["f16"],
-    );
 }
 
 #[test]
