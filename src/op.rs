@@ -148,6 +148,13 @@ pub trait Op: std::any::Any + std::fmt::Debug + Send + Sync {
         None
     }
 
+    /// `count` operations like this one, with the same first input, as one: its inputs are that one, then the others of
+    /// each in turn; its output is theirs along a new first axis. `None` where there is no such kernel. Asked for in plans
+    /// without a backward pass.
+    fn beside(&self, _count: usize) -> Option<Box<dyn Op>> {
+        None
+    }
+
     /// Inputs whose gradient is the output's, bit for bit: the plan may let them share its buffer, and then asks for
     /// [`GradMode::Skip`].
     fn passes(&self) -> &'static [usize] {

@@ -102,6 +102,26 @@ fn fused_layers_agree_with_the_cpu_with_and_without_their_own_kernel() {
     }
 }
 
+#[test]
+fn joined_layers_agree_with_the_cpu_with_and_without_their_own_kernel() {
+    for variant in ["sm90_joined_256x160", "sm90_joined_128x160"] {
+        check("linear_joined", variant, Schedule::Early, &TYPES[1..]);
+        check("linear_joined", variant, Schedule::Random(6), &[DType::Bf16]);
+    }
+    let cuda = Cuda::emulated(Schedule::Late).unwrap();
+    cuda.force_variant("linear_joined", "apart");
+    for (case, dtype) in cases().iter().flat_map(|c| TYPES.map(|t| (c, t))) {
+        if case.name.starts_with("joined") {
+            let outcome = compare(case, dtype, &cuda).unwrap();
+            assert!(
+                matches!(outcome, Outcome::Agrees { .. }),
+                "{dtype} {}: {outcome:?}",
+                case.name
+            );
+        }
+    }
+}
+
 /// Instructions of a kernel by the low 12 bits of their encoding (nvdisasm names them).
 struct Code(Vec<u16>);
 

@@ -3,6 +3,7 @@
 use super::{
     BatchedLinear, Linear,
     fused::{FusedLinear, Then},
+    joined::Joined,
 };
 use crate::kernels::{activation::Kind, case::Case};
 
@@ -33,7 +34,7 @@ pub fn cases() -> Vec<Case> {
         Case::normal(name, Linear { bias }, &dims[..2 + usize::from(bias)])
     };
     let plain = shapes.into_iter().flat_map(|s| [one(s, false), one(s, true)]);
-    plain.chain(fused_cases()).chain(batched_cases()).collect()
+    plain.chain(fused_cases()).chain(joined_cases()).chain(batched_cases()).collect()
 }
 
 /// One and several samples, few rows and many, widths for the tensor cores and for none, nothing to do.
@@ -77,6 +78,30 @@ fn fused_cases() -> Vec<Case> {
         dims.extend(residual.then_some(&y[..]));
         let op = FusedLinear { bias: true, residual, then };
         let mut case = Case::normal(&format!("fused linear {then:?}"), op, &dims);
+        case.grads.fill(false);
+        case
+    };
+    shapes.into_iter().map(one).collect()
+}
+
+/// Two parts and the most; widths for the tensor cores, ragged in every extent, and for none; sums cut into ranges.
+fn joined_cases() -> Vec<Case> {
+    let shapes: [(&[usize], usize, usize, bool); 8] = [
+        (&[3, 5], 4, 2, true),
+        (&[2, 37, 72], 136, 3, false),
+        (&[300, 40], 168, 2, true),
+        (&[2, 72], 320, 8, true),
+        (&[16, 1032], 24, 3, true),
+        (&[130, 72], 8, 7, false),
+        (&[30, 40], 200, 3, true),
+        (&[0, 4], 8, 3, false),
+    ];
+    let one = |(x, n, parts, bias): (&[usize], usize, usize, bool)| {
+        let (w, b) = ([n, x.last().copied().unwrap_or(1)], [n]);
+        let own: &[&[usize]] = if bias { &[&w, &b] } else { &[&w] };
+        let dims: Vec<&[usize]> =
+            [x].into_iter().chain((0..parts).flat_map(|_| own.iter().copied())).collect();
+        let mut case = Case::normal("joined linear", Joined { bias, parts }, &dims);
         case.grads.fill(false);
         case
     };

@@ -6,6 +6,7 @@ pub(crate) mod cpu;
 pub(crate) mod cuda;
 mod effort;
 pub mod fused;
+pub mod joined;
 mod narrow;
 pub(crate) mod problem;
 mod product;
@@ -58,7 +59,7 @@ impl Linear {
 
 /// What `--variant` can choose here.
 pub(super) fn slots() -> Vec<super::variant::Slot> {
-    [tiles::slots(), fused::slots()].concat()
+    [tiles::slots(), fused::slots(), joined::slots()].concat()
 }
 
 impl Op for Linear {
@@ -82,6 +83,11 @@ impl Op for Linear {
 
     fn followed_by(&self, next: &dyn Op, _: usize) -> Option<Box<dyn Op>> {
         fused::behind(self.bias, next).map(|op| Box::new(op) as Box<dyn Op>)
+    }
+
+    fn beside(&self, count: usize) -> Option<Box<dyn Op>> {
+        let joined = joined::Joined { bias: self.bias, parts: count };
+        (2..=joined::MOST).contains(&count).then(|| Box::new(joined) as Box<dyn Op>)
     }
 
     fn keeps(&self, wants: &[bool]) -> Keeps {

@@ -139,6 +139,14 @@ impl Maps<'_> {
     }
 }
 
+impl Maps<'_> {
+    /// A result of `columns`, or what is added to it.
+    fn result(&self, what: &'static str, at: u64, columns: usize, t: &Tiling) -> Result<TensorMap> {
+        let block = [STORE_ROWS, if t.cols.is_multiple_of(64) { 64 } else { 32 }];
+        self.matrix(Matrix::dense(what, at, [self.p.m, columns]), block)
+    }
+}
+
 impl Problem {
     /// The left operand of a weight gradient, `[K, M]`.
     pub(super) fn left_rows(&self, what: &'static str, address: u64) -> Matrix {
@@ -167,6 +175,96 @@ struct FusedArgs {
     product: TensorArgs,
     activation: i32,
     unused: [u32; 15],
+}
+
+/// Layers of one shape on one left operand.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parts {
+    /// One of them.
+    pub one: Problem,
+    /// How many.
+    pub count: usize,
+}
+
+impl Parts {
+    /// All as one product with the same tiles of `t`: every part is cut on its own.
+    pub fn whole(&self, t: &Tiling) -> Problem {
+        Problem { n: self.count.saturating_mul(self.one.n.next_multiple_of(t.cols)), ..self.one }
+    }
+
+    /// Ranges the sums are cut into.
+    pub fn ranges(&self, t: &Tiling) -> usize {
+        t.ranges(&self.whole(t))
+    }
+
+    /// Predicted microseconds.
+    pub fn predicted_us(&self, t: &Tiling) -> f64 {
+        t.predicted_us(&self.whole(t), self.ranges(t))
+    }
+}
+
+/// `kMostParts`.
+pub(super) const MOST_PARTS: usize = 8;
+const OTHERS: usize = MOST_PARTS - 1;
+
+/// `JoinedArgs` of `gemm/joined_sm90.cuh`.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct JoinedArgs {
+    product: TensorArgs,
+    right: [TensorMap; OTHERS],
+    out: [TensorMap; OTHERS],
+    l: [TensorMap; OTHERS],
+    bias: [u64; OTHERS],
+    tiles: i32,
+    rows: i32,
+}
+
+/// Launches the parts, whose operands are `each`; `scratch` has [`scratch_bytes`] of [`Parts::whole`].
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn run_joined(
+    cuda: &Cuda,
+    parts: &Parts,
+    t: &Tiling,
+    each: &[Operands],
+    scratch: u64,
+) -> Result<()> {
+    let (p, raster) = (&parts.one, Raster::new(&parts.whole(t), t));
+    let Some((first, others)) = each.split_first() else { return Ok(()) };
+    let one = args(cuda, p, t, first, scratch, p.n)?;
+    let product = TensorArgs { tiles_n: int(raster.tiles_n)?, splits: int(raster.ranges)?, ..one };
+    let none = [TensorMap::default(); OTHERS];
+    let mut args = JoinedArgs {
+        product,
+        right: none,
+        out: none,
+        l: none,
+        bias: [0; OTHERS],
+        tiles: int(p.n.div_ceil(t.cols))?,
+        rows: int(p.m)?,
+    };
+    let maps = Maps { cuda, p };
+    for (i, o) in others.iter().enumerate().take(OTHERS) {
+        args.right[i] = maps.right("right", o.right, p.k, t)?;
+        args.out[i] = maps.result("out", o.out, p.n, t)?;
+        args.bias[i] = o.bias;
+    }
+    let kernel = cuda.kernel::<JoinedArgs>("linear", t.symbol(p))?;
+    let whole = Problem { n: parts.count * p.n, ..*p };
+    let kernel = kernel.taking(raster.cut(t).effort(&whole, first, whole.n));
+    let mut touches = p.touches(first, 0);
+    for o in others {
+        touches.extend(p.touches(o, 0).into_iter().filter(|t| t.address != first.left));
+    }
+    touches.retain(|t| t.address != 0);
+    let parts_bytes = raster.parts_bytes(t);
+    if parts_bytes > 0 {
+        touches.push(Touched { what: "partial sums", address: scratch, bytes: parts_bytes });
+    }
+    touches.push(counters(cuda, &args.product));
+    cuda.launch(&kernel, cuda.persistent_grid(&kernel, units(&args.product))?, &args, &touches)
 }
 
 /// Launches one product; `scratch` has at least [`scratch_bytes`].
@@ -240,8 +338,7 @@ fn args(
     let raster = Raster::new(p, t);
     let maps = Maps { cuda, p };
     let none = TensorMap::default();
-    let block = [STORE_ROWS, if t.cols.is_multiple_of(64) { 64 } else { 32 }];
-    let result = |what, at| maps.matrix(Matrix::dense(what, at, [p.m, columns]), block);
+    let result = |what, at| maps.result(what, at, columns, t);
     let out = result("out", o.out)?;
     let residual = match (o.accumulate, o.residual) {
         (true, _) => out,

@@ -72,7 +72,7 @@ impl Tiling {
     }
 
     /// Predicted microseconds when the sum is cut into `ranges`.
-    fn predicted_us(&self, p: &Problem, ranges: usize) -> f64 {
+    pub fn predicted_us(&self, p: &Problem, ranges: usize) -> f64 {
         // Partial sums are written and read once; Hopper's last range stays in registers.
         let hopper = self.family == Family::Sm90;
         let (stored, launch_us) = if hopper { (ranges - 1, WAIT_US) } else { (ranges, LAUNCH_US) };

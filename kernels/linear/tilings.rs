@@ -187,6 +187,17 @@ pub(super) const ACTIVATED: Tiling = Tiling {
     symbols: [["", "linear_activated_sm90_bf16", "linear_activated_sm90_f16"], NONE, NONE, NONE],
     ..SM90_128X160
 };
+/// [`super::joined`]'s.
+pub(super) const JOINED_256X160: Tiling = Tiling {
+    name: "sm90_joined_256x160",
+    symbols: [symbols!("joined", "sm90_256x160"), NONE, NONE, NONE],
+    ..SM90_256X160
+};
+pub(super) const JOINED_128X160: Tiling = Tiling {
+    name: "sm90_joined_128x160",
+    symbols: [symbols!("joined", "sm90_128x160"), NONE, NONE, NONE],
+    ..SM90_128X160
+};
 
 /// In the order of [`VARIANTS`].
 pub(super) const TILINGS: [&Tiling; 10] = [

@@ -152,6 +152,9 @@ pub fn operation(text: &str) -> Option<Arc<dyn Op>> {
             eps: p.get("eps")?,
             silu: p.get("silu")?,
         }),
+        "Joined" => {
+            Arc::new(linear::joined::Joined { bias: p.get("bias")?, parts: p.get("parts")? })
+        }
         "LatentMix" => Arc::new(latent_mix(p)?),
         "LayerNorm" => Arc::new(layer_norm::LayerNorm { eps: p.get("eps")? }),
         "Linear" => Arc::new(linear::Linear { bias: p.get("bias")? }),

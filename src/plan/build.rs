@@ -4,6 +4,7 @@ use super::{
     Action, Plan, Recorder, Step, Value,
     buffers::kept_values,
     fuse::fuse,
+    join::join,
     memory,
     passing::pass_on,
     record::{Class, Node, Slot},
@@ -64,22 +65,27 @@ fn build(mut rec: Recorder, outputs: &[(&str, Value)], options: PlanOptions) -> 
         Pass::Loss(v) => Some(v),
         _ => None,
     };
-    let root = |v: Value| rec.slots[v.0].root;
-    let ends: Vec<usize> = outputs.iter().map(|(_, v)| root(*v)).chain(loss.map(root)).collect();
+    let root = |rec: &Recorder, v: Value| rec.slots[v.0].root;
+    let last = outputs.iter().map(|(_, v)| *v).chain(loss);
+    let ends: Vec<usize> = last.map(|v| root(&rec, v)).collect();
+    let shadowed = rec.shadows_trainables();
+    let once = |rec: &Recorder, nodes: &[Node], live: &[bool]| match options.pass {
+        Pass::Inference if !shadowed => steady_nodes(rec, nodes, live),
+        _ => vec![false; nodes.len()],
+    };
     if options.pass == Pass::Inference {
         fuse(&rec, &mut nodes, &ends);
+        let live = reachable(&rec, &nodes, &ends);
+        let once = once(&rec, &nodes, &live);
+        join(&mut rec, &mut nodes, &ends, (&live, &once));
     }
     let live = reachable(&rec, &nodes, &ends);
     let needs = needing_gradient(&rec, &nodes, &live);
     if let Some(v) = loss {
-        check_loss(&rec, v, needs[root(v)])?;
+        check_loss(&rec, v, needs[root(&rec, v)])?;
     }
-    let shadowed = rec.shadows_trainables();
     let shadow = shadowed.then_some(Step { node: 0, action: Action::Shadow });
-    let once = match options.pass {
-        Pass::Inference if !shadowed => steady_nodes(&rec, &nodes, &live),
-        _ => vec![false; nodes.len()],
-    };
+    let once = once(&rec, &nodes, &live);
     let forward = |steady: bool| {
         let own = (0..nodes.len()).filter(|i| live[*i] && once[*i] == steady);
         own.map(|node| Step { node, action: Action::Forward }).collect::<Vec<_>>()

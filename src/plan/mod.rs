@@ -9,6 +9,7 @@ mod build;
 mod explain;
 mod flat;
 mod fuse;
+mod join;
 mod limits;
 mod memory;
 mod operands;

@@ -32,6 +32,13 @@ pub(super) struct Operands {
     pub dies: Vec<Range<usize>>,
 }
 
+/// The bytes of `v` in the buffer of its root, which lies at `at`.
+fn part(plan: &Plan, v: Value, at: Range<usize>) -> Range<usize> {
+    let slot = &plan.rec.slots[v.0];
+    let start = at.start + slot.offset;
+    start..start + slot.spec.bytes()
+}
+
 /// The operands of step `t`; `weights` maps values to indices of frozen weights.
 pub(super) fn resolve(plan: &Plan, t: usize, weights: &HashMap<usize, usize>) -> Result<Operands> {
     let step = &plan.steps[t];
@@ -44,7 +51,7 @@ pub(super) fn resolve(plan: &Plan, t: usize, weights: &HashMap<usize, usize>) ->
     let read = |v: &Value| -> Result<Place> {
         match weights.get(&plan.rec.slots[v.0].root) {
             Some(i) => Ok(Place::Weight(*i)),
-            None => place(plan.read_of(step, *v)).map(Place::Arena),
+            None => place(plan.read_of(step, *v)).map(|at| Place::Arena(part(plan, *v, at))),
         }
     };
     let written = |v: &Value| place(plan.read_of(step, *v));

@@ -89,6 +89,8 @@ pub(crate) struct Slot {
     pub name: String,
     /// The value whose bytes this is a view of; itself when none.
     pub root: usize,
+    /// Bytes from the start of the root's; 0 unless the plan made it a part of a joint result.
+    pub offset: usize,
     /// The value whose gradient buffer its own gradient shares; itself when none. Only roots'.
     pub grad: usize,
     /// Whether it is an input that is fed once for many runs.
@@ -196,7 +198,7 @@ impl Recorder {
 
     fn slot(&mut self, spec: Spec, class: Class, name: String) -> Value {
         let root = self.slots.len();
-        self.slots.push(Slot { spec, class, name, root, grad: root, steady: false });
+        self.slots.push(Slot { spec, class, name, root, offset: 0, grad: root, steady: false });
         Value(root)
     }
 
@@ -277,6 +279,7 @@ impl Recorder {
             class: Class::Temp,
             name: self.here(),
             root: slot.root,
+            offset: slot.offset,
             grad: slot.root,
             steady: false,
         };

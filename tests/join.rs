@@ -1,0 +1,143 @@
+//! Plans without a backward pass: layers on one input as one operation.
+
+#![allow(clippy::unwrap_used)]
+
+use selvedge::{
+    device::Device,
+    error::Result,
+    kernels::{add::Add, linear::Linear, multiply::Multiply},
+    plan::{Pass, PlanOptions, Program, Recorder, Value, WeightLayout, WeightSource},
+    tensor::{Floats, Spec},
+};
+
+struct Weights;
+
+impl WeightSource for Weights {
+    fn get(&self, name: &str, dims: &[usize], _: WeightLayout) -> Result<Option<Floats>> {
+        let own = name.bytes().map(usize::from).sum::<usize>();
+        let at = |i: usize| ((own * 53 + i * 29) % 41) as f32 / 40.0 - 0.4;
+        Ok(Some((0..dims.iter().product()).map(at).collect::<Vec<_>>().into()))
+    }
+}
+
+const ROWS: usize = 512;
+const WIDTH: usize = 48;
+
+/// `x w^T` of a recorded weight.
+fn linear(rec: &mut Recorder, name: &str, x: Value, n: usize) -> Value {
+    let k = rec.spec(x).last();
+    let w = rec.param(name, &[n, k], WeightLayout::Dense);
+    rec.apply(Linear { bias: false }, &[x, w]).unwrap()
+}
+
+/// Runs what `record` records, as a forward plan and as one that keeps gradients in mind: the steps, the planned bytes and
+/// the first output of both.
+fn both(
+    record: &dyn Fn(&mut Recorder, Value) -> Vec<(&'static str, Value)>,
+) -> [(String, usize, usize, Vec<f32>); 2] {
+    [Pass::Inference, Pass::Seeded].map(|pass| {
+        let mut rec = Recorder::new();
+        rec.train_if(move |_| pass == Pass::Seeded);
+        let x = rec.input("x", Spec::f32(&[ROWS, WIDTH]));
+        let outputs = record(&mut rec, x);
+        let options = PlanOptions { pass, poison: true, ..PlanOptions::default() };
+        let plan = rec.plan(&outputs, options).unwrap();
+        let text = plan.explain(&Device::Cpu);
+        let forward = text.lines().filter(|l| l.contains(" linear ")).count();
+        let bytes = plan.summary().arena_bytes;
+        let mut p = plan.load(Device::Cpu, &Weights).unwrap();
+        (text, forward, bytes, run(&mut p, outputs[0].0))
+    })
+}
+
+fn run(p: &mut Program, output: &str) -> Vec<f32> {
+    p.set("x", &(0..ROWS * WIDTH).map(|i| (i % 13) as f32 / 6.0 - 1.0).collect::<Vec<_>>())
+        .unwrap();
+    p.forward().unwrap();
+    p.get(output).unwrap()
+}
+
+/// `q (k + v)`, of views of them.
+fn mixed(rec: &mut Recorder, [q, k, v]: [Value; 3]) -> Value {
+    let dims = [ROWS / 4, 4, rec.spec(q).last()];
+    let [q, k, v] = [q, k, v].map(|x| rec.view(x, &dims).unwrap());
+    let sum = rec.apply(Add, &[k, v]).unwrap();
+    rec.apply(Multiply, &[q, sum]).unwrap()
+}
+
+#[test]
+fn queries_keys_and_values_are_one_step_with_the_same_numbers() {
+    let [joined, apart] = both(&|rec, x| {
+        let all = ["q", "k", "v"].map(|n| linear(rec, n, x, WIDTH));
+        vec![("y", mixed(rec, all))]
+    });
+    assert_eq!(joined.1, 1, "{}", joined.0);
+    assert!(joined.0.contains("3 parts"), "{}", joined.0);
+    assert!(apart.1 >= 3, "{}", apart.0);
+    assert!(joined.3 == apart.3, "the results differ");
+    assert!(joined.3.iter().any(|v| v.abs() > 0.1));
+}
+
+#[test]
+fn other_widths_other_inputs_outputs_and_far_steps_stay_apart() {
+    let [plan, apart] = both(&|rec, x| {
+        let q = linear(rec, "q", x, WIDTH);
+        let wide = linear(rec, "wide", x, 2 * WIDTH); // another width
+        let seen = linear(rec, "seen", x, WIDTH); // an output
+        let mut y = q;
+        for i in 0..5 {
+            y = linear(rec, &format!("step {i}"), y, WIDTH); // each on another value
+        }
+        let far = linear(rec, "far", x, WIDTH); // would wait for five steps
+        let y = mixed(rec, [y, far, q]);
+        let wide = linear(rec, "narrow", wide, WIDTH);
+        let wide = rec.view(wide, &[ROWS / 4, 4, WIDTH]).unwrap();
+        vec![("y", rec.apply(Add, &[y, wide]).unwrap()), ("seen", seen)]
+    });
+    assert!(!plan.0.contains("parts"), "{}", plan.0);
+    assert!(plan.3 == apart.3);
+}
+
+#[test]
+fn small_results_wait_and_those_of_a_prompt_are_made_once() {
+    let steps = |rows: usize, steady: bool| {
+        let mut rec = Recorder::new();
+        let (x, c) =
+            (rec.input("x", Spec::f32(&[ROWS, WIDTH])), rec.input("c", Spec::f32(&[rows, 16])));
+        if steady {
+            rec.steady(c);
+        }
+        let mut y = x;
+        for i in 0..11 {
+            y = linear(&mut rec, &format!("layer {i}"), y, WIDTH);
+            y = linear(&mut rec, &format!("behind {i}"), y, WIDTH);
+            y = linear(&mut rec, &format!("more {i}"), y, WIDTH);
+            let own = linear(&mut rec, &format!("own {i}"), c, WIDTH);
+            let own = rec.view(own, &[1, rows * WIDTH]).unwrap();
+            let fits = linear(&mut rec, &format!("fit {i}"), own, WIDTH);
+            let all = rec.table("ones", &[ROWS, 1], vec![0.01; ROWS]);
+            let turned = rec.view(fits, &[WIDTH, 1]).unwrap();
+            let spread = rec.apply(Linear { bias: false }, &[all, turned]).unwrap();
+            y = rec.apply(Add, &[y, spread]).unwrap();
+        }
+        let plan = rec.plan(&[("y", y)], PlanOptions::default()).unwrap();
+        let text = plan.explain(&Device::Cpu);
+        let joined: Vec<String> =
+            text.lines().filter(|l| l.contains("parts")).map(str::to_string).collect();
+        (joined, plan.summary().once_steps, plan)
+    };
+    // 11 of them: one step of the most that one takes, and one of the rest
+    let (small, once, _) = steps(2, false);
+    assert_eq!((small.len(), once), (2, 0), "{small:?}");
+    assert!(small[0].contains("8 parts") && small[1].contains("3 parts"), "{small:?}");
+    let (large, _, _) = steps(400, false);
+    assert!(large.is_empty(), "{large:?}");
+    let (steady, once, plan) = steps(400, true);
+    assert_eq!(steady.len(), 2, "{steady:?}");
+    assert!(once >= 2);
+    // what is made once is there for the second run too
+    let mut p = plan.load(Device::Cpu, &Weights).unwrap();
+    p.set("c", &(0..400 * 16).map(|i| (i % 7) as f32 / 9.0 - 0.3).collect::<Vec<_>>()).unwrap();
+    let first = run(&mut p, "y");
+    assert!(run(&mut p, "y") == first && first.iter().all(|v| v.is_finite()));
+}
