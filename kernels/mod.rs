@@ -47,6 +47,7 @@ pub fn slots() -> Vec<variant::Slot> {
     all.extend(group_norm::slots());
     all.extend(layer_norm::slots());
     all.extend(linear::slots());
+    all.extend(lora_linear::slots());
     all.extend(moe::slots());
     all
 }

@@ -148,10 +148,10 @@ pub trait Op: std::any::Any + std::fmt::Debug + Send + Sync {
         None
     }
 
-    /// `count` operations like this one, with the same first input, as one: its inputs are that one, then the others of
-    /// each in turn; its output is theirs along a new first axis. `None` where there is no such kernel. Asked for in plans
-    /// without a backward pass.
-    fn beside(&self, _count: usize) -> Option<Box<dyn Op>> {
+    /// `count` operations like this one, with the same first input, as one: its inputs are that one, then the frozen others
+    /// of each in turn, then each of the `trained` others (behind the first) of all, joined along the first axis; its output
+    /// is theirs along a new first axis. `None` where there is no such kernel, or none that a `backward` pass can follow.
+    fn beside(&self, _count: usize, _trained: &[bool], _backward: bool) -> Option<Box<dyn Op>> {
         None
     }
 
@@ -183,6 +183,11 @@ pub trait Op: std::any::Any + std::fmt::Debug + Send + Sync {
     /// checks fail.
     fn types(&self) -> &'static [DType] {
         &DType::FLOATS
+    }
+
+    /// Whether each device keeps the saved values in an order of its own; they are not compared then.
+    fn saves_in_own_order(&self) -> bool {
+        false
     }
 
     /// What backward reads when the gradients of the inputs marked in `wants` are wanted.

@@ -12,26 +12,11 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
 };
 
-fn selvedge(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_selvedge")).args(args).output().unwrap()
-}
+mod program;
 
-fn text(args: &[&str]) -> String {
-    let output = selvedge(args);
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn refusal(args: &[&str]) -> String {
-    let output = selvedge(args);
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{args:?}: {error}");
-    assert!(!error.contains("panicked"), "{error}");
-    error
-}
+use program::{refusal, text};
 
 /// A configuration on nano of rank 2.
 fn config(folder: &Path) -> String {

@@ -3,31 +3,13 @@
 
 use selvedge::{device::cubin_table::Target, kernels::coverage};
 use serde_json::{Value, json};
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Output},
-};
+use std::{fs, path::Path};
+
+mod program;
+
+use program::{refusal, text};
 
 const H200: &str = include_str!("../src/cli/chips/h200.toml");
-
-fn selvedge(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_selvedge")).args(args).output().unwrap()
-}
-
-fn text(args: &[&str]) -> String {
-    let output = selvedge(args);
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn refusal(args: &[&str]) -> String {
-    let output = selvedge(args);
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{args:?}: {error}");
-    assert!(!error.contains("panicked"), "{error}");
-    error
-}
 
 /// Whether this build has the kernels of Hopper and of Ampere: with nvcc or fitting prebuilt objects.
 fn compiled() -> bool {

@@ -47,12 +47,19 @@ fn floats(v: &mut [f32]) -> BufMut<'_> {
     BufMut::Host(bytemuck::cast_slice_mut(v))
 }
 
+/// The weight, and those of the layers joined with it, which are frozen.
+fn weights(case: &Case) -> impl Iterator<Item = usize> + '_ {
+    let joined = case.name.starts_with("joined");
+    let like = move |i: &usize| joined && !case.grads[*i] && case.ins[*i] == case.ins[1];
+    [1].into_iter().chain((2..case.ins.len()).filter(like))
+}
+
 /// Forward and backward of `op` on inputs rounded to `values`, the weight stored as `weight`; every buffer starts as NaN,
 /// gradients are added to 1.
 fn run(op: &dyn Op, case: &Case, values: DType, weight: Option<DType>) -> Results {
     let mut specs = case.ins.clone();
     if let Some(dtype) = weight {
-        specs[1].dtype = dtype;
+        weights(case).for_each(|i| specs[i].dtype = dtype);
     }
     let signature = op.infer(&specs).unwrap();
     let ins: Vec<Vec<u64>> = (case.inputs(5).iter().zip(&specs))
@@ -136,7 +143,7 @@ fn products_with_half_weights_follow_the_error_rule() {
         }
         for dtype in [DType::Bf16, DType::F16] {
             let mut specs = case.ins.clone();
-            specs[1].dtype = dtype;
+            weights(case).for_each(|i| specs[i].dtype = dtype);
             if case.op.infer(&specs).is_err() {
                 assert_eq!(case.op.name(), "batched_linear");
                 continue;

@@ -1,11 +1,11 @@
-//! Plans without a backward pass: layers on one input as one operation.
+//! Layers on one input as one operation: the same numbers, fewer steps.
 
 #![allow(clippy::unwrap_used)]
 
 use selvedge::{
     device::Device,
     error::Result,
-    kernels::{add::Add, linear::Linear, multiply::Multiply},
+    kernels::{add::Add, linear::Linear, lora_linear::LoraLinear, multiply::Multiply},
     plan::{Pass, PlanOptions, Program, Recorder, Value, WeightLayout, WeightSource},
     tensor::{Floats, Spec},
 };
@@ -30,11 +30,12 @@ fn linear(rec: &mut Recorder, name: &str, x: Value, n: usize) -> Value {
     rec.apply(Linear { bias: false }, &[x, w]).unwrap()
 }
 
+/// What a test records on an input of `[ROWS, WIDTH]`; the first output is compared.
+type Record = dyn Fn(&mut Recorder, Value) -> Vec<(&'static str, Value)>;
+
 /// Runs what `record` records, as a forward plan and as one that keeps gradients in mind: the steps, the planned bytes and
 /// the first output of both.
-fn both(
-    record: &dyn Fn(&mut Recorder, Value) -> Vec<(&'static str, Value)>,
-) -> [(String, usize, usize, Vec<f32>); 2] {
+fn both(record: &Record) -> [(String, usize, usize, Vec<f32>); 2] {
     [Pass::Inference, Pass::Seeded].map(|pass| {
         let mut rec = Recorder::new();
         rec.train_if(move |_| pass == Pass::Seeded);
@@ -76,6 +77,58 @@ fn queries_keys_and_values_are_one_step_with_the_same_numbers() {
     assert!(apart.1 >= 3, "{}", apart.0);
     assert!(joined.3 == apart.3, "the results differ");
     assert!(joined.3.iter().any(|v| v.abs() > 0.1));
+}
+
+/// `x w^T` with an adapter.
+fn adapted(rec: &mut Recorder, name: &str, x: Value, n: usize) -> Value {
+    let k = rec.spec(x).last();
+    let mut param =
+        |what, dims: [usize; 2]| rec.param(&format!("{name}.{what}"), &dims, WeightLayout::Dense);
+    let (w, a, up) = (param("weight", [n, k]), param("lora_a", [8, k]), param("lora_b", [n, 8]));
+    rec.apply(LoraLinear { bias: false, scale: 0.5 }, &[x, w, a, up]).unwrap()
+}
+
+#[test]
+fn adapted_layers_train_as_one_step_with_the_same_gradients() {
+    let names = ["q", "k", "v"];
+    // where the weights are trained too, the layers stay apart
+    let run = |all: bool, checkpoint: bool| {
+        let mut rec = Recorder::new();
+        rec.train_if(move |name| all || name.contains("lora"));
+        let x = rec.input_with_grad("x", Spec::f32(&[ROWS, WIDTH]));
+        let y = rec.checkpoint("block", |rec| {
+            let y = names.map(|n| adapted(rec, n, x, WIDTH));
+            Ok(mixed(rec, y))
+        });
+        let pass = Pass::Seeded;
+        let options = PlanOptions { pass, checkpoint, poison: true };
+        let plan = rec.plan(&[("y", y.unwrap())], options).unwrap();
+        let (text, steps) = (plan.explain(&Device::Cpu), plan.summary().steps);
+        let mut p = plan.load(Device::Cpu, &Weights).unwrap();
+        let mut seen = vec![];
+        // twice: gradients of trainables add up
+        for first in [true, false] {
+            seen.extend(run(&mut p, "y"));
+            let dy: Vec<f32> = (0..ROWS * WIDTH).map(|i| (i % 11) as f32 / 5.0 - 1.0).collect();
+            p.set_grad("y", &dy).unwrap();
+            p.backward(first).unwrap();
+        }
+        seen.extend(p.grad("x").unwrap());
+        for name in names.iter().flat_map(|n| [format!("{n}.lora_a"), format!("{n}.lora_b")]) {
+            let grad = p.grad(&name).unwrap();
+            assert!(grad.iter().any(|g| *g != 0.0), "{name}");
+            seen.extend(grad);
+        }
+        (text, steps, seen)
+    };
+    for checkpoint in [false, true] {
+        let (joined, apart) = (run(false, checkpoint), run(true, checkpoint));
+        assert!(joined.0.contains("3 parts, scale 0.5"), "{}", joined.0);
+        assert!(!apart.0.contains("parts"), "{}", apart.0);
+        // two layers less forward (and once more) and backward; a sum's gradient into parts is written, not an alias
+        assert_eq!(joined.1 + 3 + 2 * usize::from(checkpoint), apart.1, "{}", joined.0);
+        assert!(joined.2 == apart.2, "checkpoint {checkpoint}: the gradients differ");
+    }
 }
 
 #[test]

@@ -105,11 +105,15 @@ fn fused_layers_agree_with_the_cpu_with_and_without_their_own_kernel() {
 #[test]
 fn joined_layers_agree_with_the_cpu_with_and_without_their_own_kernel() {
     for variant in ["sm90_joined_256x160", "sm90_joined_128x160"] {
-        check("linear_joined", variant, Schedule::Early, &TYPES[1..]);
-        check("linear_joined", variant, Schedule::Random(6), &[DType::Bf16]);
+        for slot in ["linear.joined", "lora_linear.joined"] {
+            check(slot, variant, Schedule::Early, &TYPES[1..]);
+            check(slot, variant, Schedule::Random(6), &[DType::Bf16]);
+        }
     }
     let cuda = Cuda::emulated(Schedule::Late).unwrap();
-    cuda.force_variant("linear_joined", "apart");
+    for slot in ["linear.joined", "lora_linear.joined"] {
+        cuda.force_variant(slot, "apart");
+    }
     for (case, dtype) in cases().iter().flat_map(|c| TYPES.map(|t| (c, t))) {
         if case.name.starts_with("joined") {
             let outcome = compare(case, dtype, &cuda).unwrap();

@@ -28,6 +28,8 @@ struct alignas(64) ProjectArgs {
   T* out;                // (M, N)
   float alpha;
   int m, n, k_slabs, accumulate;
+  // of joined layers (gridDim.y parts): left (parts m, K), right (parts depth, N), out (m, pitch), part p from column p n
+  int pitch, depth;
 };
 
 template <int BlockN_, bool RightMn_>
@@ -57,12 +59,14 @@ template <class T, class Tile>
 __device__ inline void fetch(const ProjectArgs<T>& a, ProjectShared<Tile>& s, int first, int k, int row0) {
   const int slot = k % Tile::Stages, k0 = (first + k) * kSlab;
   ptx::mbarrier_expect_tx(&s.full[slot], Tile::LeftBytes + Tile::RightBytes);
-  ptx::tma_load_2d(s.left[slot], &a.left, &s.full[slot], k0, row0);
+  const int part = int(blockIdx.y);
+  ptx::tma_load_2d(s.left[slot], &a.left, &s.full[slot], k0, part * a.m + row0);
   if constexpr (!Tile::RightMn) {
     ptx::tma_load_2d(s.right[slot], &a.right, &s.full[slot], k0, 0);
   } else {
     for (int j = 0; j < Tile::BlockN / kNarrowAtomN; ++j)
-      ptx::tma_load_2d(s.right[slot] + j * kNarrowAtomBytes, &a.right, &s.full[slot], j * kNarrowAtomN, k0);
+      ptx::tma_load_2d(s.right[slot] + j * kNarrowAtomBytes, &a.right, &s.full[slot], j * kNarrowAtomN,
+                       part * a.depth + k0);
   }
 }
 
@@ -101,7 +105,7 @@ __device__ inline void project_part(const ProjectArgs<T>& a, ProjectShared<Tile>
     for (int e = 0; e < 4; ++e) s.part[r + e / 2 * 8][8 * j + c + e % 2] = d[4 * j + e];
 }
 
-// grid: 4 blocks a tile of 64 rows, one cluster.
+// grid (4 blocks a tile of 64 rows, one cluster; parts)
 template <class T, class Tile>
 __device__ inline void project(const ProjectArgs<T>& a) {
   auto& s = shared_memory<ProjectShared<Tile>>();
@@ -126,7 +130,7 @@ __device__ inline void project(const ProjectArgs<T>& a) {
       x += ptx::ld_cluster_f32(from), y += ptx::ld_cluster_f32(from + 4);
     }
     if (row0 + row >= a.m || col >= a.n) continue;
-    T* to = a.out + (long long)(row0 + row) * a.n + col;
+    T* to = a.out + (long long)(row0 + row) * a.pitch + int(blockIdx.y) * a.n + col;
     x *= a.alpha, y *= a.alpha;
     const auto add = [&](const T* from) {
       const float2 f = ptx::unpack<T>(*reinterpret_cast<const uint32_t*>(from));
@@ -143,9 +147,9 @@ struct alignas(64) GradArgs {
   ptx::TensorMap wide;    // (K, wide_cols), box (64, 64) MN-major
   ptx::TensorMap narrow;  // (K, narrow_cols), box (64, 32) MN-major
   float*
-      parts;  // (splits, wide_cols, narrow_cols), or (splits, narrow_cols, wide_cols) when the narrow side is M
+      parts;  // (splits, parts, wide_cols, narrow_cols), or (.., narrow_cols, wide_cols) when the narrow side is M
   int slabs, wide_cols, narrow_cols;
-  int unused;
+  int rows;  // of joined layers (gridDim.z parts): wide (parts rows, wide_cols), narrow (K, parts narrow_cols)
 };
 
 template <int BlockN_, bool NarrowM_>
@@ -172,14 +176,14 @@ struct GradShared {
 template <class Tile>
 __device__ inline void grad_produce(const GradArgs& a, GradShared<Tile>& s, Range own, int col0) {
   for (int k = 0; k < own.last - own.first; ++k) {
-    const int slot = k % Tile::Stages, row = (own.first + k) * kSlab;
+    const int slot = k % Tile::Stages, row = (own.first + k) * kSlab, part = int(blockIdx.z);
     ptx::mbarrier_wait(&s.empty[slot], (k / Tile::Stages & 1) ^ 1);
     ptx::mbarrier_expect_tx(&s.full[slot], Tile::WideBytes + Tile::NarrowBytes);
     for (int j = 0; j < 2; ++j)
-      ptx::tma_load_2d(s.wide[slot] + j * 8192, &a.wide, &s.full[slot], col0 + j * 64, row);
+      ptx::tma_load_2d(s.wide[slot] + j * 8192, &a.wide, &s.full[slot], col0 + j * 64, part * a.rows + row);
     for (int j = 0; j < Tile::BlockN / kNarrowAtomN; ++j)
-      ptx::tma_load_2d(s.narrow[slot] + j * kNarrowAtomBytes, &a.narrow, &s.full[slot], j * kNarrowAtomN,
-                       row);
+      ptx::tma_load_2d(s.narrow[slot] + j * kNarrowAtomBytes, &a.narrow, &s.full[slot],
+                       part * a.narrow_cols + j * kNarrowAtomN, row);
   }
 }
 
@@ -205,7 +209,8 @@ __device__ inline void grad_consume(const GradArgs& a, GradShared<Tile>& s, Rang
     ptx::reg_fence(d);
     if (t == 0) ptx::mbarrier_arrive(&s.empty[slot]);
   }
-  float* parts = a.parts + (long long)blockIdx.y * a.wide_cols * a.narrow_cols;
+  float* parts =
+      a.parts + ((long long)blockIdx.y * gridDim.z + blockIdx.z) * a.wide_cols * a.narrow_cols;
   const int lane = t % 32, w0 = col0 + group * 64 + t / 32 * 16 + lane / 4, n0 = lane % 4 * 2;
 #pragma unroll
   for (int j = 0; j < Tile::BlockN / 8; ++j)
@@ -217,7 +222,7 @@ __device__ inline void grad_consume(const GradArgs& a, GradShared<Tile>& s, Rang
     }
 }
 
-// grid (tiles of 128 wide columns, ranges of rows)
+// grid (tiles of 128 wide columns, ranges of rows, parts)
 template <class T, class Tile>
 __device__ inline void grad(const GradArgs& a) {
   auto& s = shared_memory<GradShared<Tile>>();

@@ -8,12 +8,13 @@ mod effort;
 pub mod fused;
 pub mod joined;
 mod narrow;
+pub(crate) mod parts;
 pub(crate) mod problem;
 mod product;
 pub(crate) mod sums;
 mod tensor;
 mod tiles;
-mod tilings;
+pub(crate) mod tilings;
 
 pub use batched::BatchedLinear;
 
@@ -85,9 +86,10 @@ impl Op for Linear {
         fused::behind(self.bias, next).map(|op| Box::new(op) as Box<dyn Op>)
     }
 
-    fn beside(&self, count: usize) -> Option<Box<dyn Op>> {
+    fn beside(&self, count: usize, trained: &[bool], backward: bool) -> Option<Box<dyn Op>> {
         let joined = joined::Joined { bias: self.bias, parts: count };
-        (2..=joined::MOST).contains(&count).then(|| Box::new(joined) as Box<dyn Op>)
+        let fits = (2..=joined::MOST).contains(&count) && !backward && !trained.contains(&true);
+        fits.then(|| Box::new(joined) as Box<dyn Op>)
     }
 
     fn keeps(&self, wants: &[bool]) -> Keeps {

@@ -2,7 +2,7 @@
 
 use super::{
     effort::Cut,
-    problem::{Operands, Pass, Problem, int},
+    problem::{Operands, Parts, Pass, Problem, int},
     sums,
     tensor::{Maps, Matrix, SLAB},
     tilings::Tiling,
@@ -30,7 +30,9 @@ struct ProjectArgs {
     n: i32,
     k_slabs: i32,
     accumulate: i32,
-    unused: [u32; 7],
+    pitch: i32,
+    depth: i32,
+    unused: [u32; 5],
 }
 
 /// `GradArgs` of `gemm/skinny_sm90.cuh`.
@@ -43,7 +45,8 @@ struct GradArgs {
     slabs: i32,
     wide_cols: i32,
     narrow_cols: i32,
-    unused: [u32; 11],
+    rows: i32,
+    unused: [u32; 10],
 }
 
 /// Launches one product; `scratch` holds the partial sums of a weight gradient.
@@ -58,21 +61,32 @@ pub(super) fn run(
     scratch: u64,
     touches: &[Touched],
 ) -> Result<()> {
+    let parts = Parts { one: *p, count: 1 };
     match p.pass {
-        Pass::Weight => grad(cuda, p, t, o, scratch, touches),
-        _ => project(cuda, p, t, o, touches),
+        Pass::Weight => grad(cuda, &parts, t, o, (scratch, touches)),
+        _ => project(cuda, &parts, t, o, touches),
     }
 }
 
-fn project(cuda: &Cuda, p: &Problem, t: &Tiling, o: &Operands, touches: &[Touched]) -> Result<()> {
+/// `out [M, count N]`: every part's `left_p right_p` beside the others', of operands one part behind the other. Several
+/// parts only with [`Pass::Input`].
+pub(super) fn project(
+    cuda: &Cuda,
+    parts: &Parts,
+    t: &Tiling,
+    o: &Operands,
+    touches: &[Touched],
+) -> Result<()> {
+    let (p, count) = (&parts.one, parts.count);
     let maps = Maps { cuda, p };
     let right = if p.pass == Pass::Forward {
         maps.matrix(Matrix::dense("right", o.right, [p.n, p.k]), [t.cols as u32, 64])?
     } else {
-        maps.matrix(Matrix::dense("right", o.right, [p.k, p.n]), [64, 32])?
+        maps.matrix(Matrix::dense("right", o.right, [count * p.k, p.n]), [64, 32])?
     };
+    let left = Matrix::dense("left", o.left, [count * p.m, p.k]);
     let args = ProjectArgs {
-        left: maps.matrix(Matrix::dense("left", o.left, [p.m, p.k]), [t.rows as u32, 64])?,
+        left: maps.matrix(left, [t.rows as u32, 64])?,
         right,
         bias: o.bias,
         out: o.out,
@@ -81,42 +95,54 @@ fn project(cuda: &Cuda, p: &Problem, t: &Tiling, o: &Operands, touches: &[Touche
         n: int(p.n)?,
         k_slabs: int(p.k.div_ceil(SLAB))?,
         accumulate: i32::from(o.accumulate),
-        unused: [0; 7],
+        pitch: int(count * p.n)?,
+        depth: int(p.k)?,
+        unused: [0; 5],
     };
     let kernel = cuda.kernel::<ProjectArgs>("linear", t.symbol(p))?;
     let tiles = p.m.div_ceil(t.rows);
     let (tile, ranges) = ([t.rows, t.cols], CLUSTER);
-    let cut = Cut { family: t.family, tile, tiles, sharing: 1, ranges, parts: 0 };
-    let (blocks, kernel) = (tiles * CLUSTER, kernel.taking(cut.effort(p, o, p.n)));
-    cuda.launch(&kernel, [blocks as u64, 1, 1], &args, touches)
+    let cut = Cut { family: t.family, tile, tiles: count * tiles, sharing: 1, ranges, parts: 0 };
+    let mut effort = cut.effort(p, o, p.n);
+    effort.bytes *= count as f64;
+    let grid = [(tiles * CLUSTER) as u64, count as u64, 1];
+    cuda.launch(&kernel.taking(effort), grid, &args, touches)
 }
 
-fn grad(
+/// `out_p [M, N] = left_p^T right_p`, one part behind the other as `left` is; the columns of `right` lie beside each other.
+/// Several parts only with the narrow side on the right.
+pub(super) fn grad(
     cuda: &Cuda,
-    p: &Problem,
+    parts: &Parts,
     t: &Tiling,
     o: &Operands,
-    scratch: u64,
-    touches: &[Touched],
+    (scratch, touches): (u64, &[Touched]),
 ) -> Result<()> {
+    let (p, count) = (&parts.one, parts.count);
     let maps = Maps { cuda, p };
     let (left, right) = (p.left_rows("left", o.left), p.right_rows("right", o.right));
     let (wide, narrow) = if p.m < p.n { (right, left) } else { (left, right) };
     let ranges = t.ranges(p);
     let args = GradArgs {
-        wide: maps.matrix(wide, [64, 64])?,
-        narrow: maps.matrix(narrow, [64, 32])?,
+        wide: maps.matrix(Matrix { rows: count * wide.rows, ..wide }, [64, 64])?,
+        narrow: maps.matrix(Matrix { columns: count * narrow.columns, ..narrow }, [64, 32])?,
         parts: scratch,
         slabs: int(p.k.div_ceil(SLAB))?,
         wide_cols: int(wide.columns)?,
         narrow_cols: int(narrow.columns)?,
-        unused: [0; 11],
+        rows: int(p.k)?,
+        unused: [0; 10],
     };
     let kernel = cuda.kernel::<GradArgs>("linear", t.symbol(p))?;
     let tiles = wide.columns.div_ceil(WIDE_COLS);
-    let (tile, parts) = ([WIDE_COLS, t.cols], ranges * p.m * p.n * 4);
-    let cut = Cut { family: t.family, tile, tiles, sharing: 1, ranges, parts };
-    let kernel = kernel.taking(cut.effort(p, o, 0)); // the sum below writes the result
-    cuda.launch(&kernel, [tiles as u64, ranges as u64, 1], &args, touches)?;
-    sums::reduce(cuda, p, (&p.args(o, ranges, scratch)?, ranges), touches)
+    let all = Problem { m: count * p.m, left_pitch: count * p.m, ..*p };
+    let (tile, sums) = ([WIDE_COLS, t.cols], ranges * all.m * p.n * 4);
+    let cut = Cut { family: t.family, tile, tiles: count * tiles, sharing: 1, ranges, parts: sums };
+    // the sum below writes the result
+    let mut effort = cut.effort(p, o, 0);
+    effort.bytes *= count as f64;
+    let grid = [tiles as u64, ranges as u64, count as u64];
+    cuda.launch(&kernel.taking(effort), grid, &args, touches)?;
+    let one = if count > 1 { all } else { *p };
+    sums::reduce(cuda, &one, (&one.args(o, ranges, scratch)?, ranges), touches)
 }

@@ -35,6 +35,15 @@ pub(crate) struct Problem {
     pub residual: bool,
 }
 
+/// Layers of one shape on one input; `parts.rs` launches them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parts {
+    /// One of them; of an input gradient its rank is that of all adapters together.
+    pub one: Problem,
+    /// How many.
+    pub count: usize,
+}
+
 /// The operands of one product, device addresses; 0 where there is none.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Operands {

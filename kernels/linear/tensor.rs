@@ -13,10 +13,10 @@ use crate::{
 /// The argument struct of `gemm/problem_sm90.cuh`.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct TensorArgs {
-    left: TensorMap,
+pub(super) struct TensorArgs {
+    pub left: TensorMap,
     right: TensorMap,
-    t: TensorMap,
+    pub t: TensorMap,
     l: TensorMap,
     out: TensorMap,
     residual: TensorMap,
@@ -24,12 +24,12 @@ struct TensorArgs {
     parts: u64,
     counters: u64,
     n: i32,
-    k_slabs: i32,
+    pub k_slabs: i32,
     rank: i32,
     has_residual: i32,
     tiles_m: i32,
-    tiles_n: i32,
-    splits: i32,
+    pub tiles_n: i32,
+    pub splits: i32,
     alpha: f32,
     unused: [u32; 2],
 }
@@ -44,15 +44,17 @@ pub(super) const CONSUMERS: usize = 2;
 const STORE_ROWS: u32 = 16;
 
 /// How the units of a product lie over the grid.
-struct Raster {
+pub(super) struct Raster {
     /// Clusters of tiles along M.
-    tiles_m: usize,
-    tiles_n: usize,
-    ranges: usize,
+    pub tiles_m: usize,
+    /// Tiles along N.
+    pub tiles_n: usize,
+    /// Ranges of the sum.
+    pub ranges: usize,
 }
 
 impl Raster {
-    fn new(p: &Problem, t: &Tiling) -> Self {
+    pub fn new(p: &Problem, t: &Tiling) -> Self {
         Self {
             tiles_m: p.m.div_ceil(t.rows * CLUSTER),
             tiles_n: p.n.div_ceil(t.cols),
@@ -64,14 +66,14 @@ impl Raster {
         self.tiles_m.saturating_mul(CLUSTER).saturating_mul(self.tiles_n)
     }
 
-    fn cut(&self, t: &Tiling) -> Cut {
+    pub fn cut(&self, t: &Tiling) -> Cut {
         let (tile, parts) = ([t.rows, t.cols], 2 * self.parts_bytes(t)); // written, then read
         let (tiles, ranges) = (self.tiles(), self.ranges);
         Cut { family: t.family, tile, tiles, sharing: CLUSTER, ranges, parts }
     }
 
     /// Bytes of the partial sums: the last range keeps its own.
-    fn parts_bytes(&self, t: &Tiling) -> usize {
+    pub fn parts_bytes(&self, t: &Tiling) -> usize {
         self.tiles().saturating_mul(t.rows * t.cols * 4).saturating_mul(self.ranges - 1)
     }
 }
@@ -128,7 +130,7 @@ impl Maps<'_> {
     }
 
     /// A right operand; every block of a cluster brings its share of a slab.
-    fn right(&self, what: &'static str, at: u64, k: usize, t: &Tiling) -> Result<TensorMap> {
+    pub fn right(&self, what: &'static str, at: u64, k: usize, t: &Tiling) -> Result<TensorMap> {
         let atom = if t.cols.is_multiple_of(64) { 64 } else { 32 };
         let (n, share) = (self.p.n, (t.cols / CLUSTER) as u32);
         match self.p.pass {
@@ -141,7 +143,13 @@ impl Maps<'_> {
 
 impl Maps<'_> {
     /// A result of `columns`, or what is added to it.
-    fn result(&self, what: &'static str, at: u64, columns: usize, t: &Tiling) -> Result<TensorMap> {
+    pub fn result(
+        &self,
+        what: &'static str,
+        at: u64,
+        columns: usize,
+        t: &Tiling,
+    ) -> Result<TensorMap> {
         let block = [STORE_ROWS, if t.cols.is_multiple_of(64) { 64 } else { 32 }];
         self.matrix(Matrix::dense(what, at, [self.p.m, columns]), block)
     }
@@ -175,96 +183,6 @@ struct FusedArgs {
     product: TensorArgs,
     activation: i32,
     unused: [u32; 15],
-}
-
-/// Layers of one shape on one left operand.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Parts {
-    /// One of them.
-    pub one: Problem,
-    /// How many.
-    pub count: usize,
-}
-
-impl Parts {
-    /// All as one product with the same tiles of `t`: every part is cut on its own.
-    pub fn whole(&self, t: &Tiling) -> Problem {
-        Problem { n: self.count.saturating_mul(self.one.n.next_multiple_of(t.cols)), ..self.one }
-    }
-
-    /// Ranges the sums are cut into.
-    pub fn ranges(&self, t: &Tiling) -> usize {
-        t.ranges(&self.whole(t))
-    }
-
-    /// Predicted microseconds.
-    pub fn predicted_us(&self, t: &Tiling) -> f64 {
-        t.predicted_us(&self.whole(t), self.ranges(t))
-    }
-}
-
-/// `kMostParts`.
-pub(super) const MOST_PARTS: usize = 8;
-const OTHERS: usize = MOST_PARTS - 1;
-
-/// `JoinedArgs` of `gemm/joined_sm90.cuh`.
-#[repr(C, align(64))]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct JoinedArgs {
-    product: TensorArgs,
-    right: [TensorMap; OTHERS],
-    out: [TensorMap; OTHERS],
-    l: [TensorMap; OTHERS],
-    bias: [u64; OTHERS],
-    tiles: i32,
-    rows: i32,
-}
-
-/// Launches the parts, whose operands are `each`; `scratch` has [`scratch_bytes`] of [`Parts::whole`].
-///
-/// # Errors
-/// As [`run`].
-pub(super) fn run_joined(
-    cuda: &Cuda,
-    parts: &Parts,
-    t: &Tiling,
-    each: &[Operands],
-    scratch: u64,
-) -> Result<()> {
-    let (p, raster) = (&parts.one, Raster::new(&parts.whole(t), t));
-    let Some((first, others)) = each.split_first() else { return Ok(()) };
-    let one = args(cuda, p, t, first, scratch, p.n)?;
-    let product = TensorArgs { tiles_n: int(raster.tiles_n)?, splits: int(raster.ranges)?, ..one };
-    let none = [TensorMap::default(); OTHERS];
-    let mut args = JoinedArgs {
-        product,
-        right: none,
-        out: none,
-        l: none,
-        bias: [0; OTHERS],
-        tiles: int(p.n.div_ceil(t.cols))?,
-        rows: int(p.m)?,
-    };
-    let maps = Maps { cuda, p };
-    for (i, o) in others.iter().enumerate().take(OTHERS) {
-        args.right[i] = maps.right("right", o.right, p.k, t)?;
-        args.out[i] = maps.result("out", o.out, p.n, t)?;
-        args.bias[i] = o.bias;
-    }
-    let kernel = cuda.kernel::<JoinedArgs>("linear", t.symbol(p))?;
-    let whole = Problem { n: parts.count * p.n, ..*p };
-    let kernel = kernel.taking(raster.cut(t).effort(&whole, first, whole.n));
-    let mut touches = p.touches(first, 0);
-    for o in others {
-        touches.extend(p.touches(o, 0).into_iter().filter(|t| t.address != first.left));
-    }
-    touches.retain(|t| t.address != 0);
-    let parts_bytes = raster.parts_bytes(t);
-    if parts_bytes > 0 {
-        touches.push(Touched { what: "partial sums", address: scratch, bytes: parts_bytes });
-    }
-    touches.push(counters(cuda, &args.product));
-    cuda.launch(&kernel, cuda.persistent_grid(&kernel, units(&args.product))?, &args, &touches)
 }
 
 /// Launches one product; `scratch` has at least [`scratch_bytes`].
@@ -315,19 +233,20 @@ pub(super) fn run_fused(
     cuda.launch(&kernel, cuda.persistent_grid(&kernel, units(&product))?, &args, &touches)
 }
 
-fn units(args: &TensorArgs) -> u64 {
+/// Units of work.
+pub(super) fn units(args: &TensorArgs) -> u64 {
     args.tiles_m as u64 * args.tiles_n as u64 * args.splits as u64
 }
 
 /// The words that the ranges of a product are counted in.
-fn counters(cuda: &Cuda, args: &TensorArgs) -> Touched {
+pub(super) fn counters(cuda: &Cuda, args: &TensorArgs) -> Touched {
     let tiles = CLUSTER * args.tiles_m as usize * args.tiles_n as usize;
     let words = if args.splits == 1 { 0 } else { tiles * CONSUMERS };
     Touched { what: "counters", address: cuda.counters(), bytes: words * 4 }
 }
 
 /// The arguments of one product whose result has `columns`.
-fn args(
+pub(super) fn args(
     cuda: &Cuda,
     p: &Problem,
     t: &Tiling,

@@ -5,7 +5,7 @@ use crate::kernels::variant::Variant;
 
 /// Which instructions a kernel is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
+pub(crate) enum Family {
     /// Ordinary multipliers.
     Simt,
     /// `mma.sync` and `cp.async`.
@@ -18,7 +18,7 @@ pub(super) enum Family {
 
 /// One kernel of every pass and element type.
 #[derive(Debug)]
-pub(super) struct Tiling {
+pub(crate) struct Tiling {
     /// The variant's name.
     pub name: &'static str,
     /// Its instructions.
@@ -196,6 +196,18 @@ pub(super) const JOINED_256X160: Tiling = Tiling {
 pub(super) const JOINED_128X160: Tiling = Tiling {
     name: "sm90_joined_128x160",
     symbols: [symbols!("joined", "sm90_128x160"), NONE, NONE, NONE],
+    ..SM90_128X160
+};
+
+/// The input gradients of joined layers.
+pub(super) const JOINED_INPUT_256X160: Tiling = Tiling {
+    name: "sm90_joined_input_256x160",
+    symbols: [NONE, symbols!("joined_input", "sm90_256x160"), NONE, NONE],
+    ..SM90_256X160
+};
+pub(super) const JOINED_INPUT_128X160: Tiling = Tiling {
+    name: "sm90_joined_input_128x160",
+    symbols: [NONE, symbols!("joined_input", "sm90_128x160"), NONE, NONE],
     ..SM90_128X160
 };
 

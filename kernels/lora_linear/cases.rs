@@ -1,6 +1,6 @@
 //! Shapes: ragged, rank 1, rank beyond one vector, rank 0, with and without bias; SDXL's layers.
 
-use super::LoraLinear;
+use super::{LoraLinear, joined::JoinedLora};
 use crate::kernels::case::Case;
 
 /// Calls that every variant must get right.
@@ -31,7 +31,36 @@ pub fn cases() -> Vec<Case> {
         let name = if bias { "lora_linear with bias" } else { "lora_linear" };
         Case::normal(name, LoraLinear { bias, scale: 0.5 }, &dims)
     };
-    shapes.into_iter().flat_map(|s| [one(s, false), one(s, true)]).collect()
+    let alone = shapes.into_iter().flat_map(|s| [one(s, false), one(s, true)]);
+    alone.chain(joined_cases()).collect()
+}
+
+/// Two parts and the most; ragged extents, ranks of a part of a K-step, of more than a slab, and for no tensor core; a sum
+/// cut into ranges; nothing to do.
+fn joined_cases() -> Vec<Case> {
+    let shapes: [(&[usize], usize, usize, usize, bool); 9] = [
+        (&[2, 3, 5], 4, 1, 2, true),
+        (&[7, 24], 40, 8, 3, false),
+        (&[2, 37, 72], 136, 32, 3, false),
+        (&[300, 88], 168, 24, 2, true),
+        (&[70, 72], 136, 16, 8, false),
+        (&[2, 9, 1032], 104, 72, 2, true),
+        (&[33, 24], 16, 11, 2, false),
+        (&[130, 40], 8, 8, 7, true),
+        (&[0, 4], 3, 2, 2, false),
+    ];
+    let one = |(x, n, r, parts, bias): (&[usize], usize, usize, usize, bool)| {
+        let k = x.last().copied().unwrap_or(1);
+        let (w, b, a, up) = ([n, k], [n], [parts * r, k], [parts * n, r]);
+        let own: &[&[usize]] = if bias { &[&w, &b] } else { &[&w] };
+        let frozen = (0..parts).flat_map(|_| own.iter().copied());
+        let dims: Vec<&[usize]> = [x].into_iter().chain(frozen).chain([&a[..], &up[..]]).collect();
+        let mut case = Case::normal("joined lora", JoinedLora { bias, parts, scale: 0.5 }, &dims);
+        let last = dims.len() - 2;
+        case.grads = (0..dims.len()).map(|i| i == 0 || i >= last).collect();
+        case
+    };
+    shapes.into_iter().map(one).collect()
 }
 
 /// SDXL's attention projections at 1024 x 1024, one and four pictures, usual ranks.

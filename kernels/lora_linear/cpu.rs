@@ -63,14 +63,33 @@ pub(super) fn backward_scratch(s: Shape, stored: DType) -> usize {
 }
 
 pub(super) fn forward(s: Shape, scale: f32, mut io: Forward<'_>) {
-    let (x, out, h) = (io.ins[0].f32(), io.out.f32(), io.saved[0].f32());
+    let layer = Layer {
+        x: io.ins[0].f32(),
+        w: Elements::of(io.ins[1], io.specs[1].dtype),
+        a: io.ins[s.a].f32(),
+        up: io.ins[s.a + 1].f32(),
+        h: &[],
+    };
+    let bias = if s.a == 3 { Some(io.ins[2].f32()) } else { None };
+    let made = (io.saved[0].f32(), io.out.f32());
+    outputs((s, scale), &layer, bias, made, io.scratch.f32());
+}
+
+/// `h` and `y` of one layer; `scratch` has [`forward_scratch`] bytes.
+pub(super) fn outputs(
+    (s, scale): (Shape, f32),
+    layer: &Layer<'_>,
+    bias: Option<&[f32]>,
+    made: (&mut [f32], &mut [f32]),
+    scratch: &mut [f32],
+) {
     let right = [
-        transposed(Elements::of(io.ins[1], io.specs[1].dtype), s.n, s.k, 1.0),
-        transposed(io.ins[s.a].f32(), s.rank, s.k, scale),
-        transposed(io.ins[s.a + 1].f32(), s.n, s.rank, 1.0),
+        transposed(layer.w, s.n, s.k, 1.0),
+        transposed(layer.a, s.rank, s.k, scale),
+        transposed(layer.up, s.n, s.rank, 1.0),
     ];
-    let initial = if s.a == 3 { Initial::Bias(io.ins[2].f32()) } else { Initial::Zero };
-    products(x, right, (h, out), initial, (s.rows, s.flop()), io.scratch.f32());
+    let initial = bias.map_or(Initial::Zero, Initial::Bias);
+    products(layer.x, right, made, initial, (s.rows, s.flop()), scratch);
 }
 
 /// `thin = x a` and `out = initial + x w + thin up` for the right operands `[w, a, up]`.
@@ -166,51 +185,85 @@ impl<'a> Iterator for Pairs<'a> {
 
 pub(super) fn backward(s: Shape, scale: f32, mut io: Backward<'_>) {
     let dy = io.d_out.f32();
-    let (dx, da) = (io.d_ins[0].wanted(), io.d_ins[s.a].wanted());
     let stored = io.specs[1].dtype;
-    let unit = Unit::of(stored);
-    // packed operands begin where tiles like to read
-    let end = (s.rows * s.rank).next_multiple_of(if unit.is_some() { TOKEN } else { 1 });
-    let (g, scratch) = io.scratch.f32().split_at_mut(end);
-    let g = &mut g[..s.rows * s.rank];
-    if dx || da {
-        let w = if dx { Elements::of(io.ins[1], stored) } else { empty(stored) };
-        let a = if dx { io.ins[s.a].f32() } else { &[] };
-        let weights = (w, [a, io.ins[s.a + 1].f32()]);
-        data_gradient(s, scale, dy, weights, &mut io.d_ins[0], g, scratch);
-    }
-    if da {
-        let (overwrite, d) = target(&mut io.d_ins[s.a]);
-        let x = io.ins[0].f32();
-        match unit {
-            Some(unit) => {
-                thin_gradient(unit, (d, false), (g, s.rank), (x, s.k), overwrite, scratch)
-            }
-            None => weight_gradient(d, (g, s.rank), (x, s.k), (1.0, overwrite), scratch),
-        }
-    }
-    if io.d_ins[s.a + 1].wanted() {
-        let (overwrite, d) = target(&mut io.d_ins[s.a + 1]);
-        let h = io.saved[0].f32();
-        match unit {
-            Some(unit) => {
-                thin_gradient(unit, (d, true), (h, s.rank), (dy, s.n), overwrite, scratch)
-            }
-            None => weight_gradient(d, (dy, s.n), (h, s.rank), (1.0, overwrite), scratch),
-        }
-    }
+    let dx_wanted = io.d_ins[0].wanted();
+    let layer = Layer {
+        x: io.ins[0].f32(),
+        w: if dx_wanted { Elements::of(io.ins[1], stored) } else { empty(stored) },
+        a: if dx_wanted { io.ins[s.a].f32() } else { &[] },
+        up: io.ins[s.a + 1].f32(),
+        h: io.saved.first().map_or(&[], |h| h.f32()),
+    };
     if io.d_ins[1].wanted() {
-        let (overwrite, d) = target(&mut io.d_ins[1]);
-        weight_gradient(d, (dy, s.n), (io.ins[0].f32(), s.k), (1.0, overwrite), scratch);
+        let overwrite = io.d_ins[1].beta() == 0.0;
+        let (dw, scratch) = (io.d_ins[1].buf.f32(), io.scratch.f32());
+        weight_gradient(dw, (dy, s.n), (layer.x, s.k), (1.0, overwrite), scratch);
     }
     if s.a == 3 && io.d_ins[2].wanted() {
         let beta = io.d_ins[2].beta();
         add_row_sums(io.d_ins[2].buf.f32(), dy, beta);
     }
+    let (dx, rest) = io.d_ins.split_at_mut(1);
+    let (da, dup) = rest[s.a - 1..].split_at_mut(1);
+    let [dx, da, dup] = [dx, da, dup].map(|g| target(&mut g[0]));
+    gradients((s, scale, stored), &layer, dy, Wanted { dx, da, dup }, io.scratch.f32());
+}
+
+/// What backward reads of one layer; empty where nothing wanted needs it.
+pub(super) struct Layer<'a> {
+    pub x: &'a [f32],
+    pub w: Elements<'a>,
+    pub a: &'a [f32],
+    pub up: &'a [f32],
+    pub h: &'a [f32],
+}
+
+/// A wanted gradient and whether its old content is lost.
+pub(super) type Target<'a> = Option<(bool, &'a mut [f32])>;
+
+/// The wanted gradients of one layer's input and adapter.
+pub(super) struct Wanted<'a> {
+    pub dx: Target<'a>,
+    pub da: Target<'a>,
+    pub dup: Target<'a>,
+}
+
+/// Computes them; `scratch` has [`backward_scratch`] bytes.
+pub(super) fn gradients(
+    (s, scale, stored): (Shape, f32, DType),
+    layer: &Layer<'_>,
+    dy: &[f32],
+    wanted: Wanted<'_>,
+    scratch: &mut [f32],
+) {
+    let unit = Unit::of(stored);
+    // packed operands begin where tiles like to read
+    let end = (s.rows * s.rank).next_multiple_of(if unit.is_some() { TOKEN } else { 1 });
+    let (g, scratch) = scratch.split_at_mut(end);
+    let g = &mut g[..s.rows * s.rank];
+    if wanted.dx.is_some() || wanted.da.is_some() {
+        data_gradient(s, scale, dy, (layer.w, [layer.a, layer.up]), wanted.dx, g, scratch);
+    }
+    if let Some((overwrite, d)) = wanted.da {
+        match unit {
+            Some(unit) => {
+                thin_gradient(unit, (d, false), (g, s.rank), (layer.x, s.k), overwrite, scratch)
+            }
+            None => weight_gradient(d, (g, s.rank), (layer.x, s.k), (1.0, overwrite), scratch),
+        }
+    }
+    if let Some((overwrite, d)) = wanted.dup {
+        match unit {
+            Some(unit) => {
+                thin_gradient(unit, (d, true), (layer.h, s.rank), (dy, s.n), overwrite, scratch)
+            }
+            None => weight_gradient(d, (dy, s.n), (layer.h, s.rank), (1.0, overwrite), scratch),
+        }
+    }
 }
 
 /// The elements of a weight that was not kept.
-fn empty(stored: DType) -> Elements<'static> {
+pub(super) fn empty(stored: DType) -> Elements<'static> {
     Elements::of(Buf::EMPTY, stored)
 }
 
@@ -230,8 +283,9 @@ fn thin_gradient(
     sum.run(d, turned, &mut [], start, scratch);
 }
 
-fn target<'b>(grad: &'b mut Grad<'_>) -> (bool, &'b mut [f32]) {
-    (grad.beta() == 0.0, grad.buf.f32())
+/// A gradient, where it is wanted.
+pub(super) fn target<'b>(grad: &'b mut Grad<'_>) -> Target<'b> {
+    grad.wanted().then(|| (grad.beta() == 0.0, grad.buf.f32()))
 }
 
 /// `g = scale dy up` and, where wanted, `dx = dy w + g a`.
@@ -240,15 +294,14 @@ fn data_gradient(
     scale: f32,
     dy: &[f32],
     (w, [a, up]): (Elements<'_>, [&[f32]; 2]),
-    d_x: &mut Grad<'_>,
+    dx: Target<'_>,
     g: &mut [f32],
     scratch: &mut [f32],
 ) {
-    let wanted = d_x.wanted();
-    let start = if d_x.beta() == 0.0 { Initial::Zero } else { Initial::Old };
     // a skipped gradient is a matrix without columns, as are w and a, which were not kept
-    let k = if wanted { s.k } else { 0 };
-    let dx = if wanted { d_x.buf.f32() } else { &mut [] };
+    let k = if dx.is_some() { s.k } else { 0 };
+    let (overwrite, dx) = dx.unwrap_or((true, &mut []));
+    let start = if overwrite { Initial::Zero } else { Initial::Old };
     let right = [plain(w, s.n, k, 1.0), plain(up, s.n, s.rank, scale), plain(a, s.rank, k, 1.0)];
     products(dy, right, (g, dx), start, (s.rows, s.flop()), scratch);
 }

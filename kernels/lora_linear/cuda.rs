@@ -156,53 +156,102 @@ pub(super) fn describe(s: Shape, dtype: DType, cuda: &Cuda, backward: bool) -> S
     names.into_iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
+/// The operands of one adapted layer on the device; those of backward with their gradients.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct At {
+    pub x: u64,
+    pub w: u64,
+    pub bias: u64,
+    pub a: u64,
+    pub up: u64,
+    pub h: u64,
+    /// The output, or its gradient.
+    pub y: u64,
+    pub scratch: u64,
+    /// Wanted gradients, and whether to add to them.
+    pub dx: Option<(u64, bool)>,
+    pub da: Option<(u64, bool)>,
+    pub dup: Option<(u64, bool)>,
+}
+
 pub(super) fn forward(s: Shape, scale: f32, cuda: &Cuda, io: &Forward<'_>) -> Result<()> {
-    let layer = Layer::new(s, io.out_spec.dtype);
+    let at = At {
+        x: io.ins[0].address(),
+        w: io.ins[1].address(),
+        bias: if s.a == 3 { io.ins[2].address() } else { 0 },
+        a: io.ins[s.a].address(),
+        up: io.ins[s.a + 1].address(),
+        h: io.saved[0].address(),
+        y: io.out.address(),
+        scratch: io.scratch.address(),
+        ..At::default()
+    };
+    layer(s, scale, cuda, io.out_spec.dtype, &at)
+}
+
+/// `h` and `y` of one layer.
+pub(super) fn layer(s: Shape, scale: f32, cuda: &Cuda, dtype: DType, at: &At) -> Result<()> {
+    let layer = Layer::new(s, dtype);
     let p = layer.products();
     let [h_bytes, up_bytes, _] = layer.copy_bytes();
-    let h_copy = io.scratch.address();
+    let h_copy = at.scratch;
     let up_copy = h_copy + h_bytes as u64;
     let parts = up_copy + up_bytes as u64;
-    let (x, h) = (io.ins[0].address(), io.saved[0].address());
-    let down = Operands::new(x, io.ins[s.a].address(), h);
-    p.down.run(cuda, &Operands { alpha: scale, ..down }, parts)?;
-    let t = layer.padded(cuda, h, [s.rows, s.rank, layer.rank], h_copy)?;
-    let l = layer.padded(cuda, io.ins[s.a + 1].address(), [s.n, s.rank, layer.rank], up_copy)?;
-    let bias = if s.a == 3 { io.ins[2].address() } else { 0 };
-    let base = Operands::new(x, io.ins[1].address(), io.out.address());
-    p.forward.run(cuda, &Operands { t, l, bias, ..base }, parts)
+    p.down.run(cuda, &Operands { alpha: scale, ..Operands::new(at.x, at.a, at.h) }, parts)?;
+    let t = layer.padded(cuda, at.h, [s.rows, s.rank, layer.rank], h_copy)?;
+    let l = layer.padded(cuda, at.up, [s.n, s.rank, layer.rank], up_copy)?;
+    let base = Operands::new(at.x, at.w, at.y);
+    p.forward.run(cuda, &Operands { t, l, bias: at.bias, ..base }, parts)
 }
 
 pub(super) fn backward(s: Shape, scale: f32, cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
-    let layer = Layer::new(s, io.out_spec.dtype);
+    let at = At {
+        x: io.ins[0].address(),
+        w: io.ins[1].address(),
+        bias: 0,
+        a: io.ins[s.a].address(),
+        up: io.ins[s.a + 1].address(),
+        h: io.saved.first().map_or(0, |h| h.address()),
+        y: io.d_out.address(),
+        scratch: io.scratch.address(),
+        dx: target(io, 0),
+        da: target(io, s.a),
+        dup: target(io, s.a + 1),
+    };
+    let dtype = io.out_spec.dtype;
+    gradients(s, scale, cuda, dtype, &at)?;
+    weight_and_bias(cuda, io, &Layer::new(s, dtype).products().weight)
+}
+
+/// The wanted gradients of one layer's input and adapter.
+pub(super) fn gradients(s: Shape, scale: f32, cuda: &Cuda, dtype: DType, at: &At) -> Result<()> {
+    let layer = Layer::new(s, dtype);
     let p = layer.products();
     let [h_bytes, up_bytes, a_bytes] = layer.copy_bytes();
-    let (dy, g) = (io.d_out.address(), io.scratch.address());
+    let (dy, g) = (at.y, at.scratch);
     let h_copy = g + layer.g_bytes() as u64;
     let up_copy = h_copy + h_bytes as u64;
     let a_copy = up_copy + up_bytes as u64;
     let parts = a_copy + a_bytes as u64;
-    let (dx, da, dup) = (target(io, 0), target(io, s.a), target(io, s.a + 1));
-    if dx.is_some() || da.is_some() {
-        let up =
-            layer.padded(cuda, io.ins[s.a + 1].address(), [s.n, s.rank, layer.rank], up_copy)?;
+    if at.dx.is_some() || at.da.is_some() {
+        let up = layer.padded(cuda, at.up, [s.n, s.rank, layer.rank], up_copy)?;
         p.up.run(cuda, &Operands { alpha: scale, ..Operands::new(dy, up, g) }, parts)?;
     }
-    if let Some((dx, accumulate)) = dx {
+    if let Some((dx, accumulate)) = at.dx {
         // (r, K) in zero-filled rows is one row of r K elements made longer
         let len = [1, s.rank * s.k, layer.rank * s.k];
-        let l = layer.padded(cuda, io.ins[s.a].address(), len, a_copy)?;
-        let o = Operands::new(dy, io.ins[1].address(), dx);
+        let l = layer.padded(cuda, at.a, len, a_copy)?;
+        let o = Operands::new(dy, at.w, dx);
         p.input.run(cuda, &Operands { t: g, l, accumulate, ..o }, parts)?;
     }
-    if let Some((da, accumulate)) = da {
-        let o = Operands::new(g, io.ins[0].address(), da);
+    if let Some((da, accumulate)) = at.da {
+        let o = Operands::new(g, at.x, da);
         p.d_a.run(cuda, &Operands { accumulate, ..o }, parts)?;
     }
-    if let Some((dup, accumulate)) = dup {
-        let h = layer.padded(cuda, io.saved[0].address(), [s.rows, s.rank, layer.rank], h_copy)?;
+    if let Some((dup, accumulate)) = at.dup {
+        let h = layer.padded(cuda, at.h, [s.rows, s.rank, layer.rank], h_copy)?;
         let o = Operands::new(dy, h, dup);
         p.d_up.run(cuda, &Operands { accumulate, ..o }, parts)?;
     }
-    weight_and_bias(cuda, io, &p.weight)
+    Ok(())
 }

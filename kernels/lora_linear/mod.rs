@@ -3,11 +3,15 @@
 pub mod cases;
 mod cpu;
 mod cuda;
+pub mod joined;
 
 use crate::{
     device::{Cuda, Device},
     error::Result,
-    kernels::{check, linear},
+    kernels::{
+        check,
+        linear::{self, joined::MOST},
+    },
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::Spec,
 };
@@ -53,6 +57,11 @@ struct Shape {
     a: usize,
 }
 
+/// What `--variant` can choose here.
+pub(super) fn slots() -> Vec<super::variant::Slot> {
+    joined::slots()
+}
+
 impl LoraLinear {
     fn names(self) -> &'static [&'static str] {
         if self.bias { &["x", "weight", "bias", "a", "up"] } else { &["x", "weight", "a", "up"] }
@@ -72,6 +81,13 @@ impl LoraLinear {
 impl Op for LoraLinear {
     fn name(&self) -> &'static str {
         "lora_linear"
+    }
+
+    fn beside(&self, count: usize, trained: &[bool], _: bool) -> Option<Box<dyn Op>> {
+        let (frozen, adapter) = trained.split_at_checked(trained.len().checked_sub(2)?)?;
+        let (bias, scale) = (self.bias, self.scale);
+        let fits = (2..=MOST).contains(&count) && adapter == [true; 2] && !frozen.contains(&true);
+        fits.then(|| Box::new(joined::JoinedLora { bias, parts: count, scale }) as Box<dyn Op>)
     }
 
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {

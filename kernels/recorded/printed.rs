@@ -155,6 +155,11 @@ pub fn operation(text: &str) -> Option<Arc<dyn Op>> {
         "Joined" => {
             Arc::new(linear::joined::Joined { bias: p.get("bias")?, parts: p.get("parts")? })
         }
+        "JoinedLora" => Arc::new(lora_linear::joined::JoinedLora {
+            bias: p.get("bias")?,
+            parts: p.get("parts")?,
+            scale: p.get("scale")?,
+        }),
         "LatentMix" => Arc::new(latent_mix(p)?),
         "LayerNorm" => Arc::new(layer_norm::LayerNorm { eps: p.get("eps")? }),
         "Linear" => Arc::new(linear::Linear { bias: p.get("bias")? }),

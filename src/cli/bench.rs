@@ -34,7 +34,8 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// A LoRA training step (forward, backward, AdamW) and a denoising step of a U-Net.
+    /// A LoRA training step (forward, backward, AdamW) and a denoising step of a U-Net: one of a loop, without what is
+    /// computed once a prompt (the text's keys and values).
     ///
     /// Example: selvedge bench step --model sdxl/unet --latent 64 --batch 1 --rank 32 --json
     Step(Step),

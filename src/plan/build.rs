@@ -4,7 +4,7 @@ use super::{
     Action, Plan, Recorder, Step, Value,
     buffers::kept_values,
     fuse::fuse,
-    join::join,
+    join::{Known, join},
     memory,
     passing::pass_on,
     record::{Class, Node, Slot},
@@ -73,12 +73,28 @@ fn build(mut rec: Recorder, outputs: &[(&str, Value)], options: PlanOptions) -> 
         Pass::Inference if !shadowed => steady_nodes(rec, nodes, live),
         _ => vec![false; nodes.len()],
     };
+    let seeds: Vec<(Option<usize>, Value)> = match (options.pass, loss) {
+        (Pass::Inference, _) => vec![],
+        (_, Some(v)) => vec![(None, v)],
+        (_, None) => outputs.iter().enumerate().map(|(i, (_, v))| (Some(i), *v)).collect(),
+    };
     if options.pass == Pass::Inference {
         fuse(&rec, &mut nodes, &ends);
-        let live = reachable(&rec, &nodes, &ends);
-        let once = once(&rec, &nodes, &live);
-        join(&mut rec, &mut nodes, &ends, (&live, &once));
     }
+    let live = reachable(&rec, &nodes, &ends);
+    let needs = needing_gradient(&rec, &nodes, &live);
+    let mut known = Known {
+        once: once(&rec, &nodes, &live),
+        live,
+        backward: vec![],
+        stays: !options.checkpoint,
+    };
+    let steps = backward_steps(&rec, &nodes, &known.live, &needs, &seeds)?;
+    known.backward = (0..nodes.len()).map(|_| false).collect();
+    for s in steps.iter().filter(|s| matches!(s.action, Action::Backward { .. })) {
+        known.backward[s.node] = true;
+    }
+    join(&mut rec, &mut nodes, &ends, &known);
     let live = reachable(&rec, &nodes, &ends);
     let needs = needing_gradient(&rec, &nodes, &live);
     if let Some(v) = loss {
@@ -96,10 +112,6 @@ fn build(mut rec: Recorder, outputs: &[(&str, Value)], options: PlanOptions) -> 
     let forward_steps = steps.len();
     let mut inner = HashMap::new();
     if options.pass != Pass::Inference {
-        let seeds: Vec<(Option<usize>, Value)> = match loss {
-            Some(v) => vec![(None, v)],
-            None => outputs.iter().enumerate().map(|(i, (_, v))| (Some(i), *v)).collect(),
-        };
         let mut backward = backward_steps(&rec, &nodes, &live, &needs, &seeds)?;
         pass_on(&mut rec, &nodes, &mut backward);
         if options.checkpoint {
@@ -164,7 +176,8 @@ fn needing_gradient(rec: &Recorder, nodes: &[Node], live: &[bool]) -> Vec<bool> 
         .slots
         .iter()
         .map(|s| {
-            matches!(s.class, Class::Param { trainable: true, .. } | Class::Input { grad: true })
+            let trained = Class::is_trained(&s.class);
+            trained || matches!(s.class, Class::Input { grad: true })
         })
         .collect();
     for (n, _) in nodes.iter().zip(live).filter(|(_, l)| **l) {
@@ -185,15 +198,17 @@ fn backward_steps(
     seeds: &[(Option<usize>, Value)],
 ) -> Result<Vec<Step>> {
     let root = |v: &Value| rec.slots[v.0].root;
-    let mut written = vec![false; rec.slots.len()];
-    let mut mode_of = |r: usize| match (needs[r], std::mem::replace(&mut written[r], needs[r])) {
-        (false, _) => GradMode::Skip,
-        (true, false) => GradMode::Overwrite,
-        (true, true) => GradMode::Accumulate,
+    // parts of a joint result are written each on its own
+    let place = |v: &Value| (root(v), rec.slots[v.0].offset);
+    let mut written: HashSet<(usize, usize)> = HashSet::new();
+    let mut mode_of = |at: (usize, usize)| match needs[at.0] {
+        false => GradMode::Skip,
+        true if written.insert(at) => GradMode::Overwrite,
+        true => GradMode::Accumulate,
     };
     let mut steps = vec![];
     for (output, v) in seeds {
-        let mode = mode_of(root(v));
+        let mode = mode_of(place(v));
         if mode != GradMode::Skip {
             steps.push(Step { node: root(v), action: Action::Seed { output: *output, mode } });
         }
@@ -208,15 +223,15 @@ fn backward_steps(
             return Err(Error::Plan { at, problem: why.into() });
         }
         let wants: Vec<bool> = n.ins.iter().map(|v| needs[root(v)]).collect();
-        let wanted: Vec<usize> = n.ins.iter().map(root).filter(|r| needs[*r]).collect();
+        let wanted: Vec<_> = n.ins.iter().map(place).filter(|at| needs[at.0]).collect();
         if wanted.iter().collect::<HashSet<_>>().len() != wanted.len() {
             return Err(Error::Plan {
                 at: format!("{}: {}", n.scope, n.op.name()),
                 problem: "one value is used as two operands that both need a gradient".into(),
             });
         }
-        flows.extend(wanted);
-        let modes = n.ins.iter().map(|v| mode_of(root(v))).collect();
+        flows.extend(wanted.iter().map(|at| at.0));
+        let modes = n.ins.iter().map(|v| mode_of(place(v))).collect();
         let keeps = n.op.keeps(&wants);
         steps.push(Step { node: i, action: Action::Backward { keeps, modes } });
     }

@@ -215,8 +215,14 @@ impl Plan {
             Action::Seed { .. } | Action::Shadow | Action::Collect => vec![],
             _ => self.nodes[s.node].ins.clone(),
         };
+        let alone = |r: usize| match &self.rec.slots[r].class {
+            Class::Together(all) => all.clone(),
+            _ => vec![r],
+        };
         let ins = self.steps.iter().flat_map(of_nodes).map(|v| self.rec.slots[v.0].root);
-        ins.filter(|r| matches!(self.rec.slots[*r].class, Class::Param { .. })).collect()
+        ins.flat_map(alone)
+            .filter(|r| matches!(self.rec.slots[*r].class, Class::Param { .. }))
+            .collect()
     }
 }
 

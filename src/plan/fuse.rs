@@ -8,7 +8,7 @@ use crate::tensor::Spec;
 use std::collections::HashMap;
 
 /// Joins nodes of a forward pass with the one that alone reads their output, where [`crate::op::Op::followed_by`] knows
-/// both as one: a linear layer with the GEGLU or the residual sum behind it. The joint node stands at the second's
+/// both as one: a linear layer with the GEGLU, the activation or the residual sum behind it. The joint node stands at the second's
 /// place, under the first one's scope.
 ///
 /// `ends` are the values that outlive the run. A backward pass would need what lies between, so plans with one are left

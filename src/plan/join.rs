@@ -2,6 +2,7 @@
 
 use super::{
     Recorder, Value,
+    memory::FLAT_ALIGN,
     record::{Class, Node, Slot},
 };
 use crate::{device::cpu::ALIGN_BYTES, op::Op, tensor::Spec};
@@ -12,26 +13,34 @@ const NEAR: usize = 4;
 /// Results of at most so many bytes may wait as long as they like: the time projections of all residual blocks.
 const SMALL_BYTES: usize = 64 << 10;
 
-/// Joins live nodes of a forward pass that do the same to one value, each with weights of its own, where
-/// [`Op::beside`] knows them as one: queries, keys and values; the text's keys and values of all layers, once a
-/// prompt; the time projections. The joint node stands at the first one's place, under its scope; the others' results are
-/// parts of its output.
+/// What the plan knows of each node.
+pub(super) struct Known {
+    /// Leads to an output.
+    pub live: Vec<bool>,
+    /// Runs once a steady input is fed.
+    pub once: Vec<bool>,
+    /// A gradient goes back through it.
+    pub backward: Vec<bool>,
+    /// Results stay until their backward steps, whatever the segment.
+    pub stays: bool,
+}
+
+/// Joins live nodes that do the same to one value, each with weights of its own, where [`Op::beside`] knows them as one:
+/// queries, keys and values, with and without adapters; the text's keys and values of all layers, once a prompt or where
+/// they stay for the backward pass; the time projections. The joint node stands at the first one's place, under its scope; the others' results are parts of its
+/// output, their trainables lie one behind the other and are one operand.
 ///
-/// `ends` are the values that outlive the run, `once` says which nodes run once a steady input is fed. A result that
-/// would wait for long is left where it was made, so that no more memory is planned.
-pub(super) fn join(
-    rec: &mut Recorder,
-    nodes: &mut Vec<Node>,
-    ends: &[usize],
-    (live, once): (&[bool], &[bool]),
-) {
+/// `ends` are the values that outlive the run. A result that would wait for long is left where it was made, so that no more
+/// memory is planned, and so is one whose weights another node reads too.
+pub(super) fn join(rec: &mut Recorder, nodes: &mut Vec<Node>, ends: &[usize], known: &Known) {
     let mut joints: HashMap<usize, Node> = HashMap::new();
     let mut gone = vec![false; nodes.len()];
-    for group in groups(rec, nodes, ends, (live, once)) {
+    for group in groups(rec, nodes, ends, known) {
         let mut rest = &group[..];
         while let [first, ..] = rest {
-            let op = &nodes[*first].op;
-            let found = (2..=rest.len()).rev().find_map(|n| Some((n, op.beside(n)?)));
+            let found = (2..=rest.len()).rev();
+            let found =
+                found.into_iter().find_map(|n| Some((n, beside(rec, nodes, *first, n, known)?)));
             let Some((count, op)) = found else { break };
             let (all, behind) = rest.split_at(count);
             if let Some(node) = joint(rec, nodes, all, op) {
@@ -46,29 +55,55 @@ pub(super) fn join(
     nodes.retain(|_| !gone.next().unwrap_or(false));
 }
 
-/// Nodes that could be one, by number.
-fn groups(
+/// `count` nodes like node `i` as one operation.
+fn beside(
     rec: &Recorder,
     nodes: &[Node],
-    ends: &[usize],
-    (live, once): (&[bool], &[bool]),
-) -> Vec<Vec<usize>> {
+    i: usize,
+    count: usize,
+    known: &Known,
+) -> Option<Box<dyn Op>> {
+    nodes[i].op.beside(count, &trained(rec, &nodes[i]), known.backward[i])
+}
+
+/// Which inputs behind the first are trained.
+fn trained(rec: &Recorder, n: &Node) -> Vec<bool> {
+    n.ins.iter().skip(1).map(|v| rec.slots[v.0].class.is_trained()).collect()
+}
+
+/// Nodes that could be one, by number.
+fn groups(rec: &Recorder, nodes: &[Node], ends: &[usize], known: &Known) -> Vec<Vec<usize>> {
+    let mut readers: HashMap<usize, usize> = HashMap::new();
+    let ins = nodes.iter().flat_map(|n| &n.ins);
+    ins.for_each(|v| *readers.entry(rec.slots[v.0].root).or_default() += 1);
     let mut open: HashMap<(usize, String), usize> = HashMap::new();
     let mut groups: Vec<Vec<usize>> = vec![];
-    for (i, n) in nodes.iter().enumerate().filter(|(i, _)| live[*i]) {
+    for (i, n) in nodes.iter().enumerate().filter(|(i, _)| known.live[*i]) {
         let given = |v: &Value| {
             let slot = &rec.slots[v.0];
-            slot.root == v.0 && matches!(slot.class, Class::Param { .. } | Class::Table(_))
+            slot.root == v.0
+                && match slot.class {
+                    // alone in its place in the flat buffers
+                    Class::Param { trainable: true, .. } => {
+                        readers.get(&v.0) == Some(&1) && slot.spec.len().is_multiple_of(FLAT_ALIGN)
+                    }
+                    Class::Param { .. } | Class::Table(_) => true,
+                    _ => false,
+                }
         };
         let bytes = n.signature.out.bytes();
         let whole = bytes > 0 && bytes.is_multiple_of(ALIGN_BYTES) && !ends.contains(&n.out.0);
         let Some((x, others)) = n.ins.split_first() else { continue };
-        if !whole || !n.saved.is_empty() || !others.iter().all(given) || n.op.beside(2).is_none() {
+        if !whole || !others.iter().all(given) || beside(rec, nodes, i, 2, known).is_none() {
             continue;
         }
-        // what it is, what it does, to what
-        let like = format!("{} {} {:?}", n.op.name(), n.op.detail(), n.specs);
-        let waits = once[i] || bytes <= SMALL_BYTES;
+        // what it is, what it does, to what, and when
+        let stays = known.stays && known.backward[i];
+        let segment = if stays { None } else { n.segment };
+        let when = (segment, n.detached, known.backward[i]);
+        let how = (n.op.detail(), trained(rec, n));
+        let like = format!("{} {how:?} {:?} {when:?}", n.op.name(), n.specs);
+        let waits = known.once[i] || stays || bytes <= SMALL_BYTES;
         let place = open.entry((x.0, like)).or_insert(usize::MAX);
         match groups.get_mut(*place) {
             Some(group) if waits || group.last().is_some_and(|last| i - last <= NEAR) => {
@@ -86,33 +121,49 @@ fn groups(
 /// `all` as one node of `op`; the results become parts of its output.
 fn joint(rec: &mut Recorder, nodes: &[Node], all: &[usize], op: Box<dyn Op>) -> Option<Node> {
     let first = &nodes[*all.first()?];
-    let others = all.iter().flat_map(|i| &nodes[*i].ins[1..]);
-    let ins: Vec<Value> = first.ins.iter().take(1).chain(others).copied().collect();
-    let specs: Vec<Spec> = ins.iter().map(|v| rec.slots[v.0].spec.clone()).collect();
+    let trained = trained(rec, first);
+    let frozen = |i: &usize| {
+        let others = nodes[*i].ins[1..].iter().zip(&trained);
+        others.filter(|(_, t)| !**t).map(|(v, _)| *v).collect::<Vec<_>>()
+    };
+    let mut ins: Vec<Value> = first.ins.iter().take(1).copied().collect();
+    ins.extend(all.iter().flat_map(frozen));
+    let mut specs: Vec<Spec> = ins.iter().map(|v| rec.slots[v.0].spec.clone()).collect();
+    // every trained operand of all, along the first axis
+    let mut together = vec![];
+    for (k, _) in trained.iter().enumerate().filter(|(_, t)| **t) {
+        let spec = &rec.slots[first.ins[k + 1].0].spec;
+        let mut dims = spec.dims.clone();
+        *dims.first_mut()? *= all.len();
+        specs.push(spec.with(&dims));
+        together.push(all.iter().map(|i| nodes[*i].ins[k + 1].0).collect::<Vec<_>>());
+    }
     let signature = op.infer(&specs).ok()?;
     let part = first.signature.out.bytes();
-    if !signature.saved.is_empty() || signature.out.bytes() != part * all.len() {
+    if signature.out.bytes() != part * all.len() {
         return None;
     }
-    let root = rec.slots.len();
-    let (spec, name) = (signature.out.clone(), first.scope.clone());
-    let class = Class::Temp;
-    rec.slots.push(Slot { spec, class, name, root, offset: 0, grad: root, steady: false });
+    for (members, spec) in together.into_iter().zip(&specs[ins.len()..].to_vec()) {
+        let name = rec.slots[members[0]].name.clone();
+        ins.push(added(rec, spec, Class::Together(members), name));
+    }
+    let scope = first.scope.clone();
+    let out = added(rec, &signature.out, Class::Temp, scope.clone());
     for (p, i) in all.iter().enumerate() {
         let own = nodes[*i].out.0;
         for slot in rec.slots.iter_mut().filter(|s| s.root == own) {
-            (slot.root, slot.offset, slot.grad) = (root, p * part, root);
+            (slot.root, slot.offset, slot.grad) = (out.0, p * part, out.0);
         }
     }
-    Some(Node {
-        op,
-        ins,
-        specs,
-        out: Value(root),
-        saved: vec![],
-        signature,
-        scope: first.scope.clone(),
-        segment: first.segment,
-        detached: first.detached,
-    })
+    let saved = signature.saved.iter().map(|s| added(rec, s, Class::Temp, scope.clone())).collect();
+    let (segment, detached) = (first.segment, first.detached);
+    Some(Node { op, ins, specs, out, saved, signature, scope, segment, detached })
+}
+
+/// A value more.
+fn added(rec: &mut Recorder, spec: &Spec, class: Class, name: String) -> Value {
+    let root = rec.slots.len();
+    let spec = spec.clone();
+    rec.slots.push(Slot { spec, class, name, root, offset: 0, grad: root, steady: false });
+    Value(root)
 }

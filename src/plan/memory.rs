@@ -3,7 +3,7 @@
 use super::{
     Action, Recorder, Step, Value,
     buffers::{Buffer, Flats, grad_buffer, kept_values, read_buffer},
-    record::{Class, Node},
+    record::{Class, Node, Slot},
 };
 use crate::{device::cpu::ALIGN_BYTES, op::GradMode, tensor::DType};
 use std::collections::HashMap;
@@ -116,7 +116,8 @@ pub(super) fn place(
             let slot = &rec.slots[r];
             match (&slot.class, b) {
                 (_, Buffer::Seed(_)) => {}
-                (Class::Param { .. }, _) => continue, // frozen: outside; trainable: flat
+                // frozen: outside; trainable: flat
+                (Class::Param { .. } | Class::Together(_), _) => continue,
                 _ => {}
             }
             let fed = matches!(slot.class, Class::Input { .. } | Class::Table(_));
@@ -153,15 +154,36 @@ pub(super) fn place(
 }
 
 /// Elements between the starts of two trainables: 64 bytes of the narrowest type.
-const FLAT_ALIGN: usize = 32;
+pub(super) const FLAT_ALIGN: usize = 32;
+
+/// The trainables in the order they were recorded in, those that lie together behind the first of them.
+fn flat_order(rec: &Recorder, trains: &dyn Fn(usize) -> bool) -> Vec<usize> {
+    let together = |s: &Slot| match &s.class {
+        Class::Together(all) => Some(all.clone()),
+        _ => None,
+    };
+    let groups: Vec<Vec<usize>> = rec.slots.iter().filter_map(together).collect();
+    let of: HashMap<usize, &Vec<usize>> =
+        groups.iter().flat_map(|g| g.iter().map(move |r| (*r, g))).collect();
+    let mut order = vec![];
+    for r in (0..rec.slots.len()).filter(|r| rec.slots[*r].root == *r && trains(*r)) {
+        match of.get(&r) {
+            Some(group) if group.first() == Some(&r) => order.extend(group.iter().copied()),
+            Some(_) => {} // behind the first
+            None => order.push(r),
+        }
+    }
+    order
+}
 
 fn flat(rec: &Recorder, p: &mut Places, backward: bool, trains: &dyn Fn(usize) -> bool) {
     let mut len = 0;
     let mut dtype = DType::F32;
-    for (r, slot) in rec.slots.iter().enumerate().filter(|(r, s)| s.root == *r && trains(*r)) {
-        p.flat.push((r, len..len + slot.spec.len()));
-        len += slot.spec.len().next_multiple_of(FLAT_ALIGN);
-        dtype = slot.spec.dtype;
+    for r in flat_order(rec, trains) {
+        let spec = &rec.slots[r].spec;
+        p.flat.push((r, len..len + spec.len()));
+        len += spec.len().next_multiple_of(FLAT_ALIGN);
+        dtype = spec.dtype;
     }
     p.shadowed = dtype != DType::F32 && len > 0;
     let grad = usize::from(backward);
@@ -180,12 +202,19 @@ fn flat(rec: &Recorder, p: &mut Places, backward: bool, trains: &dyn Fn(usize) -
         true => (shadow.clone(), pass_grad.clone(), dtype.size_bytes()),
         false => (p.master.clone(), p.grad.clone(), 4),
     };
-    for (r, range) in &p.flat {
+    let alone: HashMap<usize, Range<usize>> = p.flat.iter().cloned().collect();
+    let together = rec.slots.iter().enumerate().filter_map(|(r, s)| match &s.class {
+        Class::Together(all) => {
+            Some((r, alone.get(all.first()?)?.start..alone.get(all.last()?)?.end))
+        }
+        _ => None,
+    });
+    for (r, range) in p.flat.iter().cloned().chain(together) {
         let at =
             |base: &Range<usize>| base.start + range.start * size..base.start + range.end * size;
-        p.at.insert(Buffer::Value(*r), at(&read));
+        p.at.insert(Buffer::Value(r), at(&read));
         if backward {
-            p.at.insert(Buffer::Grad(*r), at(&written));
+            p.at.insert(Buffer::Grad(r), at(&written));
         }
     }
     let all = [

@@ -89,10 +89,10 @@ pub(super) fn resolve(plan: &Plan, t: usize, weights: &HashMap<usize, usize>) ->
             if keeps.saved {
                 o.reads.extend(n.saved.iter().map(read).collect::<Result<Vec<_>>>()?);
             }
-            o.reads.push(Place::Arena(grad(&n.out)?));
+            o.reads.push(Place::Arena(part(plan, n.out, grad(&n.out)?)));
             for (v, m) in n.ins.iter().zip(modes).filter(|(_, m)| **m != GradMode::Skip) {
-                let trained = plan.places.flat.iter().any(|(r, _)| *r == plan.rec.slots[v.0].root);
-                o.writes.push(grad(v)?);
+                let trained = plan.rec.slots[plan.rec.slots[v.0].root].class.is_trained();
+                o.writes.push(part(plan, *v, grad(v)?));
                 o.keeps_old.push(*m == GradMode::Accumulate || trained);
             }
         }

@@ -76,10 +76,19 @@ pub(crate) enum Class {
     Param { layout: WeightLayout, trainable: bool },
     /// Fed by the caller; `grad` asks for its gradient.
     Input { grad: bool },
+    /// Trainables that lie one behind the other in the flat buffers, as one value; the plan makes these.
+    Together(Vec<usize>),
     /// A constant known while recording.
     Table(Vec<f32>),
     /// Computed.
     Temp,
+}
+
+impl Class {
+    /// Whether it is trained: a parameter, or several as one.
+    pub fn is_trained(&self) -> bool {
+        matches!(self, Class::Param { trainable: true, .. } | Class::Together(_))
+    }
 }
 
 #[derive(Clone, Debug)]

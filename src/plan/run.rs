@@ -1,6 +1,6 @@
 //! One step of a program: its operands become the call of an operation.
 
-use super::{Action, Plan, Step, Value, record::Class};
+use super::{Action, Plan, Step, Value};
 use crate::{
     device::{Buf, BufMut, Device, nvtx},
     error::Result,
@@ -51,7 +51,7 @@ pub(super) fn run_step<'a>(
     let d_out = reads.next().unwrap_or(Buf::EMPTY);
     let trained = |v: &Value| {
         let root = plan.rec.slots[v.0].root;
-        matches!(plan.rec.slots[root].class, Class::Param { trainable: true, .. })
+        plan.rec.slots[root].class.is_trained()
     };
     let d_ins = (n.ins.iter().zip(modes))
         .map(|(v, mode)| match mode {

@@ -2,13 +2,12 @@
 
 use super::Joined;
 use crate::{
-    device::{Cuda, cubin_table::Target},
+    device::Cuda,
     error::Result,
     kernels::{
         linear::{
-            problem::{OnChip, Operands, Pass, Problem},
-            tensor::{self, Parts},
-            tilings::{JOINED_128X160, JOINED_256X160, Tiling},
+            problem::{OnChip, Operands, Parts, Pass, Problem},
+            tilings::Tiling,
         },
         variant::{Slot, Variant, choose},
     },
@@ -16,14 +15,13 @@ use crate::{
     tensor::{DType, Spec},
 };
 
-/// Rows of `--variant linear_joined=...`.
+/// Rows of `--variant linear.joined=...`.
 const VARIANTS: &[Variant<OnChip>] = &[
-    Variant { name: JOINED_256X160.name, applies: hopper },
-    Variant { name: JOINED_128X160.name, applies: hopper },
+    Variant { name: Parts::VARIANTS[0].0, applies: hopper },
+    Variant { name: Parts::VARIANTS[1].0, applies: hopper },
     Variant { name: "apart", applies: |_| true },
 ];
-const TILINGS: [&Tiling; 2] = [&JOINED_256X160, &JOINED_128X160];
-const SLOT: &str = "linear_joined";
+const SLOT: &str = "linear.joined";
 
 /// What there is to choose from.
 pub(super) fn slots() -> Vec<Slot> {
@@ -31,7 +29,7 @@ pub(super) fn slots() -> Vec<Slot> {
 }
 
 fn hopper(on: &OnChip) -> bool {
-    matches!(on.target, Target::Sm90a | Target::Host) && JOINED_128X160.serves(&on.problem)
+    Parts { one: on.problem, count: 2 }.served(on.target)
 }
 
 /// One part.
@@ -43,17 +41,15 @@ fn part([m, n, k]: [usize; 3], dtype: DType) -> Problem {
 fn tiling(cuda: &Cuda, parts: &Parts) -> Result<Option<&'static Tiling>> {
     let on = OnChip { problem: parts.one, target: cuda.target() };
     let first = choose(cuda, SLOT, VARIANTS, &on)?.name;
-    if first == "apart" || cuda.forced_variant(SLOT).is_some() {
-        return Ok(TILINGS.into_iter().find(|t| t.name == first));
-    }
-    Ok(TILINGS.into_iter().min_by(|a, b| parts.predicted_us(a).total_cmp(&parts.predicted_us(b))))
+    let forced = cuda.forced_variant(SLOT).is_some_and(|name| name == first);
+    let rows = Parts::VARIANTS.iter().find(|(name, _)| *name == first).map(|(_, rows)| *rows);
+    Ok(rows.map(|rows| parts.layers_tiling(forced.then_some(rows))))
 }
 
 pub(super) fn describe(op: Joined, cuda: &Cuda, ins: &[Spec]) -> String {
     let parts = Parts { one: part(Joined::extents(ins), ins[0].dtype), count: op.parts };
     match tiling(cuda, &parts) {
-        Ok(Some(t)) if parts.ranges(t) > 1 => format!("{} split {}", t.name, parts.ranges(t)),
-        Ok(Some(t)) => t.name.into(),
+        Ok(Some(t)) => parts.describe_layers(t),
         Ok(None) => format!("apart: {}", parts.one.describe(cuda)),
         Err(_) => "none".into(),
     }
@@ -61,9 +57,7 @@ pub(super) fn describe(op: Joined, cuda: &Cuda, ins: &[Spec]) -> String {
 
 pub(super) fn scratch(count: usize, extents: [usize; 3], dtype: DType) -> usize {
     let parts = Parts { one: part(extents, dtype), count };
-    let able = TILINGS.iter().filter(|t| t.serves(&parts.one));
-    let joined = able.map(|t| tensor::scratch_bytes(&parts.whole(t), t)).max().unwrap_or(0);
-    parts.one.scratch_bytes().max(joined)
+    parts.one.scratch_bytes().max(parts.layers_scratch())
 }
 
 pub(super) fn forward(op: Joined, cuda: &Cuda, io: &Forward<'_>) -> Result<()> {
@@ -83,7 +77,7 @@ pub(super) fn forward(op: Joined, cuda: &Cuda, io: &Forward<'_>) -> Result<()> {
         return Ok(());
     }
     match tiling(cuda, &parts)? {
-        Some(t) => tensor::run_joined(cuda, &parts, t, &each, scratch),
+        Some(t) => parts.layers(cuda, t, &each, scratch),
         None => each.iter().try_for_each(|o| parts.one.run(cuda, o, scratch)),
     }
 }

@@ -3,7 +3,7 @@
 mod cpu;
 mod cuda;
 
-use super::{output, rows, tensor};
+use super::{output, parts::MOST_PARTS, rows};
 use crate::{
     device::{Cuda, Device},
     error::{Error, Result},
@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The most layers of one operation: as many as the maps of a Hopper kernel's arguments hold.
-pub const MOST: usize = tensor::MOST_PARTS;
+pub const MOST: usize = MOST_PARTS;
 
 /// Layers of one width on one input: queries, keys and values of a self-attention; forward only.
 ///

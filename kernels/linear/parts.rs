@@ -1,0 +1,273 @@
+//! Launches of layers of one shape that share an input: all parts as one Hopper product.
+
+use super::{
+    narrow,
+    problem::{Operands, Parts, Problem, int},
+    tensor::{self, Maps, Matrix, Raster, SLAB, TensorArgs, counters, units},
+    tilings::{
+        JOINED_128X160, JOINED_256X160, JOINED_INPUT_128X160, JOINED_INPUT_256X160, SM90_NARROW_32,
+        SM90_NARROW_64, SM90_NARROW_128, Tiling,
+    },
+};
+use crate::{
+    device::{Cuda, TensorMap, Touched, cubin_table::Target},
+    error::Result,
+};
+
+/// `kMostParts`: as many as the maps of a Hopper kernel's arguments hold.
+pub(crate) const MOST_PARTS: usize = 8;
+const OTHERS: usize = MOST_PARTS - 1;
+
+/// The kernels of `y_p = x w_p^T`.
+pub(super) const FORWARD: [&Tiling; 2] = [&JOINED_256X160, &JOINED_128X160];
+/// The kernels of `dx = sum_p dy_p w_p`.
+const INPUT: [&Tiling; 2] = [&JOINED_INPUT_256X160, &JOINED_INPUT_128X160];
+
+/// `JoinedArgs` of `gemm/joined_sm90.cuh`.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct JoinedArgs {
+    product: TensorArgs,
+    right: [TensorMap; OTHERS],
+    out: [TensorMap; OTHERS],
+    l: [TensorMap; OTHERS],
+    bias: [u64; OTHERS],
+    tiles: i32,
+    unused: i32,
+}
+
+/// `JoinedInputArgs` of the same.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct InputArgs {
+    product: TensorArgs,
+    right: [TensorMap; OTHERS],
+    slabs: i32,
+    rows: i32,
+    unused: [i32; 14],
+}
+
+/// A kernel of `all`: the one whose tiles have `rows`, where that is asked for, else the one with the least predicted time
+/// for what `whole` makes of it.
+fn of(
+    all: [&'static Tiling; 2],
+    rows: Option<usize>,
+    whole: impl Fn(&Tiling) -> Problem,
+) -> &'static Tiling {
+    let us = |t: &Tiling| t.predicted_us(&whole(t), t.ranges(&whole(t)));
+    let [a, b] = all;
+    match rows {
+        Some(rows) if rows == b.rows => b,
+        None if us(b) < us(a) => b,
+        _ => a,
+    }
+}
+
+fn described(t: &Tiling, p: &Problem) -> String {
+    match t.ranges(p) {
+        1 => t.name.into(),
+        ranges => format!("{} split {ranges}", t.name),
+    }
+}
+
+impl Parts {
+    /// Names of the kernels' variants, and the rows of their tiles.
+    pub const VARIANTS: [(&'static str, usize); 2] =
+        [(JOINED_256X160.name, JOINED_256X160.rows), (JOINED_128X160.name, JOINED_128X160.rows)];
+
+    /// Whether there are kernels for all of them together on `target`.
+    pub fn served(&self, target: Target) -> bool {
+        matches!(target, Target::Sm90a | Target::Host) && JOINED_128X160.serves(&self.one)
+    }
+
+    /// All layers as one product with the same tiles of `t`: every part is cut on its own.
+    pub fn beside(&self, t: &Tiling) -> Problem {
+        Problem { n: self.count.saturating_mul(self.one.n.next_multiple_of(t.cols)), ..self.one }
+    }
+
+    /// All input gradients as one sum.
+    fn behind(&self) -> Problem {
+        Problem { k: self.count.saturating_mul(self.one.k), ..self.one }
+    }
+
+    /// The kernel of the layers; with tiles of `rows` where that is asked for.
+    pub fn layers_tiling(&self, rows: Option<usize>) -> &'static Tiling {
+        of(FORWARD, rows, |t| self.beside(t))
+    }
+
+    /// The kernel of their input gradient.
+    pub fn input_tiling(&self, rows: Option<usize>) -> &'static Tiling {
+        of(INPUT, rows, |_| self.behind())
+    }
+
+    /// The variant of the layers by `t`, and its ranges.
+    pub fn describe_layers(&self, t: &Tiling) -> String {
+        described(t, &self.beside(t))
+    }
+
+    /// The variant of their input gradient by `t`.
+    pub fn describe_input(&self, t: &Tiling) -> String {
+        described(t, &self.behind())
+    }
+
+    /// Scratch of [`Parts::layers`] with any of its kernels.
+    pub fn layers_scratch(&self) -> usize {
+        let able = FORWARD.iter().filter(|t| t.serves(&self.one));
+        able.map(|t| tensor::scratch_bytes(&self.beside(t), t)).max().unwrap_or(0)
+    }
+
+    /// Scratch of [`Parts::input`] with any of its kernels.
+    pub fn input_scratch(&self) -> usize {
+        let able = INPUT.iter().filter(|t| t.serves(&self.one));
+        able.map(|t| tensor::scratch_bytes(&self.behind(), t)).max().unwrap_or(0)
+    }
+
+    /// Launches `y_p = x w_p^T + b_p (+ t_p l_p^T)` for the parts, whose operands are `each`; `t [M, count rank]` is the
+    /// first one's.
+    ///
+    /// # Errors
+    /// Those of the maps and the launch.
+    pub fn layers(&self, cuda: &Cuda, t: &Tiling, each: &[Operands], scratch: u64) -> Result<()> {
+        let (p, raster) = (&self.one, Raster::new(&self.beside(t), t));
+        let Some((first, others)) = each.split_first() else { return Ok(()) };
+        let maps = Maps { cuda, p };
+        let mut product = tensor::args(cuda, p, t, first, scratch, p.n)?;
+        product.tiles_n = int(raster.tiles_n)?;
+        product.splits = int(raster.ranges)?;
+        let (rank, none) = (self.count * p.rank, [TensorMap::default(); OTHERS]);
+        let adapter = Matrix::dense("adapter left", first.t, [p.m, rank]);
+        if rank > 0 {
+            product.t = maps.matrix(adapter, [t.rows as u32, 64])?;
+        }
+        let mut args = JoinedArgs {
+            product,
+            right: none,
+            out: none,
+            l: none,
+            bias: [0; OTHERS],
+            tiles: int(p.n.div_ceil(t.cols))?,
+            unused: 0,
+        };
+        for (i, o) in others.iter().enumerate().take(OTHERS) {
+            args.right[i] = maps.right("right", o.right, p.k, t)?;
+            args.out[i] = maps.result("out", o.out, p.n, t)?;
+            args.bias[i] = o.bias;
+            if rank > 0 {
+                args.l[i] = maps.right("adapter right", o.l, p.rank, t)?;
+            }
+        }
+        let mut touches = self.touches(each, [1, self.count], (raster.parts_bytes(t), scratch));
+        touches.push(counters(cuda, &args.product));
+        let whole = Problem { n: self.count * p.n, ..*p };
+        let kernel = cuda.kernel::<JoinedArgs>("linear", t.symbol(p))?;
+        let kernel = kernel.taking(raster.cut(t).effort(&whole, first, whole.n));
+        cuda.launch(&kernel, cuda.persistent_grid(&kernel, units(&args.product))?, &args, &touches)
+    }
+
+    /// Launches `dx = sum_p dy_p w_p + t l`: `dy [count, M, K]`, `t [M, rank]`, `l [rank, N]` and `dx` are the first
+    /// part's operands.
+    ///
+    /// # Errors
+    /// As [`Parts::layers`].
+    pub fn input(&self, cuda: &Cuda, t: &Tiling, each: &[Operands], scratch: u64) -> Result<()> {
+        let (p, whole) = (&self.one, self.behind());
+        let raster = Raster::new(&whole, t);
+        let Some((first, others)) = each.split_first() else { return Ok(()) };
+        let (maps, slabs) = (Maps { cuda, p }, p.k.div_ceil(SLAB));
+        let left = Matrix::dense("left", first.left, [self.count * p.m, p.k]);
+        let mut product = tensor::args(cuda, p, t, first, scratch, p.n)?;
+        product.left = maps.matrix(left, [t.rows as u32, 64])?;
+        product.k_slabs = int(self.count * slabs)?;
+        product.splits = int(raster.ranges)?;
+        let mut args = InputArgs {
+            product,
+            right: [TensorMap::default(); OTHERS],
+            slabs: int(slabs)?,
+            rows: int(p.m)?,
+            unused: [0; 14],
+        };
+        for (i, o) in others.iter().enumerate().take(OTHERS) {
+            args.right[i] = maps.right("right", o.right, p.k, t)?;
+        }
+        let mut touches = self.touches(each, [self.count, 1], (raster.parts_bytes(t), scratch));
+        touches.push(counters(cuda, &args.product));
+        let kernel = cuda.kernel::<InputArgs>("linear", t.symbol(p))?;
+        let kernel = kernel.taking(raster.cut(t).effort(&whole, first, p.n));
+        cuda.launch(&kernel, cuda.persistent_grid(&kernel, units(&args.product))?, &args, &touches)
+    }
+
+    /// What the parts read and write, each stretch once; the first part's left operand and its adapter's are so many times
+    /// as long.
+    fn touches(
+        &self,
+        each: &[Operands],
+        [left, adapter]: [usize; 2],
+        (sums, scratch): (usize, u64),
+    ) -> Vec<Touched> {
+        let mut all: Vec<Touched> = vec![];
+        for t in each.iter().flat_map(|o| self.one.touches(o, 0)) {
+            let times = match t.what {
+                "left" => left,
+                "adapter left" => adapter,
+                _ => 1,
+            };
+            if t.address != 0 && all.iter().all(|old| old.address != t.address) {
+                all.push(Touched { bytes: t.bytes * times, ..t });
+            }
+        }
+        all.push(Touched { what: "partial sums", address: scratch, bytes: sums });
+        all.retain(|t| t.bytes > 0);
+        all
+    }
+
+    /// The kernel of an adapter's products, by its rank `n`.
+    fn narrow(&self) -> &'static Tiling {
+        let all = [&SM90_NARROW_32, &SM90_NARROW_64, &SM90_NARROW_128];
+        all.into_iter().find(|t| t.cols >= self.one.n).unwrap_or(&SM90_NARROW_128)
+    }
+
+    /// The variant of an adapter's products, and its ranges.
+    pub fn adapter(&self) -> String {
+        described(self.narrow(), &self.one)
+    }
+
+    /// Scratch of [`Parts::grad`].
+    pub fn grad_scratch(&self) -> usize {
+        let p = &self.one;
+        let parts = self.narrow().ranges(p).saturating_mul(4 * self.count);
+        parts.saturating_mul(p.m).saturating_mul(p.n)
+    }
+
+    /// Launches `out [M, count N]`, whose columns are `left_p [M, K] right_p [K, N]`; both operands lie one part behind
+    /// the other.
+    ///
+    /// # Errors
+    /// As [`Parts::layers`].
+    pub fn project(&self, cuda: &Cuda, o: &Operands) -> Result<()> {
+        let touches = self.all_touches(o, (0, 0));
+        narrow::project(cuda, self, self.narrow(), o, &touches)
+    }
+
+    /// Launches `out_p [M, N] = left_p [K, M]^T right_p`, one part behind the other as `left` is; `right [K, count N]`
+    /// has the parts' columns beside each other.
+    ///
+    /// # Errors
+    /// As [`Parts::layers`].
+    pub fn grad(&self, cuda: &Cuda, o: &Operands, scratch: u64) -> Result<()> {
+        let touches = self.all_touches(o, (self.grad_scratch(), scratch));
+        narrow::grad(cuda, self, self.narrow(), o, (scratch, &touches))
+    }
+
+    /// What the products of an adapter read and write: every operand is there for each part.
+    fn all_touches(&self, o: &Operands, (sums, scratch): (usize, u64)) -> Vec<Touched> {
+        let (p, size) = (&self.one, self.count * self.one.dtype.size_bytes());
+        let all = [
+            ("left", o.left, p.m * p.k * size),
+            ("right", o.right, p.k * p.n * size),
+            ("out", o.out, p.m * p.n * size),
+            ("partial sums", scratch, sums),
+        ];
+        let used = all.into_iter().filter(|(_, _, bytes)| *bytes > 0);
+        used.map(|(what, address, bytes)| Touched { what, address, bytes }).collect()
+    }
+}
