@@ -173,7 +173,7 @@ fn a_training_step_in_bf16_is_as_near_as_the_type_allows_and_repeats_bit_for_bit
     assert_eq!(early, training_step(&emulated(Schedule::Random(9)), DType::Bf16));
 }
 
-/// A loss so small that f16 loses a good part of its gradient; a scale brings back all of it.
+/// A loss so small that f16 rounds its gradient away; with a scale it is as near as rounded weights are.
 #[test]
 fn a_training_step_in_f16_with_a_scale_is_as_near_as_the_type_allows() {
     let (small, scale) = (2f32.powi(-14), 65536.0);

@@ -162,7 +162,7 @@ fn the_scale_doubles_after_two_thousand_good_updates_and_a_run_goes_on_with_it()
         let mut first = make();
         step(&mut first, 0, 1.0).unwrap();
         let scale = Some(Scale { value: 256.0, good: 1998, skipped: 5, in_a_row: 0 });
-        let saved = State { step: 6, scale, ..state(&first) };
+        let saved = State { step: 2010, scale, ..state(&first) };
         let folder = tempfile::tempdir().unwrap();
         let checkpoints =
             Checkpoints::new(folder.path(), 2, "", first.program.entries()).in_dtype(DType::F16);
@@ -183,6 +183,34 @@ fn the_scale_doubles_after_two_thousand_good_updates_and_a_run_goes_on_with_it()
         let bare = State { scale: None, ..saved };
         let e = second.optimizer.restore(&mut second.program, bare).unwrap_err().to_string();
         assert!(e.contains("without a scale") && e.contains("another --out"), "{e}");
+    }
+}
+
+/// Checkpoints of f32 and bf16 are what they were before there was a scale; a scale that is none is damage.
+#[test]
+fn a_checkpoint_without_a_scale_is_read_and_one_with_a_broken_scale_is_not() {
+    let mut plain = stepper(&Device::Cpu, DType::F32, rules(None));
+    step(&mut plain, 0, 1.0).unwrap();
+    let saved = state(&plain);
+    assert_eq!(saved.scale, None);
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoints = Checkpoints::new(folder.path(), 2, "", plain.program.entries());
+    let manifest = checkpoints.save(&saved).unwrap().join("manifest.json");
+    assert!(!std::fs::read_to_string(manifest).unwrap().contains("loss_scale"));
+    assert_eq!(checkpoints.latest().unwrap(), Some(saved.clone()));
+    plain.optimizer.restore(&mut plain.program, saved.clone()).unwrap();
+    let scale = Some(Scale { value: 8.0, ..Scale::default() });
+    let later = State { step: 2, scale, ..saved.clone() };
+    let manifest = checkpoints.save(&later).unwrap().join("manifest.json");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    assert_eq!(checkpoints.latest().unwrap(), Some(later));
+    let cells = [("value", "8.0", "0.0"), ("skipped", "0", "3"), ("in_a_row", "0", "1")];
+    for (name, good, broken) in cells {
+        let cell = |value: &str| format!("\"{name}\":{value}");
+        let (good, broken) = (cell(good), cell(broken));
+        assert!(text.contains(&good), "{text}");
+        std::fs::write(&manifest, text.replace(&good, &broken)).unwrap();
+        assert_eq!(checkpoints.latest().unwrap().as_ref(), Some(&saved), "{broken}");
     }
 }
 

@@ -59,9 +59,12 @@ fn finish(mut command: Command) -> Output {
     command.output().unwrap()
 }
 
-fn succeeds(command: Command) {
+/// What a run that has to succeed says.
+fn succeeds(command: Command) -> String {
     let output = finish(command);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{text}");
+    text
 }
 
 fn rows(out: &Path) -> Vec<String> {
@@ -89,8 +92,8 @@ fn facts(out: &Path) -> Vec<Vec<String>> {
 }
 
 /// Runs once as a whole and once killed after each of `kills` (rows of the log, then milliseconds), with `more`
-/// arguments; both end in the same bits.
-fn the_same_after(kills: &[(usize, u64)], more: &[&str]) -> (tempfile::TempDir, PathBuf) {
+/// arguments; both end in the same bits. The folder of both, and what the last resumption said.
+fn the_same_after(kills: &[(usize, u64)], more: &[&str]) -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     let config = config(folder.path());
     let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
@@ -104,12 +107,12 @@ fn the_same_after(kills: &[(usize, u64)], more: &[&str]) -> (tempfile::TempDir, 
         child.wait().unwrap();
         assert!(!broken.join("adapter.safetensors").exists(), "the run ended before kill {kill}");
     }
-    succeeds(command(&config, &broken, &resumed));
+    let said = succeeds(command(&config, &broken, &resumed));
     let adapter = |out: &Path| fs::read(out.join("adapter.safetensors")).unwrap();
     assert!(adapter(&whole) == adapter(&broken), "the adapters differ");
     assert_eq!(facts(&whole), facts(&broken));
     assert_eq!(last_manifest(&whole), last_manifest(&broken));
-    (folder, whole)
+    (folder, said)
 }
 
 /// What the last checkpoint says of itself: the sums of its bytes and where the scale of the loss stands.
@@ -121,7 +124,8 @@ fn last_manifest(out: &Path) -> String {
 
 #[test]
 fn killed_and_resumed_runs_end_in_the_same_bits() {
-    let (folder, whole) = the_same_after(&[(2, 3), (9, 40), (13, 17), (16, 1)], &[]);
+    let (folder, _) = the_same_after(&[(2, 3), (9, 40), (13, 17), (16, 1)], &[]);
+    let whole = folder.path().join("whole");
     assert_eq!(facts(&whole).len(), STEPS);
     assert!(facts(&whole).iter().any(|row| row[4] != "0"), "no mix was drawn");
     let kept = fs::read_dir(folder.path().join("broken/checkpoints")).unwrap().count();
@@ -135,7 +139,9 @@ fn killed_and_resumed_runs_end_in_the_same_bits() {
 #[test]
 fn killed_and_resumed_runs_in_f16_end_with_the_same_scale() {
     let f16 = ["--device", "cpu", "--dtype", "f16"];
-    let (_folder, whole) = the_same_after(&[(6, 3), (13, 17)], &f16);
+    let (folder, said) = the_same_after(&[(6, 3), (13, 17)], &f16);
+    let whole = folder.path().join("whole");
+    assert!(!said.contains("skipped"), "{said}");
     let manifest = last_manifest(&whole);
     let scale = format!("{{\"value\":65536.0,\"good\":{STEPS},\"skipped\":0,\"in_a_row\":0}}");
     assert!(manifest.contains(&scale), "{manifest:.300}");
@@ -153,9 +159,12 @@ fn killed_and_resumed_runs_in_f16_on_a_device_skip_the_same_updates() {
     let set =
         ["train.resolution=32", "train.accumulate=1", "train.steps=6", "train.warmup_steps=0"];
     set.iter().for_each(|word| more.extend(["--set", word]));
-    let (_folder, whole) = the_same_after(&[(5, 3)], &more);
+    let (folder, said) = the_same_after(&[(5, 3)], &more);
+    let whole = folder.path().join("whole");
     let skipped = facts(&whole).iter().filter(|row| row[6] == "1").count();
     assert!((2..6).contains(&skipped), "{:?}", facts(&whole));
+    // those before the kill included
+    assert!(said.contains(&format!("{skipped} updates skipped, loss scale ")), "{said}");
 }
 
 #[cfg(unix)]

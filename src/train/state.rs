@@ -73,6 +73,13 @@ pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// Whether a loss can have this scale after `step` steps.
+fn could_be(scale: &Scale, step: u64) -> bool {
+    let Scale { value, good, skipped, in_a_row } = *scale;
+    let counts = u64::from(good.max(skipped)) <= step && in_a_row <= skipped;
+    counts && value.is_finite() && value > 0.0
+}
+
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = File::create(path).map_err(Error::file("create", path))?;
     file.write_all(bytes).map_err(Error::file("write", path))?;
@@ -220,16 +227,15 @@ impl Checkpoints {
         if n.checked_mul(4 * parts) != Some(bytes.len()) {
             return Err(bad("state.bin", format!("{} bytes", bytes.len()), "the manifest's size"));
         }
-        let scale = manifest.loss_scale;
-        if let Some(s) = scale.filter(|s| !(s.value > 0.0 && s.value.is_finite())) {
-            let found = format!("a loss scale of {}", s.value);
-            return Err(bad("manifest.json", found, "a number above 0"));
+        let (scale, step) = (manifest.loss_scale, manifest.step);
+        if let Some(s) = scale.filter(|s| !could_be(s, step)) {
+            return Err(bad("manifest.json", format!("{s:?}"), "a scale after that many steps"));
         }
         let values: Vec<f32> =
             bytes.as_chunks().0.iter().map(|b: &[u8; 4]| f32::from_le_bytes(*b)).collect();
         let part = |i: usize| values.get(i * n..(i + 1) * n).unwrap_or_default().to_vec();
         let (master, first, second, average) = (part(0), part(1), part(2), part(3));
-        Ok(State { step: manifest.step, scale, master, first, second, average })
+        Ok(State { step, scale, master, first, second, average })
     }
 }
 
@@ -239,7 +245,7 @@ mod tests {
 
     fn state(step: u64) -> State {
         let v = |k: f32| (0..7).map(|i| k * i as f32 + step as f32).collect::<Vec<_>>();
-        let scale = Scale { value: 1024.0, good: 3, skipped: 2, in_a_row: 0 };
+        let scale = Scale { value: 1024.0, good: 0, skipped: 1, in_a_row: 1 };
         let (master, first, second) = (v(0.1), v(0.2), v(0.3));
         State { step, scale: Some(scale), master, first, second, average: vec![] }
     }
