@@ -49,7 +49,6 @@ const HOST_FLAGS: [&str; 15] = [
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed=build");
     println!("cargo:rerun-if-changed=kernels");
     for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "CXX"] {
         println!("cargo:rerun-if-env-changed={name}");

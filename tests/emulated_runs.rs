@@ -76,6 +76,16 @@ fn rounded_training_step(
     dtype: DType,
     weights: DType,
 ) -> BTreeMap<String, Vec<f32>> {
+    scaled_training_step(device, dtype, weights, (1.0, 1.0))
+}
+
+/// As [`rounded_training_step`], of a loss with this coefficient whose gradient starts from this scale.
+fn scaled_training_step(
+    device: &Device,
+    dtype: DType,
+    weights: DType,
+    (coefficient, scale): (f32, f32),
+) -> BTreeMap<String, Vec<f32>> {
     let config = nano();
     let plan = plan_training(&config, &size(dtype)).unwrap();
     let trained: Vec<String> =
@@ -89,7 +99,8 @@ fn rounded_training_step(
     program.set_i32("timesteps", &[500]).unwrap();
     program.set("timestep", &[500.0]).unwrap();
     program.set("weight", &vec![1.0; positions]).unwrap();
-    program.set("coefficient", &[1.0]).unwrap();
+    program.set("coefficient", &[coefficient]).unwrap();
+    program.scale_loss(scale).unwrap();
     let mut results = || {
         program.forward_backward(true, None).unwrap();
         let mut all: BTreeMap<String, Vec<f32>> =
@@ -103,6 +114,11 @@ fn rounded_training_step(
         assert_eq!(stepped, results(), "replayed");
     }
     stepped
+}
+
+/// All gradients of a step, joined.
+fn gradients(all: &BTreeMap<String, Vec<f32>>) -> Vec<f32> {
+    all.iter().filter(|(name, _)| *name != "loss").flat_map(|(_, v)| v.clone()).collect()
 }
 
 fn denoising_step(device: &Device, dtype: DType) -> Vec<f32> {
@@ -157,6 +173,25 @@ fn a_training_step_in_bf16_is_as_near_as_the_type_allows_and_repeats_bit_for_bit
     assert_eq!(early, training_step(&emulated(Schedule::Random(9)), DType::Bf16));
 }
 
+/// A loss so small that f16 rounds its gradient away; with a scale it is as near as rounded weights are.
+#[test]
+fn a_training_step_in_f16_with_a_scale_is_as_near_as_the_type_allows() {
+    let (small, scale) = (2f32.powi(-14), 65536.0);
+    let device = emulated(Schedule::Late);
+    let step = |device: &Device, dtype, weights, scale| {
+        gradients(&scaled_training_step(device, dtype, weights, (small, scale)))
+    };
+    let want = step(&Device::Cpu, DType::F32, DType::F32, 1.0);
+    let rounded = step(&Device::Cpu, DType::F32, DType::F16, 1.0);
+    let plain = step(&device, DType::F16, DType::F32, 1.0);
+    let scaled: Vec<f32> =
+        step(&device, DType::F16, DType::F32, scale).iter().map(|g| g / scale).collect();
+    let [rounding, plain, scaled] = [rounded, plain, scaled].map(|got| distance(&got, &want));
+    println!("rounding the weights {rounding:.2e}, in f16 {plain:.2e}, with a scale {scaled:.2e}");
+    assert!(scaled <= 3.0 * rounding, "{scaled:.2e}, rounding alone {rounding:.2e}");
+    assert!(plain > 10.0 * scaled, "{plain:.2e} without a scale, {scaled:.2e} with one");
+}
+
 #[test]
 fn a_denoising_step_equals_the_cpus_in_every_type() {
     let want = denoising_step(&Device::Cpu, DType::F32);
@@ -179,7 +214,7 @@ fn three_steps(device: &Device, dtype: DType, rate: f64) -> (Vec<f32>, Vec<f32>)
         adamw: AdamW::default(),
     };
     let factors = vec![0.5 * rate, rate, 0.25 * rate];
-    let rules = Rules { passes: 2, clip: 0.5, ema: Some(0.9), factors };
+    let rules = Rules { passes: 2, clip: 0.5, ema: Some(0.9), factors, scaling: None };
     let optimizer = Optimizer::new(&mut program, group, rules).unwrap();
     let mut stepper = Stepper::new(program, optimizer, &step_options(&config, &size));
     let positions = LATENT[0] * LATENT[1];

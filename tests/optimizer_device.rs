@@ -6,7 +6,7 @@ use half::{bf16, f16};
 use selvedge::{
     device::{Cuda, Memory, Schedule},
     kernels::{
-        adamw::{AdamW, Buffers, Constants, DeviceAdamW, DeviceStep, Part, StepState},
+        adamw::{AdamW, Buffers, Constants, DeviceAdamW, DeviceStep, Part, Scaling, StepState},
         ema, grad_norm,
     },
     tensor::{DType, philox},
@@ -57,20 +57,32 @@ impl Host {
         Self { first: vec![0.0; LEN], second: vec![0.0; LEN], average: master.clone(), master }
     }
 
-    fn step(&mut self, step: usize, mut grad: Vec<f32>, passes: usize, averaged: bool) -> f32 {
+    fn step(&mut self, step: usize, grad: Vec<f32>, passes: usize, averaged: bool) -> f32 {
+        self.step_at(step, step, grad, passes, averaged)
+    }
+
+    /// Step `step` of the learning rate, number `made` of AdamW.
+    fn step_at(
+        &mut self,
+        step: usize,
+        made: usize,
+        mut grad: Vec<f32>,
+        passes: usize,
+        averaged: bool,
+    ) -> f32 {
         let mean = 1.0 / passes as f32;
         grad.iter_mut().for_each(|g| *g *= mean);
         let norm = grad_norm::clip(&mut grad, CLIP);
         for Part { range, learning_rate, adamw } in parts() {
             let rate = (f64::from(learning_rate) * factors()[step]) as f32;
-            let state = StepState { step: step as u64, learning_rate: rate };
+            let state = StepState { step: made as u64, learning_rate: rate };
             let r = || range.clone();
             let weights = (&mut self.master[r()], &grad[r()]);
             let moments = (&mut self.first[r()], &mut self.second[r()]);
             adamw.step(state, weights, moments).unwrap();
         }
         if averaged {
-            ema::update(&mut self.average, &self.master, ema::warm_decay(DECAY, step as u64));
+            ema::update(&mut self.average, &self.master, ema::warm_decay(DECAY, made as u64));
         }
         norm
     }
@@ -85,6 +97,7 @@ struct OnDevice {
     second: Memory,
     average: Memory,
     shadow: Memory,
+    start: Memory,
 }
 
 impl OnDevice {
@@ -104,6 +117,7 @@ impl OnDevice {
             average: floats(&master),
             master: floats(&master),
             shadow: cuda.alloc(2 * LEN).unwrap(),
+            start: cuda.alloc(4).unwrap(),
         }
     }
 
@@ -115,6 +129,7 @@ impl OnDevice {
             second: self.second.address(),
             average: averaged.then_some(self.average.address()),
             shadow: shadow.map(|t| (self.shadow.address(), t)),
+            start: None,
         }
     }
 
@@ -137,7 +152,7 @@ impl OnDevice {
 
 fn constants(passes: usize, averaged: bool) -> Constants {
     let decay = averaged.then_some(DECAY);
-    Constants { len: LEN, passes, clip: CLIP, decay, factors: factors() }
+    Constants { len: LEN, passes, clip: CLIP, decay, factors: factors(), scaling: None }
 }
 
 fn assert_same(got: &[f32], want: &[f32], what: &str) {
@@ -158,7 +173,7 @@ fn ten_steps_have_the_bits_of_the_cpu() {
             device.set_gradient(&gradient(step));
             adamw.step(&device.buffers(averaged, shadow)).unwrap();
             let norm = host.step(step, gradient(step), passes, averaged);
-            assert_eq!(adamw.norm().unwrap(), norm);
+            assert_eq!(adamw.done().unwrap().norm, norm);
         }
         assert_eq!(adamw.state().unwrap().step as usize, STEPS);
         assert_same(&device.floats(&device.master), &host.master, "weights");
@@ -195,7 +210,7 @@ fn a_gradient_that_is_not_finite_stops_the_run_and_changes_nothing() {
         let after = [&device.master, &device.first, &device.second, &device.average]
             .map(|m| device.floats(m));
         assert_eq!(before, after);
-        let error = adamw.norm().unwrap_err().to_string();
+        let error = adamw.done().unwrap_err().to_string();
         assert!(error.contains("step 2") && error.contains("not finite"), "{error}");
         assert_eq!((adamw.state().unwrap().step, adamw.state().unwrap().stopped), (1, 1));
     }
@@ -215,6 +230,46 @@ fn one_captured_step_serves_every_step() {
     assert_eq!(adamw.state().unwrap().step, 4);
     assert_same(&device.floats(&device.master), &host.master, "weights");
     assert_same(&device.floats(&device.average), &host.average, "average");
+}
+
+/// One captured step, which skips, halves and doubles by itself; the CPU's bits for what is not skipped.
+#[test]
+fn the_scale_moves_on_the_device() {
+    let scaling = Scaling { initial: 64.0, interval: 2 };
+    for schedule in [Schedule::Early, Schedule::Late, Schedule::Random(5)] {
+        let cuda = Cuda::emulated(schedule).unwrap();
+        let (mut host, device) = (Host::new(), OnDevice::new(&cuda));
+        let constants = Constants { scaling: Some(scaling), ..constants(1, true) };
+        let adamw = DeviceAdamW::new(&cuda, &parts(), &constants).unwrap();
+        let start = Some(device.start.address());
+        let buffers = Buffers { start, ..device.buffers(true, None) };
+        let graph = cuda.capture(|| adamw.step(&buffers)).unwrap();
+        let (mut scale, mut made, mut values) = (scaling.start(), 0, vec![]);
+        let finite = [true, true, true, false, false, true, true, true];
+        for (step, finite) in finite.into_iter().enumerate() {
+            let mut grad: Vec<f32> = gradient(step).iter().map(|g| g * scale.value).collect();
+            grad[LEN / 2] = if finite { grad[LEN / 2] } else { f32::INFINITY };
+            device.set_gradient(&grad);
+            graph.launch().unwrap();
+            scale = scaling.after(scale, finite);
+            let state = adamw.done().unwrap();
+            assert_eq!((state.scale, state.step as usize), (scale, step + 1));
+            let mut start = [0f32];
+            cuda.download(device.start.address(), bytemuck::cast_slice_mut(&mut start)).unwrap();
+            assert_eq!(start[0], scale.value);
+            values.push(scale.value);
+            if finite {
+                let norm = host.step_at(step, made, gradient(step), 1, true);
+                assert_eq!(state.norm, norm);
+                made += 1;
+            }
+        }
+        assert_eq!(values, [64.0, 128.0, 128.0, 64.0, 32.0, 32.0, 64.0, 64.0]);
+        assert_same(&device.floats(&device.master), &host.master, "weights");
+        assert_same(&device.floats(&device.first), &host.first, "first moments");
+        assert_same(&device.floats(&device.second), &host.second, "second moments");
+        assert_same(&device.floats(&device.average), &host.average, "average");
+    }
 }
 
 #[test]
@@ -244,6 +299,7 @@ fn wrong_buffers_and_settings_are_refused() {
         Buffers { master: good.master + 4, ..good },
         Buffers { shadow: Some((good.first, DType::F32)), ..good },
         Buffers { grad: good.grad + 16, ..good },
+        Buffers { start: Some(device.start.address()), ..good },
     ] {
         assert!(adamw.step(&wrong).is_err(), "{wrong:?}");
     }

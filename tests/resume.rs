@@ -59,9 +59,12 @@ fn finish(mut command: Command) -> Output {
     command.output().unwrap()
 }
 
-fn succeeds(command: Command) {
+/// What a run that has to succeed says.
+fn succeeds(command: Command) -> String {
     let output = finish(command);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{text}");
+    text
 }
 
 fn rows(out: &Path) -> Vec<String> {
@@ -83,36 +86,85 @@ fn wait_for(child: &mut Child, out: &Path, count: usize, extra_ms: u64) {
 fn facts(out: &Path) -> Vec<Vec<String>> {
     let facts = |row: &String| -> Vec<String> {
         let all: Vec<&str> = row.split(',').collect();
-        [0, 1, 2, 3, 5].iter().map(|i| all[*i].to_string()).collect()
+        all.iter().enumerate().filter(|(i, _)| *i != 4).map(|(_, cell)| cell.to_string()).collect()
     };
     rows(out).iter().map(facts).collect()
 }
 
-#[test]
-fn killed_and_resumed_runs_end_in_the_same_bits() {
+/// Runs once as a whole and once killed after each of `kills` (rows of the log, then milliseconds), with `more`
+/// arguments; both end in the same bits. The folder of both, and what the last resumption said.
+fn the_same_after(kills: &[(usize, u64)], more: &[&str]) -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     let config = config(folder.path());
     let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
-    succeeds(command(&config, &whole, &[]));
-    for (kill, (row, extra_ms)) in [(2, 3), (9, 40), (13, 17), (16, 1)].into_iter().enumerate() {
-        let more: &[&str] = if kill == 0 { &[] } else { &["--resume"] };
+    succeeds(command(&config, &whole, more));
+    let resumed = [more, &["--resume"]].concat();
+    for (kill, (row, extra_ms)) in kills.iter().enumerate() {
+        let more = if kill == 0 { more } else { &resumed };
         let mut child = command(&config, &broken, more).spawn().unwrap();
-        wait_for(&mut child, &broken, row, extra_ms);
+        wait_for(&mut child, &broken, *row, *extra_ms);
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!broken.join("adapter.safetensors").exists(), "the run ended before kill {kill}");
     }
-    succeeds(command(&config, &broken, &["--resume"]));
+    let said = succeeds(command(&config, &broken, &resumed));
     let adapter = |out: &Path| fs::read(out.join("adapter.safetensors")).unwrap();
     assert!(adapter(&whole) == adapter(&broken), "the adapters differ");
     assert_eq!(facts(&whole), facts(&broken));
+    assert_eq!(last_manifest(&whole), last_manifest(&broken));
+    (folder, said)
+}
+
+/// What the last checkpoint says of itself: the sums of its bytes and where the scale of the loss stands.
+fn last_manifest(out: &Path) -> String {
+    let all = fs::read_dir(out.join("checkpoints")).unwrap();
+    let last = all.map(|entry| entry.unwrap().path()).max().unwrap();
+    fs::read_to_string(last.join("manifest.json")).unwrap()
+}
+
+#[test]
+fn killed_and_resumed_runs_end_in_the_same_bits() {
+    let (folder, _) = the_same_after(&[(2, 3), (9, 40), (13, 17), (16, 1)], &[]);
+    let whole = folder.path().join("whole");
     assert_eq!(facts(&whole).len(), STEPS);
     assert!(facts(&whole).iter().any(|row| row[4] != "0"), "no mix was drawn");
-    let kept = fs::read_dir(broken.join("checkpoints")).unwrap().count();
+    let kept = fs::read_dir(folder.path().join("broken/checkpoints")).unwrap().count();
     assert_eq!(kept, 2, "the last checkpoints are kept and no unfinished one stays");
-    let refused = finish(command(&config, &whole, &[]));
+    let refused = finish(command(&folder.path().join("train.toml"), &whole, &[]));
     assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--resume"));
+}
+
+/// In f16 the scale of the loss is part of the state: how many good updates there were since it last changed.
+#[test]
+fn killed_and_resumed_runs_in_f16_end_with_the_same_scale() {
+    let f16 = ["--device", "cpu", "--dtype", "f16"];
+    let (folder, said) = the_same_after(&[(6, 3), (13, 17)], &f16);
+    let whole = folder.path().join("whole");
+    assert!(!said.contains("skipped"), "{said}");
+    let manifest = last_manifest(&whole);
+    let scale = format!("{{\"value\":65536.0,\"good\":{STEPS},\"skipped\":0,\"in_a_row\":0}}");
+    assert!(manifest.contains(&scale), "{manifest:.300}");
+    let text = fs::read_to_string(whole.join("log.csv")).unwrap();
+    let head = "step,loss,learning_rate,grad_norm,seconds,mixed,loss_scale,skipped\n";
+    assert!(text.starts_with(head), "{text:.200}");
+    assert!(facts(&whole).iter().all(|row| row[5..] == ["65536", "0"]));
+}
+
+/// On a device that stores gradients in f16, where DCO's loss of small pictures is so steep that updates are skipped.
+#[cfg(feature = "emulate")]
+#[test]
+fn killed_and_resumed_runs_in_f16_on_a_device_skip_the_same_updates() {
+    let mut more = vec!["--device", "emulated", "--dtype", "f16"];
+    let set =
+        ["train.resolution=32", "train.accumulate=1", "train.steps=6", "train.warmup_steps=0"];
+    set.iter().for_each(|word| more.extend(["--set", word]));
+    let (folder, said) = the_same_after(&[(5, 3)], &more);
+    let whole = folder.path().join("whole");
+    let skipped = facts(&whole).iter().filter(|row| row[6] == "1").count();
+    assert!((2..6).contains(&skipped), "{:?}", facts(&whole));
+    // those before the kill included
+    assert!(said.contains(&format!("{skipped} updates skipped, loss scale ")), "{said}");
 }
 
 #[cfg(unix)]

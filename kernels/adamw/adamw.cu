@@ -4,8 +4,9 @@
 // Work: about 15 flop an element, a root and two quotients among them.  Bytes: 28 an element (p, m, v read
 // and written, g read), 8 more with a moving average, 2 more with a 16-bit shadow of the weights.
 // SDXL adapters, 46.4 M elements, shadow: 1.4 GB -> 0.32 ms at 4.3 TB/s: memory-bound.
-// prepare: one block: norm of the gradient, clipping, factors of this step (f64), step += 1. update: 256
-// threads, each block one piece of at most 4096 elements of one kind, 16 bytes an access.
+// prepare: one block: norm of the gradient, clipping, factors of this step (f64), step += 1; with a scaled loss
+// also whether the update is skipped, and the next scale. update: 256 threads, each block one piece of at most
+// 4096 elements of one kind, 16 bytes an access.
 // Determinism: bitwise, and the CPU's operations in the CPU's order.   Measured: see NOTES.md.
 // Requires: buffers on 16 bytes.
 #include "adamw/state.cuh"
@@ -25,12 +26,17 @@ struct PrepareArgs {
   StepState* state;
   const double* squares;  // (parts): partial sums of the squared mean gradient
   const double* factors;  // (factor_count): of the learning rate, by step; the last one stays
+  float* start;           // what the gradient of the loss starts from: the scale; null without scaling
   int parts, factor_count, kinds;
   float limit;            // of the norm, 0 without clipping
   float decay;            // of the moving average
+  int interval;           // good updates in a row until the scale is doubled; 0: it never changes
+  float mean;             // 1 / passes that were added up in the gradient
   int unused;
   Settings settings[kKinds];
 };
+
+__device__ inline bool is_finite(float x) { return (__float_as_uint(x) & 0x7f800000u) != 0x7f800000u; }
 
 // x^n by repeated squaring, in the order of the CPU's powi.
 __device__ inline double power(double x, unsigned n) {
@@ -56,26 +62,43 @@ __device__ inline Kind factors_of(const Settings& s, unsigned t, double factor) 
   return k;
 }
 
+// The scale after an update whose gradient was, or was not, finite.
+__device__ inline Scale after(Scale s, bool finite, unsigned interval) {
+  if (!finite) return {interval ? 0.5f * s.value : s.value, 0, s.skipped + 1, s.in_a_row + 1};
+  s.in_a_row = 0;
+  s.good += 1;
+  if (interval && s.good >= interval) {
+    if (is_finite(2.0f * s.value)) s.value *= 2.0f;
+    s.good = 0;
+  }
+  return s;
+}
+
 __device__ inline void prepare(const PrepareArgs& a) {
   double sum = 0.0;
   for (int i = int(threadIdx.x); i < a.parts; i += kThreads) sum += a.squares[i];
   const float norm = float(sqrt(block_sum(shared_memory<BlockSum<kThreads>>(), sum)));
   StepState& s = *a.state;
   const unsigned step = s.step;
+  const Scale scale = s.scale;
   if (s.stopped) return;  // the same for every thread; written behind the barrier below
-  const bool finite = (__float_as_uint(norm) & 0x7f800000u) != 0x7f800000u;
+  const bool finite = is_finite(norm);
   const double factor = a.factors[min(int(step), a.factor_count - 1)];
   if (finite && int(threadIdx.x) < a.kinds)
-    s.kind[threadIdx.x] = factors_of(a.settings[threadIdx.x], step + 1, factor);
-  __syncthreads();  // step and stopped are read
+    s.kind[threadIdx.x] = factors_of(a.settings[threadIdx.x], step - scale.skipped + 1, factor);
+  __syncthreads();  // step, scale and stopped are read
   if (threadIdx.x != 0) return;
   s.norm = norm;
-  if (!finite) {
+  if (a.start) {
+    s.scale = after(scale, finite, unsigned(a.interval));
+    *a.start = s.scale.value;
+  } else if (!finite) {
     s.stopped = 1;
     return;
   }
+  s.unit = a.start ? exact::div(a.mean, scale.value) : a.mean;
   const float clip = exact::div(a.limit, exact::add(norm, 1e-6f));
-  const float done = __uint2float_rn(step);
+  const float done = __uint2float_rn(step - scale.skipped);
   const float warm = exact::div(exact::add(1.0f, done), exact::add(10.0f, done));
   s.clip = a.limit > 0.0f && clip < 1.0f ? clip : 1.0f;
   s.factor = float(factor);
@@ -98,18 +121,16 @@ struct UpdateArgs {
   float* second;
   float* average;       // null without
   T* shadow;            // the weights as T; null without
-  float mean;           // 1 / passes that were added up in grad
-  int unused;
 };
 
 struct Factors {
   Kind kind;
-  float mean, clip, fresh;
+  float unit, clip, fresh;
 };
 
 // One element in the CPU's operations and order.
 __device__ inline void update_one(const Factors& f, float g, float& p, float& m, float& v) {
-  g = exact::mul(exact::mul(g, f.mean), f.clip);
+  g = exact::mul(exact::mul(g, f.unit), f.clip);
   p = exact::mul(p, f.kind.shrink);
   m = exact::add(m, exact::mul(exact::sub(g, m), f.kind.fresh1));
   v = exact::add(exact::mul(f.kind.beta2, v), exact::mul(exact::mul(f.kind.fresh2, g), g));
@@ -138,9 +159,9 @@ __device__ inline void update_at(const UpdateArgs<T>& a, const Factors& f, size_
 template <class T>
 __device__ inline void update(const UpdateArgs<T>& a) {
   const StepState& s = *a.state;
-  if (s.stopped) return;
+  if (s.stopped || s.scale.in_a_row) return;
   const Piece piece = a.pieces[blockIdx.x];
-  const Factors f = {s.kind[piece.kind], a.mean, s.clip, s.fresh};
+  const Factors f = {s.kind[piece.kind], s.unit, s.clip, s.fresh};
   const size_t begin = piece.begin, end = begin + piece.len;
   for (size_t i = begin / kVec * kVec + threadIdx.x * kVec; i < end; i += kThreads * kVec) {
     if (i >= begin && i + kVec <= end) {

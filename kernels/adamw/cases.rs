@@ -1,8 +1,8 @@
 //! A step of the optimizer as an operation, for test and bench.
 
-use super::{AdamW, Buffers, Constants, DeviceAdamW, DeviceStep, Part, StepState};
+use super::{AdamW, Buffers, Constants, DeviceAdamW, DeviceStep, Part, Scaling, StepState};
 use crate::{
-    device::{Cuda, Device},
+    device::{Cuda, Device, Memory},
     error::Result,
     kernels::{
         case::{Case, Fill},
@@ -24,19 +24,38 @@ const FACTOR: f64 = 0.7;
 /// The first step of a run. The saved values are its state: weights, first and second moments, moving average.
 /// The output is the norm of the gradient, or the shadow of the weights where there is one.
 ///
-/// What is launched is [`DeviceAdamW::step`]; the state it keeps for itself is set back before, by a fill.
+/// What is launched is [`DeviceAdamW::step`]; the state it keeps for itself is set back before, by a copy.
 #[derive(Debug)]
 pub struct Step {
     name: &'static str,
     parts: Vec<Part>,
     averaged: bool,
     shadow: Option<DType>,
-    device: Mutex<Option<(Arc<Cuda>, DeviceAdamW)>>,
+    scaling: Option<Scaling>,
+    device: Mutex<Option<(Arc<Cuda>, OnDevice)>>,
+}
+
+/// The optimizer with the state before its first step, and what the gradient of a scaled loss starts from.
+#[derive(Debug)]
+struct OnDevice {
+    adamw: DeviceAdamW,
+    first: Memory,
+    start: Memory,
+}
+
+impl OnDevice {
+    fn new(cuda: &Arc<Cuda>, parts: &[Part], constants: &Constants) -> Result<Self> {
+        let adamw = DeviceAdamW::new(cuda, parts, constants)?;
+        let first = cuda.alloc(size_of::<DeviceStep>())?;
+        cuda.copy(first.address(), adamw.state_address(), first.bytes())?;
+        Ok(Self { adamw, first, start: cuda.alloc(size_of::<f32>())? })
+    }
 }
 
 impl Step {
     fn new(parts: Vec<Part>, averaged: bool, shadow: Option<DType>) -> Self {
-        Self { name: "adamw", parts, averaged, shadow, device: Mutex::default() }
+        let scaling = None;
+        Self { name: "adamw", parts, averaged, shadow, scaling, device: Mutex::default() }
     }
 
     /// Nothing is trained: only the norm is left of the step.
@@ -46,11 +65,14 @@ impl Step {
 
     fn constants(&self, len: usize) -> Constants {
         let decay = self.averaged.then_some(DECAY);
-        Constants { len, passes: 1, clip: CLIP, decay, factors: vec![FACTOR] }
+        let scaling = self.scaling;
+        Constants { len, passes: 1, clip: CLIP, decay, factors: vec![FACTOR], scaling }
     }
 
     fn on_host(&self, mut io: Forward<'_>) -> Result<()> {
         let mut grad = io.ins[0].f32().to_vec();
+        let scale = self.scaling.map_or(1.0, |s| s.initial);
+        grad.iter_mut().for_each(|g| *g /= scale);
         let norm = grad_norm::clip(&mut grad, CLIP);
         if let [master, first, second, rest @ ..] = &mut io.saved[..] {
             for Part { range, learning_rate, adamw } in &self.parts {
@@ -75,10 +97,10 @@ impl Step {
 
     fn on_device(&self, cuda: &Arc<Cuda>, io: &Forward<'_>) -> Result<()> {
         let mut device = self.device.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_, adamw) = match device.take().filter(|(own, _)| Arc::ptr_eq(own, cuda)) {
+        let (_, own) = match device.take().filter(|(own, _)| Arc::ptr_eq(own, cuda)) {
             Some(kept) => device.insert(kept),
             None => {
-                let made = DeviceAdamW::new(cuda, &self.parts, &self.constants(io.specs[0].len()))?;
+                let made = OnDevice::new(cuda, &self.parts, &self.constants(io.specs[0].len()))?;
                 device.insert((cuda.clone(), made))
             }
         };
@@ -90,13 +112,14 @@ impl Step {
             second: state(2).unwrap_or(0),
             average: state(3),
             shadow: self.shadow.map(|dtype| (io.out.address(), dtype)),
+            start: self.scaling.map(|_| own.start.address()),
         };
-        cuda.fill(adamw.state_address(), size_of::<DeviceStep>(), 0)?;
-        adamw.step(&buffers)?;
+        cuda.copy(own.adamw.state_address(), own.first.address(), own.first.bytes())?;
+        own.adamw.step(&buffers)?;
         if self.shadow.is_some() {
             return Ok(());
         }
-        let norm = adamw.state_address() + std::mem::offset_of!(DeviceStep, norm) as u64;
+        let norm = own.adamw.state_address() + std::mem::offset_of!(DeviceStep, norm) as u64;
         cuda.copy(io.out.address(), norm, size_of::<f32>())
     }
 }
@@ -172,7 +195,14 @@ fn case(len: usize, parts: Vec<Part>, averaged: bool, shadow: Option<DType>) -> 
     }
 }
 
-/// Two settings that change off the 16 bytes of an access, with and without average and shadow; one number.
+/// The same with a loss that was scaled by 4.
+fn scaled(len: usize, parts: Vec<Part>) -> Case {
+    let plain = case(len, parts.clone(), false, None);
+    let step = Step { scaling: Some(Scaling::fixed(4.0)), ..Step::new(parts, false, None) };
+    Case { name: format!("{} of a scaled loss", plain.name), op: Arc::new(step), ..plain }
+}
+
+/// Two settings that change off the 16 bytes of an access, with and without average and shadow, a scaled loss; one number.
 pub fn cases() -> Vec<Case> {
     let fast = AdamW { beta1: 0.8, beta2: 0.99, eps: 1e-6, weight_decay: 0.0 };
     let slow = AdamW { weight_decay: 0.01, ..AdamW::default() };
@@ -188,6 +218,7 @@ pub fn cases() -> Vec<Case> {
         case(13_002, parts(), true, None),
         case(13_002, parts(), true, Some(DType::Bf16)),
         case(13_002, parts(), false, Some(DType::F16)),
+        scaled(13_002, parts()),
         case(1, vec![part(0..1, 1e-2, slow)], true, None),
     ]
 }

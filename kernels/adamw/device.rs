@@ -1,7 +1,10 @@
 //! AdamW over flat buffers in device memory: three launches a step and nothing per step in their
 //! arguments, so one captured graph serves every step.
 
-use super::AdamW;
+use super::{
+    Scale, Scaling,
+    pieces::{KINDS, Part, Settings, cut},
+};
 use crate::{
     device::{Cuda, Effort, Memory, Touched},
     error::{Error, Result},
@@ -9,13 +12,9 @@ use crate::{
     tensor::DType,
 };
 use bytemuck::Zeroable as _;
-use std::{ops::Range, sync::Arc};
+use std::sync::Arc;
 
 const OP: &str = "adamw";
-/// Settings that one run can mix; `kKinds` in the kernels.
-const KINDS: usize = 16;
-/// Elements of one block; `kPiece` in the kernel, whose tile says so too.
-const PIECE: usize = 4096;
 const UPDATE: [&str; 3] = ["adamw_update", "adamw_update_bf16", "adamw_update_f16"];
 
 /// What changes from step to step, as it lies on the device. The host writes it once a run; every
@@ -23,9 +22,9 @@ const UPDATE: [&str; 3] = ["adamw_update", "adamw_update_bf16", "adamw_update_f1
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct DeviceStep {
-    /// Optimizer steps done.
+    /// Optimizer steps done, skipped ones included.
     pub step: u32,
-    /// 1 after a gradient that was not finite: no step changes anything any more.
+    /// 1 after a gradient that was not finite, without scaling: no step changes anything any more.
     pub stopped: u32,
     /// For the random numbers of a step; the optimizer leaves it alone.
     pub seed: [u32; 2],
@@ -37,19 +36,14 @@ pub struct DeviceStep {
     pub factor: f32,
     /// 1 - decay of the moving average in the last step.
     pub fresh: f32,
+    /// Where the scale of the loss stands; all 0 without scaling.
+    pub scale: Scale,
+    /// What the last gradient was multiplied by to be the mean: 1 / passes / scale.
+    pub unit: f32,
+    /// Nothing: the factors begin on 16 bytes.
+    pub unused: [u32; 3],
     /// Factors of the last step for each kind of settings.
     pub kinds: [[f32; 8]; KINDS],
-}
-
-/// Settings of one range of the flat buffers.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Part {
-    /// Elements.
-    pub range: Range<usize>,
-    /// Peak learning rate.
-    pub learning_rate: f32,
-    /// The rest.
-    pub adamw: AdamW,
 }
 
 /// Constants of a run.
@@ -65,6 +59,8 @@ pub struct Constants {
     pub decay: Option<f32>,
     /// Factor of the learning rates in each step; the last one stays.
     pub factors: Vec<f64>,
+    /// How the loss is scaled, where it is.
+    pub scaling: Option<Scaling>,
 }
 
 /// Addresses of the flat buffers, each on 16 bytes.
@@ -82,16 +78,8 @@ pub struct Buffers {
     pub average: Option<u64>,
     /// Where the weights are also written in a 16-bit type.
     pub shadow: Option<(u64, DType)>,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-struct Settings {
-    learning_rate: f32,
-    beta1: f32,
-    beta2: f32,
-    eps: f32,
-    weight_decay: f32,
+    /// What the gradient of the loss starts from: one f32, the scale; needed where [`Constants::scaling`] is set.
+    pub start: Option<u64>,
 }
 
 #[repr(C)]
@@ -100,21 +88,16 @@ struct PrepareArgs {
     state: u64,
     squares: u64,
     factors: u64,
+    start: u64,
     parts: i32,
     factor_count: i32,
     kinds: i32,
     limit: f32,
     decay: f32,
+    interval: i32,
+    mean: f32,
     unused: i32,
     settings: [Settings; KINDS],
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-struct Piece {
-    begin: u64,
-    len: u32,
-    kind: u32,
 }
 
 #[repr(C)]
@@ -128,8 +111,6 @@ struct UpdateArgs {
     second: u64,
     average: u64,
     shadow: u64,
-    mean: f32,
-    unused: i32,
 }
 
 /// The optimizer of one run on a device: its state, its tables and nothing as large as the weights.
@@ -146,37 +127,12 @@ pub struct DeviceAdamW {
     piece_count: usize,
     len: usize,
     averaged: bool,
-    mean: f32,
+    scaling: Option<Scaling>,
     prepare: PrepareArgs,
 }
 
-/// The distinct settings of `parts`, and the pieces that the blocks take.
-fn cut(parts: &[Part]) -> Result<(Vec<Settings>, Vec<Piece>)> {
-    let (mut kinds, mut pieces) = (Vec::<Settings>::new(), vec![]);
-    for part in parts {
-        let AdamW { beta1, beta2, eps, weight_decay } = part.adamw;
-        let own = Settings { learning_rate: part.learning_rate, beta1, beta2, eps, weight_decay };
-        let kind = kinds.iter().position(|k| *k == own).unwrap_or_else(|| {
-            kinds.push(own);
-            kinds.len() - 1
-        });
-        let mut begin = part.range.start;
-        while begin < part.range.end {
-            // at multiples of PIECE, so that all but the first begin on 16 bytes
-            let end = ((begin / PIECE + 1) * PIECE).min(part.range.end);
-            pieces.push(Piece {
-                begin: begin as u64,
-                len: (end - begin) as u32,
-                kind: kind as u32,
-            });
-            begin = end;
-        }
-    }
-    if kinds.len() > KINDS {
-        let problem = format!("{} different settings, expected at most {KINDS}", kinds.len());
-        return Err(Error::Plan { at: OP.into(), problem });
-    }
-    Ok((kinds, pieces))
+fn interval(scaling: Option<Scaling>) -> i32 {
+    scaling.map_or(0, |s| i32::try_from(s.interval).unwrap_or(i32::MAX))
 }
 
 fn stored(cuda: &Arc<Cuda>, data: &[u8]) -> Result<Memory> {
@@ -204,18 +160,23 @@ impl DeviceAdamW {
         let (kinds, pieces) = cut(parts)?;
         let mut settings = [Settings::zeroed(); KINDS];
         settings[..kinds.len()].copy_from_slice(&kinds);
-        let state = stored(cuda, bytemuck::bytes_of(&DeviceStep::default()))?;
+        let scale = constants.scaling.map(|s| s.start()).unwrap_or_default();
+        let first = DeviceStep { scale, ..DeviceStep::default() };
+        let state = stored(cuda, bytemuck::bytes_of(&first))?;
         let squares = cuda.alloc(grad_norm::SQUARES_BYTES)?;
         let factors = stored(cuda, bytemuck::cast_slice(&constants.factors))?;
         let prepare = PrepareArgs {
             state: state.address(),
             squares: squares.address(),
             factors: factors.address(),
+            start: 0,
             parts: 0,
             factor_count: i32::try_from(constants.factors.len()).unwrap_or(i32::MAX),
             kinds: kinds.len() as i32,
             limit: constants.clip,
             decay: constants.decay.unwrap_or(0.0),
+            interval: interval(constants.scaling),
+            mean: 1.0 / constants.passes.max(1) as f32,
             unused: 0,
             settings,
         };
@@ -228,9 +189,13 @@ impl DeviceAdamW {
             piece_count: pieces.len(),
             len: constants.len,
             averaged: constants.decay.is_some(),
-            mean: 1.0 / constants.passes.max(1) as f32,
+            scaling: constants.scaling,
             prepare,
         })
+    }
+
+    fn scale_address(&self) -> u64 {
+        self.state.address() + std::mem::offset_of!(DeviceStep, scale) as u64
     }
 
     /// Where the [`DeviceStep`] lies.
@@ -248,7 +213,7 @@ impl DeviceAdamW {
         Ok(state)
     }
 
-    /// Sets the state: the step to go on from, the seed.
+    /// Sets the state: the step to go on from, the seed, the scale (which [`Buffers::start`] has to hold too).
     ///
     /// # Errors
     /// Those of the device.
@@ -256,15 +221,15 @@ impl DeviceAdamW {
         self.cuda.upload(self.state.address(), bytemuck::bytes_of(state))
     }
 
-    /// Norm of the mean gradient of the last step, before clipping.
+    /// The state after the last step; with a scaled loss its norm is not finite where the update was skipped.
     ///
     /// # Errors
-    /// [`Error::Data`] when it was not finite: the weights are those before that step. Those of the
-    /// device.
-    pub fn norm(&self) -> Result<f32> {
+    /// [`Error::Data`] when the gradient was not finite and the loss is not scaled: the weights are those before
+    /// that step. Those of the device.
+    pub fn done(&self) -> Result<DeviceStep> {
         let state = self.state()?;
         if state.stopped == 0 {
-            return Ok(state.norm);
+            return Ok(state);
         }
         Err(Error::Data {
             at: format!("step {}", state.step + 1),
@@ -279,12 +244,14 @@ impl DeviceAdamW {
     ///
     /// # Errors
     /// [`Error::Plan`] for an address that is not on 16 bytes or a buffer outside the live
-    /// allocations, or an average missing or given without a decay; those of the device.
+    /// allocations, or an average or a start missing or given without its constant; those of the device.
     pub fn step(&self, buffers: &Buffers) -> Result<()> {
         self.check(buffers)?;
         let (squares, grad) = (self.squares.address(), (buffers.grad, self.len));
-        let squares = grad_norm::squares_on(&self.cuda, grad, self.mean, squares)?;
-        self.prepare(squares)?;
+        let scale = self.scaling.map(|_| self.scale_address());
+        let mean = (self.prepare.mean, scale);
+        let squares = grad_norm::squares_on(&self.cuda, grad, mean, squares)?;
+        self.prepare(squares, buffers.start)?;
         if self.piece_count == 0 {
             return Ok(());
         }
@@ -298,6 +265,8 @@ impl DeviceAdamW {
             format!("addresses {all:x?}, expected multiples of 16")
         } else if b.average.is_some() != self.averaged {
             "a moving average needs both a decay and a buffer".into()
+        } else if b.start.is_some() != self.scaling.is_some() {
+            "a scaled loss needs both a scaling and what its gradient starts from".into()
         } else if b.shadow.is_some_and(|(_, t)| t.size_bytes() != 2) {
             "a shadow of the weights in bf16 or f16 expected".into()
         } else {
@@ -306,19 +275,23 @@ impl DeviceAdamW {
         Err(Error::Plan { at: OP.into(), problem })
     }
 
-    fn prepare(&self, squares: grad_norm::Squares) -> Result<()> {
+    fn prepare(&self, squares: grad_norm::Squares, start: Option<u64>) -> Result<()> {
         let kernel = self.cuda.kernel::<PrepareArgs>(OP, "adamw_prepare")?;
-        let args = PrepareArgs { parts: squares.parts as i32, ..self.prepare };
+        let (parts, at) = (squares.parts as i32, start.unwrap_or(0));
+        let args = PrepareArgs { parts, start: at, ..self.prepare };
         let touch = |what, memory: &Memory| Touched {
             what,
             address: memory.address(),
             bytes: memory.bytes(),
         };
-        let touches = [
+        let mut touches = vec![
             touch("state", &self.state),
             touch("partial sums", &self.squares),
             touch("factors", &self.factors),
         ];
+        let one =
+            |address| Touched { what: "start of the gradient", address, bytes: size_of::<f32>() };
+        touches.extend(start.map(one));
         self.cuda.launch(&kernel, [1; 3], &args, &touches)
     }
 
@@ -333,8 +306,6 @@ impl DeviceAdamW {
             second: b.second,
             average: b.average.unwrap_or(0),
             shadow,
-            mean: self.mean,
-            unused: 0,
         };
         let floats = |what, address| Touched { what, address, bytes: self.len * size_of::<f32>() };
         let mut touches = vec![
@@ -356,37 +327,5 @@ impl DeviceAdamW {
         let kernel = self.cuda.kernel::<UpdateArgs>(OP, variant::by_dtype(dtype, UPDATE))?;
         let kernel = kernel.taking(effort);
         self.cuda.launch(&kernel, [self.piece_count as u64, 1, 1], &args, &touches)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pieces_cover_every_part_once_and_end_on_whole_accesses() {
-        let fast = AdamW { beta2: 0.99, ..AdamW::default() };
-        let part = |range, adamw| Part { range, learning_rate: 1e-3, adamw };
-        let parts = [
-            part(3..5000, AdamW::default()),
-            part(5000..5001, fast),
-            part(5008..20_000, AdamW::default()),
-            part(7..7, fast),
-        ];
-        let (kinds, pieces) = cut(&parts).unwrap();
-        assert_eq!(kinds.len(), 2);
-        let mut covered = vec![0; 20_000];
-        for p in &pieces {
-            let begin = usize::try_from(p.begin).unwrap();
-            assert!(p.len as usize <= PIECE);
-            covered[begin..begin + p.len as usize].fill(1 + p.kind);
-        }
-        let kind = |i: usize| match i {
-            3..5000 | 5008.. => 1,
-            5000 => 2,
-            _ => 0,
-        };
-        assert!(covered.iter().enumerate().all(|(i, c)| *c == kind(i)));
-        assert_eq!(pieces.iter().map(|p| p.len).sum::<u32>(), 4997 + 1 + 14_992);
     }
 }

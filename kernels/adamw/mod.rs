@@ -3,8 +3,12 @@
 pub mod cases;
 mod cpu;
 mod device;
+mod pieces;
+mod scaling;
 
-pub use device::{Buffers, Constants, DeviceAdamW, DeviceStep, Part};
+pub use device::{Buffers, Constants, DeviceAdamW, DeviceStep};
+pub use pieces::Part;
+pub use scaling::{Scale, Scaling};
 
 use crate::error::{Error, Result};
 
@@ -12,7 +16,7 @@ use crate::error::{Error, Result};
 /// launch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepState {
-    /// Optimizer steps done before this one.
+    /// Optimizer steps done before this one, skipped ones not counted.
     pub step: u64,
     /// Learning rate of this step.
     pub learning_rate: f32,

@@ -15,6 +15,7 @@ struct Args {
     grad: u64,
     partial: u64,
     len: u64,
+    scale: u64,
     mean: f32,
     unused: i32,
 }
@@ -31,24 +32,28 @@ pub struct Squares {
 /// Bytes that the partial sums take at most.
 pub const SQUARES_BYTES: usize = BLOCKS * size_of::<f64>();
 
-/// Writes partial sums of `(mean g)^2` over the `len` f32 numbers at `grad` to `partial`
-/// ([`SQUARES_BYTES`]); the number of parts, and their order, depends on `len` alone.
+/// Writes partial sums of `(mean g / scale)^2` over the `len` f32 numbers at `grad` to `partial`
+/// ([`SQUARES_BYTES`]); the number of parts, and their order, depends on `len` alone. `scale` is the
+/// address of a power of two, 1 without.
 ///
 /// # Errors
 /// Those of the launch.
 pub fn squares_on(
     cuda: &Cuda,
     (grad, len): (u64, usize),
-    mean: f32,
+    (mean, scale): (f32, Option<u64>),
     partial: u64,
 ) -> Result<Squares> {
     let kernel = cuda.kernel::<Args>("grad_norm", "grad_norm_squares")?;
     let parts = len.div_ceil(kernel.tile().block_cols as usize).clamp(1, BLOCKS);
-    let args = Args { grad, partial, len: len as u64, mean, unused: 0 };
-    let touches = [
+    let at = scale.unwrap_or(0);
+    let args = Args { grad, partial, len: len as u64, scale: at, mean, unused: 0 };
+    let mut touches = vec![
         Touched { what: "gradient", address: grad, bytes: len * size_of::<f32>() },
         Touched { what: "partial sums", address: partial, bytes: parts * size_of::<f64>() },
     ];
+    let one = |address| Touched { what: "loss scale", address, bytes: size_of::<f32>() };
+    touches.extend(scale.map(one));
     cuda.launch(&kernel, [parts as u64, 1, 1], &args, &touches)?;
     Ok(Squares { address: partial, parts })
 }

@@ -14,8 +14,8 @@ pub(crate) enum Buffer {
     Grad(usize),
     /// The gradient of output number `i`, given by the caller.
     Seed(usize),
-    /// The number 1, from which the gradient of a loss starts.
-    One,
+    /// The number from which the gradient of a loss starts: 1, or the scale of the loss.
+    Start,
     /// Scratch of one step.
     Scratch(usize),
     /// All trainables together.

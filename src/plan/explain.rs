@@ -200,7 +200,7 @@ impl Plan {
             Buffer::Again(r) => format!("{} (again)", self.rec.slots[r].name),
             Buffer::Grad(r) => format!("gradient of {}", self.rec.slots[r].name),
             Buffer::Seed(i) => format!("given gradient of {}", self.outputs[i].0),
-            Buffer::One => "the number 1".into(),
+            Buffer::Start => "the start of the gradient".into(),
             Buffer::Flat(flat) => format!("{flat:?} of all trainables"),
             Buffer::Scratch(t) => match self.steps[t].action {
                 Action::Seed { .. } | Action::Shadow | Action::Collect => "no scratch".into(),

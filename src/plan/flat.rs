@@ -1,6 +1,6 @@
 //! The trainable parameters of a program as flat buffers.
 
-use super::{Program, weights::wrong_length};
+use super::{Program, buffers::Buffer, weights::wrong_length};
 use crate::{
     error::{Error, Result},
     tensor::{DType, Spec},
@@ -25,6 +25,8 @@ pub struct FlatOnDevice {
     pub master: u64,
     /// Address of the f32 gradient.
     pub grad: u64,
+    /// Address of the f32 number that the gradient of the loss starts from; 0 without a loss.
+    pub start: u64,
     /// Elements of each.
     pub len: usize,
 }
@@ -71,6 +73,17 @@ impl Program {
         self.arena.set(&at, bytemuck::cast_slice(master))
     }
 
+    /// Multiplies the loss by `scale` before its gradient is taken, from the next run on; 1 until it is set.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] when the plan has no loss; those of the device.
+    pub fn scale_loss(&mut self, scale: f32) -> Result<()> {
+        let problem = "a scaled loss expected, but the plan has none".into();
+        let at = self.plan.places.at.get(&Buffer::Start);
+        let at = at.ok_or(Error::Plan { at: "loss scale".into(), problem })?;
+        self.arena.set(at, bytemuck::bytes_of(&scale))
+    }
+
     /// Where the flat buffers lie on a GPU; addresses 0 on the host.
     pub fn flat_on_device(&self) -> FlatOnDevice {
         let address = |range: &Range<usize>| self.arena.address(range).unwrap_or(0);
@@ -78,6 +91,7 @@ impl Program {
         FlatOnDevice {
             master: address(&places.master),
             grad: address(&places.grad),
+            start: places.at.get(&Buffer::Start).map_or(0, address),
             len: places.master.len() / size_of::<f32>(),
         }
     }

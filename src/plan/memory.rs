@@ -67,7 +67,7 @@ pub(crate) fn touched(
         }
         Action::Shadow | Action::Collect => vec![],
         Action::Seed { output, .. } => {
-            vec![output.map_or(Buffer::One, Buffer::Seed), grad(&Value(step.node))]
+            vec![output.map_or(Buffer::Start, Buffer::Seed), grad(&Value(step.node))]
         }
         Action::Backward { modes, .. } => {
             let n = &nodes[step.node];
@@ -106,7 +106,7 @@ pub(super) fn place(
                 Buffer::Value(r) | Buffer::Again(r) => (r, false),
                 Buffer::Grad(r) => (r, true),
                 Buffer::Seed(i) => (rec.slots[outputs[i].1.0].root, false),
-                Buffer::One => {
+                Buffer::Start => {
                     p.life.insert(b, (0, end));
                     size.insert(b, size_of::<f32>());
                     continue;

@@ -43,7 +43,7 @@ pub(crate) enum Action {
     Forward,
     /// A forward step repeated for the backward pass of its segment.
     Again,
-    /// Puts the given gradient of output `index` (or 1 for a loss) into its gradient buffer.
+    /// Puts the given gradient of output `index` (or 1 for a loss, or its scale) into its gradient buffer.
     Seed {
         /// Index into the outputs; the loss has none.
         output: Option<usize>,

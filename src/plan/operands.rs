@@ -58,7 +58,7 @@ pub(super) fn resolve(plan: &Plan, t: usize, weights: &HashMap<usize, usize>) ->
     let mut o = Operands::default();
     match &step.action {
         Action::Seed { output, mode } => {
-            let from = output.map_or(Buffer::One, Buffer::Seed);
+            let from = output.map_or(Buffer::Start, Buffer::Seed);
             o.reads.push(Place::Arena(place(from)?));
             o.writes.push(place(grad_buffer(&plan.rec, Value(step.node)))?);
             o.keeps_old.push(*mode == GradMode::Accumulate);

@@ -101,7 +101,7 @@ impl Program {
     }
 
     fn fill_tables(&mut self) -> Result<()> {
-        if let Some(at) = self.plan.places.at.get(&Buffer::One) {
+        if let Some(at) = self.plan.places.at.get(&Buffer::Start) {
             self.arena.set(at, bytemuck::bytes_of(&1f32))?;
         }
         for (r, slot) in self.plan.rec.slots.iter().enumerate() {

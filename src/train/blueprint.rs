@@ -10,6 +10,7 @@ use crate::{
         config::{Loss, Mode},
     },
     error::{Error, Result},
+    kernels::adamw::Scaling,
     lora::{Adapter, Adapters},
     models::{architecture::Architecture, towers::image_width},
     plan::{ParamInfo, Plan, Recorder},
@@ -26,6 +27,8 @@ pub struct Blueprint<'a> {
     pub trained: Trained,
     /// Sizes of the step.
     pub options: StepOptions,
+    /// How the loss is scaled, where it is.
+    pub scaling: Option<Scaling>,
 }
 
 /// The plans of a run.
@@ -56,8 +59,8 @@ impl<'a> Blueprint<'a> {
     /// The plans of `config` on `architecture`, at the configuration's resolution.
     ///
     /// # Errors
-    /// [`Error::Config`] for a resolution the VAE cannot halve, patterns that name nothing, or a loss that does not
-    /// go with what is trained.
+    /// [`Error::Config`] for a resolution the VAE cannot halve, patterns that name nothing, a loss that does not
+    /// go with what is trained, or a loss scale in f32 or bf16.
     pub fn new(config: &'a TrainConfig, architecture: Architecture) -> Result<Self> {
         let architecture = Architecture { learned: config.learned_words().len(), ..architecture };
         let (t, factor) = (&config.train, architecture.vae.factor());
@@ -82,7 +85,8 @@ impl<'a> Blueprint<'a> {
             types: architecture.types,
         };
         let trained = trained(config, &architecture)?;
-        Ok(Self { config, architecture, trained, options })
+        let scaling = t.loss_scale.scaling(architecture.types.products())?;
+        Ok(Self { config, architecture, trained, options, scaling })
     }
 
     /// The step with other sizes.

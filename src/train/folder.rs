@@ -113,7 +113,7 @@ pub fn config_hash(config: &TrainConfig) -> Result<String> {
     if t.schedule == LrSchedule::Constant {
         t.steps = plain.steps;
     }
-    Ok(sha256(config.to_toml()?.as_bytes()))
+    Ok(sha256(config.to_hash()?.as_bytes()))
 }
 
 #[cfg(test)]

@@ -24,7 +24,8 @@ pub struct Row {
     pub seconds: f32,
     /// How many samples of the step were mixes.
     pub mixed: usize,
-    /// Parts of the loss and what else a decoupled run shows, averaged likewise; as many as the log's further columns.
+    /// Parts of the loss and what else a decoupled run shows, averaged likewise, then the scale of the loss where it has
+    /// one and whether the update was skipped; as many as the log's further columns.
     pub parts: Vec<(String, f32)>,
 }
 

@@ -7,6 +7,7 @@ use super::{
     plan_step, predict, text_inputs, unet_params,
 };
 use crate::{
+    data::config::LossScale,
     device::Device,
     error::Result,
     kernels::adamw::AdamW,
@@ -251,7 +252,9 @@ fn training(
     let plan = plan_training(config, size)?;
     let mut program = plan.load(device.clone(), &InitialWeights::new(weights, 1))?;
     let group = |_: &str| Group { learning_rate: 1e-4, adamw: AdamW::default() };
-    let optimizer = Optimizer::new(&mut program, group, Rules::constant(1.0))?;
+    let scaling = LossScale::Auto.scaling(size.types.products())?;
+    let rules = Rules { scaling, ..Rules::constant(1.0) };
+    let optimizer = Optimizer::new(&mut program, group, rules)?;
     let stepper = Stepper::new(program, optimizer, &step_options(config, size));
     let (n, positions) = (size.batch, size.batch * size.latent[0] * size.latent[1]);
     let len = positions * config.in_channels;

@@ -15,6 +15,7 @@ mod program;
 mod random;
 mod run;
 mod save;
+mod scale;
 mod start;
 mod state;
 mod step;

@@ -1,11 +1,13 @@
 //! AdamW over the flat trainables of a program, on the device where they lie: groups, clipping, moving average.
 
-use super::State;
+use super::{State, scale};
 use crate::{
     device::{Cuda, Device, Memory},
     error::{Error, Result},
     kernels::{
-        adamw::{AdamW, Buffers, Constants, DeviceAdamW, DeviceStep, Part, StepState},
+        adamw::{
+            AdamW, Buffers, Constants, DeviceAdamW, DeviceStep, Part, Scale, Scaling, StepState,
+        },
         ema, grad_norm,
     },
     plan::{Flat, Program},
@@ -32,12 +34,14 @@ pub struct Rules {
     pub ema: Option<f32>,
     /// Factor of the learning rates in each step; the last one stays.
     pub factors: Vec<f64>,
+    /// How the loss is scaled, where it is.
+    pub scaling: Option<Scaling>,
 }
 
 impl Rules {
-    /// One pass a step at the peak learning rate, without a moving average.
+    /// One pass a step at the peak learning rate, without a moving average and a scaled loss.
     pub fn constant(clip: f32) -> Self {
-        Self { passes: 1, clip, ema: None, factors: vec![1.0] }
+        Self { passes: 1, clip, ema: None, factors: vec![1.0], scaling: None }
     }
 
     fn factor(&self, step: u64) -> f64 {
@@ -51,8 +55,10 @@ impl Rules {
 pub struct Optimizer {
     groups: Vec<(Range<usize>, Group)>,
     rules: Rules,
-    /// Steps done.
+    /// Steps done, skipped updates included.
     pub step: u64,
+    /// Where the scale of the loss stands, where there is one: a copy of what lies on a GPU.
+    pub scale: Option<Scale>,
     moments: Moments,
 }
 
@@ -87,6 +93,8 @@ impl Optimizer {
                 _ => groups.push((range.clone(), settings)),
             }
         }
+        let scale = rules.scaling.map(|s| s.start());
+        scale.map_or(Ok(()), |s| program.scale_loss(s.value))?;
         let moments = match program.device().clone() {
             Device::Cpu => {
                 let flat = program.trainables()?;
@@ -98,7 +106,7 @@ impl Optimizer {
                 Moments::Cuda(Box::new(OnDevice::new(&cuda, program, &groups, &rules)?))
             }
         };
-        Ok(Self { groups, rules, step: 0, moments })
+        Ok(Self { groups, rules, step: 0, scale, moments })
     }
 
     /// Passes whose gradients make a step.
@@ -118,21 +126,31 @@ impl Optimizer {
     }
 
     /// Ends one step on gradients that are the sum over the passes; on a GPU it was launched before. Returns the norm of
-    /// the mean gradient before clipping.
+    /// the mean gradient before clipping; with a scaled loss it is not finite where the update was skipped. A skipped
+    /// update changes nothing but the scale; the step counts, for the learning rate too, but not for AdamW's bias
+    /// correction and the warm-up of the moving average.
     ///
     /// # Errors
     /// [`Error::Shape`] when `program` is not what the optimizer was made for; [`Error::Data`] when the
-    /// gradient is not finite (nothing was changed then).
+    /// gradient is not finite and the loss is not scaled (nothing was changed then), or too many updates were skipped.
     pub fn update(&mut self, program: &mut Program) -> Result<f32> {
-        let norm = match &mut self.moments {
-            Moments::Cuda(d) => d.adamw.norm()?,
+        let (norm, scale) = match &mut self.moments {
+            Moments::Cuda(d) => {
+                let done = d.adamw.done()?;
+                (done.norm, self.scale.map(|_| done.scale))
+            }
             Moments::Host { first, second, average } => {
                 let mut flat = program.trainables()?;
-                let step = HostStep { groups: &self.groups, rules: &self.rules, step: self.step };
-                step.run(&mut flat, [first, second, average])?
+                let (groups, rules, scale) = (&self.groups[..], &self.rules, self.scale);
+                let step = HostStep { groups, rules, step: self.step, scale };
+                let (norm, scale) = step.run(&mut flat, [first, second, average])?;
+                scale.map_or(Ok(()), |s| program.scale_loss(s.value))?;
+                (norm, scale)
             }
         };
         self.step += 1;
+        self.scale = scale;
+        scale.map_or(Ok(()), |s| scale::check(s, self.step))?;
         Ok(norm)
     }
 
@@ -155,16 +173,27 @@ impl Optimizer {
             Moments::Host { first, second, average } => [first, second, average].map(Clone::clone),
             Moments::Cuda(d) => d.read()?,
         };
-        Ok(State { step, master, first, second, average })
+        Ok(State { step, scale: self.scale, master, first, second, average })
     }
 
     /// Goes back to `state`.
     ///
     /// # Errors
-    /// [`Error::Shape`] when it belongs to other trainables; those of the device.
+    /// [`Error::Shape`] when it belongs to other trainables; [`Error::Config`] when one has a scaled loss and the other
+    /// has none; those of the device.
     pub fn restore(&mut self, program: &mut Program, state: State) -> Result<()> {
+        if state.scale.is_some() != self.scale.is_some() {
+            let words = |scaled| if scaled { "a scaled loss" } else { "a loss without a scale" };
+            return Err(Error::Config {
+                key: "--resume".into(),
+                found: format!("a checkpoint with {}", words(state.scale.is_some())),
+                expected: words(self.scale.is_some()).into(),
+                fix: "start the run again in another --out".into(),
+            });
+        }
         program.set_master(&state.master)?;
-        self.step = state.step;
+        state.scale.map_or(Ok(()), |s| program.scale_loss(s.value))?;
+        (self.step, self.scale) = (state.step, state.scale);
         match &mut self.moments {
             Moments::Host { first, second, average } => {
                 (*first, *second, *average) = (state.first, state.second, state.average);
@@ -180,16 +209,27 @@ struct HostStep<'a> {
     groups: &'a [(Range<usize>, Group)],
     rules: &'a Rules,
     step: u64,
+    scale: Option<Scale>,
 }
 
 impl HostStep<'_> {
-    fn run(&self, flat: &mut Flat<'_>, moments: [&mut Vec<f32>; 3]) -> Result<f32> {
+    /// The norm of the mean gradient before clipping, and where the scale stands then.
+    fn run(
+        &self,
+        flat: &mut Flat<'_>,
+        moments: [&mut Vec<f32>; 3],
+    ) -> Result<(f32, Option<Scale>)> {
         let [first, second, average] = moments;
-        let mean = 1.0 / self.rules.passes.max(1) as f32;
-        if mean != 1.0 {
-            flat.grad.iter_mut().for_each(|g| *g *= mean);
+        let unit = 1.0 / self.rules.passes.max(1) as f32 / self.scale.map_or(1.0, |s| s.value);
+        if unit != 1.0 {
+            flat.grad.iter_mut().for_each(|g| *g *= unit);
         }
         let norm = grad_norm::clip(flat.grad, self.rules.clip);
+        let after = self.rules.scaling.zip(self.scale);
+        let after = after.map(|(scaling, scale)| scaling.after(scale, norm.is_finite()));
+        if !norm.is_finite() && after.is_some() {
+            return Ok((norm, after));
+        }
         if !norm.is_finite() {
             return Err(Error::Data {
                 at: format!("step {}", self.step + 1),
@@ -199,9 +239,10 @@ impl HostStep<'_> {
             });
         }
         let factor = self.rules.factor(self.step);
+        let made = self.step - self.scale.map_or(0, |s| u64::from(s.skipped));
         for (range, group) in self.groups {
             let learning_rate = (f64::from(group.learning_rate) * factor) as f32;
-            let state = StepState { step: self.step, learning_rate };
+            let state = StepState { step: made, learning_rate };
             let count = flat.entries.len();
             let too_long = || Error::Shape {
                 at: "optimizer".into(),
@@ -216,9 +257,9 @@ impl HostStep<'_> {
             group.adamw.step(state, (master, grad), (first, second))?;
         }
         if let Some(decay) = self.rules.ema {
-            ema::update(average, flat.master, ema::warm_decay(decay, self.step));
+            ema::update(average, flat.master, ema::warm_decay(decay, made));
         }
-        Ok(norm)
+        Ok((norm, after))
     }
 }
 
@@ -242,6 +283,7 @@ impl OnDevice {
             clip: rules.clip,
             decay: rules.ema,
             factors: rules.factors.clone(),
+            scaling: rules.scaling,
         };
         let count = 2 + usize::from(rules.ema.is_some());
         let bytes = flat.len * size_of::<f32>();
@@ -259,6 +301,7 @@ impl OnDevice {
             second: at(1),
             average,
             shadow: None,
+            start: rules.scaling.map(|_| flat.start),
         };
         let adamw = DeviceAdamW::new(cuda, &parts, &constants)?;
         Ok(Self { cuda: cuda.clone(), adamw, buffers, memory, len: flat.len })
@@ -283,6 +326,7 @@ impl OnDevice {
         }
         self.cuda.upload(self.memory.address(), bytemuck::cast_slice(&all))?;
         let step = u32::try_from(state.step).unwrap_or(u32::MAX);
-        self.adamw.set_state(&DeviceStep { step, ..DeviceStep::default() })
+        let scale = state.scale.unwrap_or_default();
+        self.adamw.set_state(&DeviceStep { step, scale, ..DeviceStep::default() })
     }
 }

@@ -2,12 +2,13 @@
 
 use super::{
     Checkpoints, Events, Log, Prepared, Row, RunFolder, SampleSource, State, Trainable, Trainer,
-    feed::with_feed,
+    feed::with_feed, scale,
 };
 use crate::{
     data::TrainConfig,
     device::Device,
     error::{Error, Result},
+    kernels::adamw::Scale,
     models::{Texts, base::Base},
     plan::WeightLayout,
 };
@@ -66,6 +67,9 @@ pub struct Report {
     pub trainable_parameters: usize,
     /// How often frozen text encoders were loaded: once for all prompts of the run.
     pub text_loads: usize,
+    /// The loss scale that the run ended with and its skipped updates, those before a resumption included; none where
+    /// the loss is not scaled.
+    pub scale: Option<Scale>,
     /// The result's files and folders, the one to use first.
     pub written: Vec<PathBuf>,
 }
@@ -95,7 +99,7 @@ pub fn run(
     trainer.encode_prompts(&prompts.iter().map(String::as_str).collect::<Vec<_>>())?;
     let first = trainer.stepper.optimizer.step;
     let (accumulate, steps) = (config.train.accumulate as u64, config.train.steps);
-    let mut outputs = Outputs::open(folder, checkpoints, first, &trainer.stepper.columns())?;
+    let mut outputs = Outputs::open(folder, checkpoints, first, &columns(&trainer))?;
     let report = Report {
         trainable_parameters: entries.iter().map(|(_, r)| r.len()).sum(),
         ..Report::default()
@@ -126,7 +130,8 @@ pub fn run(
     })?;
     let written = (hooks.save)(folder.path(), &trainables(&mut trainer, true)?)?;
     let text_loads = trainer.texts.loads;
-    Ok(Report { written, text_loads, ..progress.finish(steps) })
+    let scale = trainer.stepper.optimizer.scale;
+    Ok(Report { written, text_loads, scale, ..progress.finish(steps) })
 }
 
 fn due(every: u64, done: u64) -> bool {
@@ -167,7 +172,9 @@ fn one_step(
         }
     }
     let factor = config.train.learning_rate_factor(step);
+    let before = trainer.stepper.optimizer.scale;
     let grad_norm = trainer.stepper.update()?;
+    parts.extend(scale::logged(before, trainer.stepper.optimizer.scale));
     Ok(Row {
         step: step + 1,
         loss,
@@ -177,6 +184,13 @@ fn one_step(
         mixed,
         parts,
     })
+}
+
+/// The log's columns beside those of every run.
+fn columns(trainer: &Trainer<'_>) -> Vec<String> {
+    let scaled = trainer.stepper.optimizer.scale.map(|_| scale::COLUMNS.map(String::from));
+    let own = trainer.stepper.columns();
+    own.into_iter().chain(scaled.into_iter().flatten()).collect()
 }
 
 fn restore(trainer: &mut Trainer<'_>, state: State) -> Result<()> {

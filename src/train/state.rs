@@ -1,11 +1,12 @@
 //! Checkpoints: everything a run needs to go on bit for bit, never half-written.
 //!
 //! `checkpoints/step-00000200/` holds `state.bin` (the flat buffers, f32 little-endian) and `manifest.json`, written
-//! last. The folder is made under a temporary name, synced, then renamed. Random numbers are addressed by step,
+//! last, which also says where the scale of the loss stands. The folder is made under a temporary name, synced, then renamed. Random numbers are addressed by step,
 //! so no generator state exists.
 
 use crate::{
     error::{Error, Result},
+    kernels::adamw::Scale,
     tensor::DType,
 };
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,8 @@ use std::{
 pub struct State {
     /// Optimizer steps done.
     pub step: u64,
+    /// Where the scale of the loss stands, where it has one.
+    pub scale: Option<Scale>,
     /// Trainables, flat.
     pub master: Vec<f32>,
     /// First moments.
@@ -42,6 +45,9 @@ struct Manifest {
     /// Element type of the run (`--dtype`); empty in a checkpoint that does not say.
     #[serde(default)]
     dtype: String,
+    /// Where the scale of the loss stands; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    loss_scale: Option<Scale>,
     /// Elements of each of the flat buffers, and whether the average follows.
     elements: usize,
     average: bool,
@@ -65,6 +71,13 @@ pub struct Checkpoints {
 /// Lower-case hexadecimal SHA-256.
 pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Whether a loss can have this scale after `step` steps.
+fn could_be(scale: &Scale, step: u64) -> bool {
+    let Scale { value, good, skipped, in_a_row } = *scale;
+    let counts = u64::from(good.max(skipped)) <= step && in_a_row <= skipped;
+    counts && value.is_finite() && value > 0.0
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -145,6 +158,7 @@ impl Checkpoints {
             step: state.step,
             config: self.config.clone(),
             dtype: self.dtype.clone(),
+            loss_scale: state.scale,
             elements: state.master.len(),
             average: !state.average.is_empty(),
             names: self.names.iter().map(|(n, r)| (n.clone(), r.start, r.end)).collect(),
@@ -213,11 +227,15 @@ impl Checkpoints {
         if n.checked_mul(4 * parts) != Some(bytes.len()) {
             return Err(bad("state.bin", format!("{} bytes", bytes.len()), "the manifest's size"));
         }
+        let (scale, step) = (manifest.loss_scale, manifest.step);
+        if let Some(s) = scale.filter(|s| !could_be(s, step)) {
+            return Err(bad("manifest.json", format!("{s:?}"), "a scale after that many steps"));
+        }
         let values: Vec<f32> =
             bytes.as_chunks().0.iter().map(|b: &[u8; 4]| f32::from_le_bytes(*b)).collect();
         let part = |i: usize| values.get(i * n..(i + 1) * n).unwrap_or_default().to_vec();
         let (master, first, second, average) = (part(0), part(1), part(2), part(3));
-        Ok(State { step: manifest.step, master, first, second, average })
+        Ok(State { step, scale, master, first, second, average })
     }
 }
 
@@ -227,7 +245,9 @@ mod tests {
 
     fn state(step: u64) -> State {
         let v = |k: f32| (0..7).map(|i| k * i as f32 + step as f32).collect::<Vec<_>>();
-        State { step, master: v(0.1), first: v(0.2), second: v(0.3), average: vec![] }
+        let scale = Scale { value: 1024.0, good: 0, skipped: 1, in_a_row: 1 };
+        let (master, first, second) = (v(0.1), v(0.2), v(0.3));
+        State { step, scale: Some(scale), master, first, second, average: vec![] }
     }
 
     fn checkpoints(folder: &Path, config: &str) -> Checkpoints {

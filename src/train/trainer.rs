@@ -10,7 +10,7 @@ use crate::{
     data::{TrainConfig, config::MethodConfig},
     device::Device,
     error::{Error, Result},
-    kernels::adamw::AdamW,
+    kernels::adamw::{AdamW, Scaling},
     lora::Adapters,
     models::{
         Texts,
@@ -64,7 +64,7 @@ impl<'a> Trainer<'a> {
         }
         let Plans { step, encoder, .. } = plans;
         let mut program = step.load(device.clone(), &start)?;
-        let optimizer = optimizer(config, &mut program)?;
+        let optimizer = optimizer(config, blueprint.scaling, &mut program)?;
         let encoder = encoder.load(device.clone(), &base.weights)?;
         Ok(Self {
             config,
@@ -232,17 +232,22 @@ pub fn coefficients(method: &MethodConfig, noise: &NoiseSchedule, pass: &Prepare
     pass.samples.iter().zip(&pass.timesteps).map(one).collect()
 }
 
-/// The optimizer of a run of `config` for the trainables of `program`.
+/// The optimizer of a run of `config` for the trainables of `program`, whose loss is scaled by `scaling`.
 ///
 /// # Errors
 /// Those of the device.
-pub fn optimizer(config: &TrainConfig, program: &mut Program) -> Result<Optimizer> {
+pub fn optimizer(
+    config: &TrainConfig,
+    scaling: Option<Scaling>,
+    program: &mut Program,
+) -> Result<Optimizer> {
     let t = &config.train;
     let rules = Rules {
         passes: t.accumulate,
         clip: t.clip_norm as f32,
         ema: t.ema.then_some(t.ema_decay as f32),
         factors: (0..t.steps).map(|step| t.learning_rate_factor(step)).collect(),
+        scaling,
     };
     Optimizer::new(program, |name| group(config, name), rules)
 }

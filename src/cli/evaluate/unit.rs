@@ -170,7 +170,7 @@ pub fn units(
 fn folder(out: &Path, combination: &str, config: Option<&TrainConfig>) -> Result<PathBuf> {
     let all = out.join("runs").join(combination);
     let Some(config) = config else { return Ok(all.join("base")) };
-    let hash = Sha256::digest(config.to_toml()?.as_bytes());
+    let hash = Sha256::digest(config.to_hash()?.as_bytes());
     let start: String = hash.iter().take(6).map(|b| format!("{b:02x}")).collect();
     Ok(all.join(format!("{}-{start}", config.method.name.word())))
 }

@@ -10,7 +10,10 @@ use crate::{
         bench::Latent,
         common::{note, out, positive},
     },
-    data::{TrainConfig, config::Method},
+    data::{
+        TrainConfig,
+        config::{LossScale, Method},
+    },
     device::Launched,
     error::{Error, Result},
     kernels::adamw::AdamW,
@@ -98,7 +101,7 @@ fn train(args: &Train) -> Result<()> {
     if let Some(Latent(sides)) = args.view.latent {
         blueprint.options.latent = sides;
     }
-    let plans = blueprint.plans()?;
+    let (plans, scaling) = (blueprint.plans()?, blueprint.scaling);
     let text = plans.text.as_ref().map_or(0, fit::plan_bytes);
     let mut beside = vec![("VAE encoder", "encoder_bytes", fit::plan_bytes(&plans.encoder))];
     beside.extend((text > 0).then_some(("text encoders", "text_bytes", text)));
@@ -109,7 +112,7 @@ fn train(args: &Train) -> Result<()> {
         On::Device(_) => None,
     };
     let more = |f: &Forecast| once.iter().flat_map(|o| o.run(f, &config)).collect();
-    let launch = |program: &mut Program| launched(program, |p| optimizer(&config, p));
+    let launch = |program: &mut Program| launched(program, |p| optimizer(&config, scaling, p));
     let around = Around { beside, after: Some(("adamw", &launch)), more: Some(&more) };
     print(plans.step, &title, &on, around)?;
     let (base, options) = (&blueprint.architecture, &blueprint.options);
@@ -151,8 +154,10 @@ fn train_unet(args: &Train, config: &TrainConfig, title: &Title, on: &On) -> Res
     };
     note("a U-Net alone: VAE and text encoders are not counted");
     let constant = |_: &str| Group { learning_rate: 1e-4, adamw: AdamW::default() };
+    let scaling = LossScale::Auto.scaling(size.types.products())?;
     let launch = |program: &mut Program| {
-        launched(program, |p| Optimizer::new(p, constant, Rules::constant(1.0)))
+        let rules = Rules { scaling, ..Rules::constant(1.0) };
+        launched(program, |p| Optimizer::new(p, constant, rules))
     };
     let around = Around { after: Some(("adamw", &launch)), ..Around::default() };
     print(plan_training(&unet, &size)?, title, on, around)?;

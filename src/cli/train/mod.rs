@@ -90,13 +90,18 @@ pub fn run(args: Args) -> Result<u8> {
 
 /// How the run went and what it wrote.
 fn summary(report: &Report) -> String {
+    let skips = report.scale.filter(|s| s.skipped > 0);
+    let skipped = skips.map_or(String::new(), |s| {
+        format!(", {} updates skipped, loss scale {}", s.skipped, s.value)
+    });
     let written: Vec<String> = report.written.iter().map(|p| p.display().to_string()).collect();
     format!(
-        "{} steps ({} now, {:.1} s), loss {:.4}, {} trained parameters: {}",
+        "{} steps ({} now, {:.1} s), loss {:.4}{}, {} trained parameters: {}",
         report.steps,
         report.own_steps,
         report.seconds,
         report.last_loss,
+        skipped,
         report.trainable_parameters,
         written.join(", ")
     )

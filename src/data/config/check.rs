@@ -221,6 +221,7 @@ impl TrainConfig {
         within("train.sample_gamma", t.sample_gamma, 0.0, 1e3)?;
         within("train.clip_norm", t.clip_norm, 0.0, 1e9)?;
         within("train.alpha", t.alpha, 0.0, 1e6)?;
+        t.loss_scale.check()?;
         within("train.ema_decay", t.ema_decay, 0.0, 1.0)?;
         if t.mode == Mode::Full && !t.from.as_os_str().is_empty() {
             let fix = "start full training from a model folder: base = \"RUN/model\"";

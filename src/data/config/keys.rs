@@ -61,6 +61,10 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ("train.betas", "AdamW's two decay rates"),
     ("train.eps", "AdamW's epsilon"),
     ("train.clip_norm", "largest gradient norm; 0 = no clipping"),
+    (
+        "train.loss_scale",
+        "auto | dynamic | a power of two; auto = dynamic in f16, none in f32 and bf16",
+    ),
     ("train.mode", "lora | full"),
     ("train.rank", "adapter rank"),
     ("train.alpha", "adapter alpha; 0 = the rank; the adapter's factor is alpha / rank"),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    DEFAULT_PRESET, SubjectConfig, TrainConfig,
+    DEFAULT_PRESET, LossScale, SubjectConfig, TrainConfig,
     keys::{KEYS, SUBJECT_KEYS, nearest},
     preset::{layered, preset},
 };
@@ -135,6 +135,18 @@ impl TrainConfig {
             expected: "values that TOML can hold".into(),
             fix: "use paths in UTF-8".into(),
         })
+    }
+
+    /// What a hash of the configuration is made of: [`TrainConfig::to_toml`] without `train.loss_scale` where that is
+    /// `auto`, so that runs from before that key keep their hashes.
+    ///
+    /// # Errors
+    /// As [`TrainConfig::to_toml`].
+    pub fn to_hash(&self) -> Result<String> {
+        let text = self.to_toml()?;
+        let plain = self.train.loss_scale == LossScale::Auto;
+        let lines = text.lines().filter(|line| !plain || !line.starts_with("loss_scale = "));
+        Ok(lines.map(|line| format!("{line}\n")).collect())
     }
 }
 

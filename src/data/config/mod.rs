@@ -9,7 +9,9 @@ mod check;
 mod decoupling;
 mod keys;
 mod load;
+mod loss_scale;
 mod preset;
+mod schedule;
 mod segment;
 mod subject;
 
@@ -21,7 +23,9 @@ pub use caption::CaptionSection;
 pub use decoupling::{CLASSICAL, DecouplingSection, DropLoss, TextFeature, TrainText};
 pub use keys::print_config;
 pub use load::{load_for_subjects, load_subjects};
+pub use loss_scale::LossScale;
 pub use preset::{DEFAULT_PRESET, preset_names};
+pub use schedule::LrSchedule;
 pub use segment::SegmentSection;
 pub use subject::{CLASS_FILE, SubjectConfig};
 
@@ -195,18 +199,6 @@ pub enum Loss {
     Dco,
 }
 
-/// How the learning rate moves after the warm-up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LrSchedule {
-    /// Stays.
-    Constant,
-    /// Half a cosine down to 0 at the last step.
-    Cosine,
-    /// A straight line down to 0 at the last step.
-    Linear,
-}
-
 /// What is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -273,6 +265,8 @@ pub struct TrainSection {
     pub eps: f64,
     /// Largest gradient norm; 0 = no clipping.
     pub clip_norm: f64,
+    /// By what the loss is multiplied before its gradient is taken.
+    pub loss_scale: LossScale,
     /// What is trained.
     pub mode: Mode,
     /// Adapter rank.
@@ -344,6 +338,7 @@ impl Default for TrainSection {
             betas: [0.9, 0.999],
             eps: 1e-8,
             clip_norm: 1.0,
+            loss_scale: LossScale::Auto,
             mode: Mode::Lora,
             rank: 32,
             alpha: 0.0,
@@ -376,22 +371,5 @@ impl TrainSection {
     /// The adapter's alpha with the 0 rule applied.
     pub fn effective_alpha(&self) -> f64 {
         if self.alpha == 0.0 { self.rank as f64 } else { self.alpha }
-    }
-
-    /// The learning-rate factor of optimizer step `step` (0-based): warm-up, then the schedule.
-    ///
-    /// As diffusers' `get_scheduler`: `step / warmup` while warming up; afterwards with
-    /// `p = (step - warmup) / (steps - warmup)`: 1, `(1 + cos(pi p)) / 2`, or `1 - p`.
-    pub fn learning_rate_factor(&self, step: u64) -> f64 {
-        if step < self.warmup_steps {
-            return step as f64 / self.warmup_steps.max(1) as f64;
-        }
-        let rest = self.steps.saturating_sub(self.warmup_steps).max(1) as f64;
-        let p = ((step - self.warmup_steps) as f64 / rest).min(1.0);
-        match self.schedule {
-            LrSchedule::Constant => 1.0,
-            LrSchedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * p).cos()),
-            LrSchedule::Linear => 1.0 - p,
-        }
     }
 }
