@@ -12,6 +12,7 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
+    collections::HashMap,
     fs::{self, File},
     io::Write,
     ops::Range,
@@ -204,15 +205,15 @@ impl Checkpoints {
         if manifest.format != FORMAT || sha256(&bytes) != manifest.sha256 {
             return Err(bad("state.bin", "another checksum".into(), "that of the manifest"));
         }
-        let names: Vec<_> = self.names.iter().map(|(n, r)| (n.clone(), r.start, r.end)).collect();
-        if manifest.config != self.config || manifest.names != names {
+        let moves = moves(&manifest.names, &self.names);
+        let Some(moves) = moves.filter(|_| manifest.config == self.config) else {
             return Err(Error::Config {
                 key: "--resume".into(),
                 found: format!("a configuration other than that of {}", path.display()),
                 expected: "the configuration the run was started with".into(),
                 fix: "give the config.toml of the run folder, or another --out".into(),
             });
-        }
+        };
         let said = !manifest.dtype.is_empty() && !self.dtype.is_empty();
         if said && manifest.dtype != self.dtype {
             return Err(Error::Config {
@@ -233,15 +234,56 @@ impl Checkpoints {
         }
         let values: Vec<f32> =
             bytes.as_chunks().0.iter().map(|b: &[u8; 4]| f32::from_le_bytes(*b)).collect();
-        let part = |i: usize| values.get(i * n..(i + 1) * n).unwrap_or_default().to_vec();
+        let part = |i: usize| arranged(values.get(i * n..(i + 1) * n).unwrap_or_default(), &moves);
         let (master, first, second, average) = (part(0), part(1), part(2), part(3));
         Ok(State { step, scale, master, first, second, average })
     }
 }
 
+/// Where each trainable lay and where it lies now: the order is the plan's, which joins layers. `None` when they are not the
+/// same trainables.
+fn moves(
+    from: &[(String, usize, usize)],
+    to: &[(String, Range<usize>)],
+) -> Option<Vec<(Range<usize>, Range<usize>)>> {
+    let old: HashMap<&str, Range<usize>> =
+        from.iter().map(|(name, start, end)| (name.as_str(), *start..*end)).collect();
+    let one = |(name, now): &(String, Range<usize>)| {
+        let was = old.get(name.as_str()).filter(|was| was.len() == now.len())?;
+        Some((was.clone(), now.clone()))
+    };
+    if from.len() == to.len() { to.iter().map(one).collect() } else { None }
+}
+
+/// `flat` with every stretch in its new place; padding is 0.
+fn arranged(flat: &[f32], moves: &[(Range<usize>, Range<usize>)]) -> Vec<f32> {
+    let mut out = vec![0.0; flat.len()];
+    for (was, now) in moves {
+        if let (Some(from), Some(to)) = (flat.get(was.clone()), out.get_mut(now.clone())) {
+            to.copy_from_slice(from);
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn trainables_in_another_order_return_to_their_own_places() {
+        let folder = tempfile::tempdir().unwrap();
+        checkpoints(folder.path(), "x").save(&state(1)).unwrap();
+        let at = |names: &[(String, Range<usize>)]| {
+            Checkpoints::new(folder.path(), 2, "x", names).latest()
+        };
+        let turned = at(&[("b".into(), 0..4), ("a".into(), 4..7)]).unwrap().unwrap();
+        let old = state(1);
+        assert_eq!(turned.master, [&old.master[3..], &old.master[..3]].concat());
+        assert_eq!(turned.second, [&old.second[3..], &old.second[..3]].concat());
+        assert!(at(&[("b".into(), 0..3), ("a".into(), 3..7)]).is_err(), "other lengths");
+        assert!(at(&[("c".into(), 0..4), ("a".into(), 4..7)]).is_err(), "another name");
+    }
 
     fn state(step: u64) -> State {
         let v = |k: f32| (0..7).map(|i| k * i as f32 + step as f32).collect::<Vec<_>>();
