@@ -165,7 +165,9 @@ fn small_results_wait_and_those_of_a_prompt_are_made_once() {
             y = linear(&mut rec, &format!("layer {i}"), y, WIDTH);
             y = linear(&mut rec, &format!("behind {i}"), y, WIDTH);
             y = linear(&mut rec, &format!("more {i}"), y, WIDTH);
-            let own = linear(&mut rec, &format!("own {i}"), c, WIDTH);
+            // segments matter to plans that compute them again only
+            let own = rec.checkpoint("block", |rec| Ok(linear(rec, &format!("own {i}"), c, WIDTH)));
+            let own = own.unwrap();
             let own = rec.view(own, &[1, rows * WIDTH]).unwrap();
             let fits = linear(&mut rec, &format!("fit {i}"), own, WIDTH);
             let all = rec.table("ones", &[ROWS, 1], vec![0.01; ROWS]);

@@ -21,7 +21,7 @@ pub(super) struct Known {
     pub once: Vec<bool>,
     /// A gradient goes back through it.
     pub backward: Vec<bool>,
-    /// Results stay until their backward steps, whatever the segment.
+    /// Nothing is computed twice: what backward reads stays, whatever the segment.
     pub stays: bool,
 }
 
@@ -99,7 +99,7 @@ fn groups(rec: &Recorder, nodes: &[Node], ends: &[usize], known: &Known) -> Vec<
         }
         // what it is, what it does, to what, and when
         let stays = known.stays && known.backward[i];
-        let segment = if stays { None } else { n.segment };
+        let segment = if known.stays { None } else { n.segment };
         let when = (segment, n.detached, known.backward[i]);
         let how = (n.op.detail(), trained(rec, n));
         let like = format!("{} {how:?} {:?} {when:?}", n.op.name(), n.specs);

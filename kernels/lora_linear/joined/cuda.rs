@@ -19,9 +19,12 @@ use crate::{
     tensor::DType,
 };
 
-/// Rows of `--variant lora_linear_joined=...`.
-const VARIANTS: &[Variant<OnChip>] =
-    &[Variant { name: "sm90", applies: together }, Variant { name: "apart", applies: |_| true }];
+/// Rows of `--variant lora_linear.joined=...`: the tiles of the layers and of their input gradient.
+const VARIANTS: &[Variant<OnChip>] = &[
+    Variant { name: Parts::VARIANTS[0].0, applies: together },
+    Variant { name: Parts::VARIANTS[1].0, applies: together },
+    Variant { name: "apart", applies: |_| true },
+];
 const SLOT: &str = "lora_linear.joined";
 /// The highest rank that the adapters' kernels have columns for.
 const MOST_RANK: usize = 128;
