@@ -90,7 +90,7 @@ fn build(mut rec: Recorder, outputs: &[(&str, Value)], options: PlanOptions) -> 
         stays: !options.checkpoint,
     };
     let steps = backward_steps(&rec, &nodes, &known.live, &needs, &seeds)?;
-    known.backward = (0..nodes.len()).map(|_| false).collect();
+    known.backward = vec![false; nodes.len()];
     for s in steps.iter().filter(|s| matches!(s.action, Action::Backward { .. })) {
         known.backward[s.node] = true;
     }

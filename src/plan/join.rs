@@ -27,8 +27,8 @@ pub(super) struct Known {
 
 /// Joins live nodes that do the same to one value, each with weights of its own, where [`Op::beside`] knows them as one:
 /// queries, keys and values, with and without adapters; the text's keys and values of all layers, once a prompt or where
-/// they stay for the backward pass; the time projections. The joint node stands at the first one's place, under its scope; the others' results are parts of its
-/// output, their trainables lie one behind the other and are one operand.
+/// they stay for the backward pass; the time projections. The joint node stands at the first one's place, under its
+/// scope; the others' results are parts of its output, their trainables lie one behind the other and are one operand.
 ///
 /// `ends` are the values that outlive the run. A result that would wait for long is left where it was made, so that no more
 /// memory is planned, and so is one whose weights another node reads too.
@@ -38,9 +38,8 @@ pub(super) fn join(rec: &mut Recorder, nodes: &mut Vec<Node>, ends: &[usize], kn
     for group in groups(rec, nodes, ends, known) {
         let mut rest = &group[..];
         while let [first, ..] = rest {
-            let found = (2..=rest.len()).rev();
-            let found =
-                found.into_iter().find_map(|n| Some((n, beside(rec, nodes, *first, n, known)?)));
+            let mut counts = (2..=rest.len()).rev();
+            let found = counts.find_map(|n| Some((n, beside(rec, nodes, *first, n, known)?)));
             let Some((count, op)) = found else { break };
             let (all, behind) = rest.split_at(count);
             if let Some(node) = joint(rec, nodes, all, op) {

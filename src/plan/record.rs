@@ -349,9 +349,7 @@ impl Recorder {
         let out = self.slot(signature.out.clone(), Class::Temp, scope.clone());
         let saved = signature.saved.clone();
         let saved = saved.into_iter().map(|s| self.slot(s, Class::Temp, scope.clone())).collect();
-        let (ins, segment) = (ins.to_vec(), self.segment);
-        let op = Box::new(op);
-        let detached = false;
+        let (op, ins, segment, detached) = (Box::new(op), ins.to_vec(), self.segment, false);
         self.nodes.push(Node { op, ins, specs, out, saved, signature, scope, segment, detached });
         Ok(out)
     }
@@ -387,7 +385,7 @@ impl Recorder {
     }
 
     fn at(&self, op: &str) -> String {
-        if self.scopes.is_empty() { op.to_string() } else { format!("{}: {op}", self.here()) }
+        if self.scopes.is_empty() { op.into() } else { format!("{}: {op}", self.here()) }
     }
 
     fn located(&self, e: Error) -> Error {
