@@ -6,9 +6,16 @@ use std::path::Path;
 /// One embedded file: its path in the folder, and its bytes.
 pub type Asset = (&'static str, &'static [u8]);
 
+/// Bytes that begin where numbers of any type may: weights are used where they lie.
+#[repr(C, align(64))]
+struct Aligned<B: ?Sized>(B);
+
 macro_rules! files {
     ($root:literal: $($path:literal,)*) => {
-        &[$(($path, include_bytes!(concat!("../../assets/", $root, $path)))),*]
+        &[$(($path, {
+            const FILE: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!("../../assets/", $root, $path)));
+            &FILE.0
+        })),*]
     };
 }
 
