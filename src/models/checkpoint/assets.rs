@@ -12,10 +12,11 @@ struct Aligned<B: ?Sized>(B);
 
 macro_rules! files {
     ($root:literal: $($path:literal,)*) => {
-        &[$(($path, {
-            const FILE: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!("../../assets/", $root, $path)));
-            &FILE.0
-        })),*]
+        const { &[$(($path, {
+            const WHOLE: &Aligned<[u8]> =
+                &Aligned(*include_bytes!(concat!("../../assets/", $root, $path)));
+            &WHOLE.0
+        })),*] }
     };
 }
 
