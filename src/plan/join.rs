@@ -21,14 +21,14 @@ pub(super) struct Known {
     pub once: Vec<bool>,
     /// A gradient goes back through it.
     pub backward: Vec<bool>,
-    /// Nothing is computed twice: what backward reads stays, whatever the segment.
+    /// Nothing is computed twice, whatever the segment.
     pub stays: bool,
 }
 
 /// Joins live nodes that do the same to one value, each with weights of its own, where [`Op::beside`] knows them as one:
-/// queries, keys and values, with and without adapters; the text's keys and values of all layers, once a prompt or where
-/// they stay for the backward pass; the time projections. The joint node stands at the first one's place, under its
-/// scope; the others' results are parts of its output, their trainables lie one behind the other and are one operand.
+/// queries, keys and values, with and without adapters; the text's keys and values, of all layers where they are made
+/// once a prompt; the time projections. The joint node stands at the first one's place, under its scope; the others'
+/// results are parts of its output, their trainables lie one behind the other and are one operand.
 ///
 /// `ends` are the values that outlive the run. A result that would wait for long is left where it was made, so that no more
 /// memory is planned, and so is one whose weights another node reads too.
@@ -97,12 +97,12 @@ fn groups(rec: &Recorder, nodes: &[Node], ends: &[usize], known: &Known) -> Vec<
             continue;
         }
         // what it is, what it does, to what, and when
-        let stays = known.stays && known.backward[i];
-        let segment = if known.stays { None } else { n.segment };
+        // trainables lie in the same order whether activations are computed again or not
+        let segment = if known.stays && !known.backward[i] { None } else { n.segment };
         let when = (segment, n.detached, known.backward[i]);
         let how = (n.op.detail(), trained(rec, n));
         let like = format!("{} {how:?} {:?} {when:?}", n.op.name(), n.specs);
-        let waits = known.once[i] || stays || bytes <= SMALL_BYTES;
+        let waits = known.once[i] || bytes <= SMALL_BYTES;
         let place = open.entry((x.0, like)).or_insert(usize::MAX);
         match groups.get_mut(*place) {
             Some(group) if waits || group.last().is_some_and(|last| i - last <= NEAR) => {
