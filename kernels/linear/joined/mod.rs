@@ -5,9 +5,9 @@ mod cuda;
 
 use super::{output, parts::MOST_PARTS, rows};
 use crate::{
-    device::{Cuda, Device},
+    device::Cuda,
     error::{Error, Result},
-    kernels::check,
+    kernels::{check, frame},
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::Spec,
 };
@@ -48,6 +48,32 @@ pub(super) fn slots() -> Vec<crate::kernels::variant::Slot> {
     cuda::slots()
 }
 
+/// The output of one part of `x, w (, b), w (, b), ..`.
+///
+/// # Errors
+/// [`Error::Plan`] for another number of operands, fewer than 2 parts or more than [`MOST`]; [`Error::Shape`] for a part that
+/// does not fit `x` or is not as the first.
+pub(crate) fn alike(at: &str, (parts, bias): (usize, bool), ins: &[Spec]) -> Result<Spec> {
+    let (each, got) = (1 + usize::from(bias), ins.len());
+    let want = 1 + parts * each;
+    if !(2..=MOST).contains(&parts) || got != want {
+        let problem =
+            format!("{got} operands of {parts} joined layers, expected {want} of 2 to {MOST}");
+        return Err(Error::Plan { at: at.into(), problem });
+    }
+    let names: &[&'static str] = if bias { &["x", "weight", "bias"] } else { &["x", "weight"] };
+    let (first, mut out) = (&ins[1..=each], ins[0].clone());
+    for part in ins[1..].chunks(each) {
+        check::product_inputs(at, &[&ins[..1], part].concat(), names)?;
+        out = output(at, &ins[0], &part[0], part.get(1))?;
+        if part != first {
+            let want = format!("{:?} in {}, as the first part's", first[0].dims, first[0].dtype);
+            return Err(check::shape(at, "weight", &part[0], want));
+        }
+    }
+    Ok(out)
+}
+
 impl Joined {
     /// Inputs of one part beside `x`.
     fn each(self) -> usize {
@@ -66,28 +92,7 @@ impl Op for Joined {
     }
 
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
-        let at = self.name();
-        let want = 1 + self.parts * self.each();
-        if !(2..=MOST).contains(&self.parts) || ins.len() != want {
-            let (parts, got) = (self.parts, ins.len());
-            let problem =
-                format!("{got} operands of {parts} joined layers, expected {want} of 2 to {MOST}");
-            return Err(Error::Plan { at: at.into(), problem });
-        }
-        let names: &[&'static str] =
-            if self.bias { &["x", "weight", "bias"] } else { &["x", "weight"] };
-        let first = &ins[1..=self.each()];
-        let mut out = ins[0].clone();
-        for part in ins[1..].chunks(self.each()) {
-            let all = [&ins[..1], part].concat();
-            check::product_inputs(at, &all, names)?;
-            out = output(at, &ins[0], &part[0], part.get(1))?;
-            if part != first {
-                let want =
-                    format!("{:?} in {}, as the first part's", first[0].dims, first[0].dtype);
-                return Err(check::shape(at, "weight", &part[0], want));
-            }
-        }
+        let mut out = alike(self.name(), (self.parts, self.bias), ins)?;
         let (extents, stored) = (Self::extents(ins), check::stored_weight(ins));
         out.dims.insert(0, self.parts);
         let device = cuda::scratch(self.parts, extents, out.dtype);
@@ -119,14 +124,11 @@ impl Op for Joined {
     }
 
     fn forward(&self, io: Forward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => cpu::forward(*self, io),
-            Device::Cuda(cuda) => {
-                check::gpu_weight(self.name(), io.specs)?;
-                return cuda::forward(*self, &cuda.clone(), &io);
-            }
-        }
-        Ok(())
+        let (name, on_cpu) = (self.name(), |io| cpu::forward(*self, io));
+        frame::forward(name, io, on_cpu, |cuda, io| {
+            check::gpu_weight(name, io.specs)?;
+            cuda::forward(*self, cuda, io)
+        })
     }
 
     fn backward(&self, _: Backward<'_>) -> Result<()> {

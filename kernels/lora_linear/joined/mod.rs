@@ -5,11 +5,11 @@ mod cuda;
 
 use super::Shape;
 use crate::{
-    device::{Cuda, Device},
+    device::Cuda,
     error::{Error, Result},
     kernels::{
-        check,
-        linear::{self, joined::MOST},
+        check, frame,
+        linear::{self, joined::alike},
     },
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::Spec,
@@ -33,7 +33,8 @@ use crate::{
 /// elsewhere (on the CPU too) it is added up part by part, the last one first, as separate layers would.
 ///
 /// # Errors
-/// `infer` refuses what [`super::LoraLinear`] does, parts of other widths or types, fewer than 2 and more than [`MOST`].
+/// `infer` refuses what [`super::LoraLinear`] does, parts of other widths or types, fewer than 2 and more than
+/// [`linear::joined::MOST`].
 ///
 /// # Source
 /// Hu et al., LoRA, 2021, section 4.1.
@@ -89,29 +90,13 @@ impl Op for JoinedLora {
     }
 
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
-        let (at, want) = (self.name(), self.a_index() + 2);
-        if !(2..=MOST).contains(&self.parts) || ins.len() != want {
-            let (parts, got) = (self.parts, ins.len());
-            let problem =
-                format!("{got} operands of {parts} joined layers, expected {want} of 2 to {MOST}");
-            return Err(Error::Plan { at: at.into(), problem });
-        }
-        let names: &[&'static str] =
-            if self.bias { &["x", "weight", "bias"] } else { &["x", "weight"] };
-        let (frozen, adapters) = ins[1..].split_at(want - 3);
-        let (first, mut out) = (&frozen[..self.each()], ins[0].clone());
-        for part in frozen.chunks(self.each()) {
-            let all = [&ins[..1], part].concat();
-            check::product_inputs(at, &all, names)?;
-            out = linear::output(at, &ins[0], &part[0], part.get(1))?;
-            if part != first {
-                let want =
-                    format!("{:?} in {}, as the first part's", first[0].dims, first[0].dtype);
-                return Err(check::shape(at, "weight", &part[0], want));
-            }
-        }
+        let at = self.name();
+        let (frozen, adapters) = ins.split_at(ins.len().min(self.a_index()));
+        let mut out = alike(at, (self.parts, self.bias), frozen)?;
         let [a, up] = adapters else {
-            return Err(Error::Plan { at: at.into(), problem: "no adapters".into() });
+            let problem =
+                format!("{} operands behind the layers, expected a and up", adapters.len());
+            return Err(Error::Plan { at: at.into(), problem });
         };
         let dtype =
             check::float_inputs(at, &[ins[0].clone(), a.clone(), up.clone()], &["x", "a", "up"])?;
@@ -175,25 +160,19 @@ impl Op for JoinedLora {
     }
 
     fn forward(&self, io: Forward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => cpu::forward(*self, io),
-            Device::Cuda(cuda) => {
-                check::gpu_weight(self.name(), io.specs)?;
-                return cuda::forward(*self, &cuda.clone(), &io);
-            }
-        }
-        Ok(())
+        let (name, on_cpu) = (self.name(), |io| cpu::forward(*self, io));
+        frame::forward(name, io, on_cpu, |cuda, io| {
+            check::gpu_weight(name, io.specs)?;
+            cuda::forward(*self, cuda, io)
+        })
     }
 
     fn backward(&self, io: Backward<'_>) -> Result<()> {
         self.frozen(&io)?;
-        match io.device {
-            Device::Cpu => cpu::backward(*self, io),
-            Device::Cuda(cuda) => {
-                check::gpu_weight(self.name(), io.specs)?;
-                return cuda::backward(*self, &cuda.clone(), &io);
-            }
-        }
-        Ok(())
+        let (name, on_cpu) = (self.name(), |io| cpu::backward(*self, io));
+        frame::backward(name, io, on_cpu, |cuda, io| {
+            check::gpu_weight(name, io.specs)?;
+            cuda::backward(*self, cuda, io)
+        })
     }
 }
