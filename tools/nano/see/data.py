@@ -1,10 +1,12 @@
 """Renders what the models are trained on, once.
 
-    python data.py WORK SCENES SETS
+    python data.py WORK SCENES SETS CLOSE LOOSE
 
 WORK/scenes/NNN.npz: 1,000 scenes (pictures, packed masks, specifications). WORK/sets/NNN.npz: 250 sets
-of two identities A and B: two photos of each, a scene of both, a scene of both mixed up. WORK/soft_*: a
-thirteenth of the pictures once through nano's autoencoder, as painted pictures are soft.
+of two identities A and B: two photos of each, a scene of both, a scene of both mixed up. WORK/close/NNN.npz:
+1,000 scenes of subjects that touch or overlap. WORK/loose/NNN.npz: 1,000 of pairs anywhere. WORK/soft_*: a thirteenth
+of the scenes and sets once through nano's autoencoder, as painted pictures are soft; the close and the loose scenes
+as nano paints them (`repaint.py`).
 """
 import json
 import os
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from worlds import box_of, checked, look, mixed, random_scene, random_subject, render
+from worlds import box_of, checked, close_scene, look, loose_scene, mixed, random_scene, random_subject, render
 import toyworld  # worlds makes the folder above known
 
 SCENES, SETS, MOST = 1000, 250, 4
@@ -31,11 +33,11 @@ def unseen_subject(rng, cls):
     return random_subject(rng, unseen=True, cls=cls)
 
 
-def scene(seed, draw):
+def scene(seed, draw, place=random_scene):
     """One scene whose subjects can all be made out: specification, picture, masks."""
     rng = np.random.default_rng(seed)
     while True:
-        spec = random_scene(rng, draw)
+        spec = place(rng, draw)
         picture, masks, seen = render(spec)
         if all(s > 0.45 and m.sum() > 120 for s, m in zip(seen, masks)):
             return spec, picture, masks
@@ -77,14 +79,24 @@ def write(path, **arrays):
     os.replace(path + ".tmp.npz", path)
 
 
-def write_scenes(path, number):
+def write_scenes(path, number, place=random_scene, seed=1):
     """One shard of scenes."""
-    made = [scene((1, number * SCENES + i), seen_subject) for i in range(SCENES)]
+    made = [scene((seed, number * SCENES + i), seen_subject, place) for i in range(SCENES)]
     masks = np.zeros((SCENES, MOST, 128, 16), np.uint8)
     for i, (_, _, own) in enumerate(made):
         masks[i, :len(own)] = np.packbits(np.stack(own), axis=-1)
     write(path, pictures=np.stack([p for _, p, _ in made]), masks=masks,
           specs=np.array([json.dumps(s) for s, _, _ in made]))
+
+
+def write_close(path, number):
+    """One shard of close scenes."""
+    write_scenes(path, number, close_scene, 4)
+
+
+def write_loose(path, number):
+    """One shard of loose scenes."""
+    write_scenes(path, number, loose_scene, 6)
 
 
 def write_sets(path, number):
@@ -113,22 +125,37 @@ def soften(path, source, every):
     write(path, rows=rows, pictures=np.concatenate(out))
 
 
+def repainted(path, source):
+    """Pictures of a shard as the base paints them; `rows` tells which."""
+    from repaint import faithful, kept, repaint
+    arrays = np.load(source)
+    specs = [json.loads(s) for s in arrays["specs"]]
+    rows = np.array([i for i, s in enumerate(specs) if faithful(s)])
+    pictures = repaint(arrays["pictures"][rows], [specs[i] for i in rows], (5, int(Path(source).stem)))
+    masks = np.unpackbits(arrays["masks"][rows], axis=-1).astype(bool)
+    good = [kept(arrays["pictures"][r], p, m) for r, p, m in zip(rows, pictures, masks)]
+    write(path, rows=rows[good], pictures=pictures[good])
+
+
+def thirteenth(path, source):
+    """A thirteenth of the pictures of a shard through the autoencoder."""
+    soften(path, source, 13)
+
+
 def main():
     """Renders the shards that are not there yet."""
-    work, scenes, sets = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    for kind, count, make in (("scenes", scenes, write_scenes), ("sets", sets, write_sets)):
-        for folder in (kind, "soft_" + kind):
-            os.makedirs(f"{work}/{folder}", exist_ok=True)
-        for number in range(count):
-            path = f"{work}/{kind}/{number:03d}.npz"
-            if not os.path.exists(path):
-                make(path, number)
-                print(path, flush=True)
-    for kind, count in (("scenes", scenes), ("sets", sets)):
-        for number in range(count):
-            path = f"{work}/soft_{kind}/{number:03d}.npz"
-            if not os.path.exists(path):
-                soften(path, f"{work}/{kind}/{number:03d}.npz", 13)
+    work, *counts = sys.argv[1], *map(int, sys.argv[2:6])
+    kinds = {"scenes": (write_scenes, thirteenth), "sets": (write_sets, thirteenth),
+             "close": (write_close, repainted), "loose": (write_loose, repainted)}
+    for second in (False, True):
+        for (kind, make), count in zip(kinds.items(), counts):
+            folder = f"{work}/{'soft_' if second else ''}{kind}"
+            os.makedirs(folder, exist_ok=True)
+            for path in (f"{folder}/{number:03d}.npz" for number in range(count)):
+                if os.path.exists(path):
+                    continue
+                source = f"{work}/{kind}/{Path(path).name}" if second else int(Path(path).stem)
+                make[second](path, source)
                 print(path, flush=True)
 
 

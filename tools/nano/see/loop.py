@@ -18,8 +18,8 @@ from eyes import export, make
 from muon import Muon
 
 
-def arguments(steps, batch, lr):
-    """The command line with these defaults."""
+def arguments(steps, batch, lr, **more):
+    """The command line with these defaults, and `more` flags with their options."""
     parser = argparse.ArgumentParser()
     parser.add_argument("work")
     parser.add_argument("out")
@@ -27,16 +27,19 @@ def arguments(steps, batch, lr):
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--lr", type=float, default=lr)
     parser.add_argument("--seed", type=int, default=0)
+    for flag, options in more.items():
+        parser.add_argument(flag, **options)
     return parser.parse_args()
 
 
 class Run:
     """A model with heads that only training has, and everything that a stopped run needs."""
 
-    def __init__(self, name, args, heads=None, prepare=None):
+    def __init__(self, name, args, heads=None, prepare=None, stage=""):
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         torch.manual_seed(args.seed)
-        self.name, self.args, self.file = name, args, f"{args.work}/{name}.pt"
+        self.name, self.args = name, args
+        self.file = f"{args.work}/{name}{stage}.pt"
         model = make(name)
         model.set_attn_implementation("eager")  # faster than the fused one at this size
         if prepare:
@@ -85,7 +88,7 @@ class Run:
         """Steps until the budget is used; `loss_of()` gives a dictionary whose values are added up."""
         start, first, mean = time.time(), self.step, {}
         self.parts.train()
-        with open(f"{self.args.work}/{self.name}.csv", "a", encoding="utf-8") as log:
+        with open(self.file.replace(".pt", ".csv"), "a", encoding="utf-8") as log:
             while self.step < self.args.steps:
                 self.opt.set_lr(self.rate())
                 losses = loss_of()

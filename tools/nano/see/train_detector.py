@@ -1,11 +1,16 @@
 """Trains the detector: OWLv2 with nano's text tower. See `loop.py` for the command line.
 
+With --start FOLDER --close SHARE it goes on from exported weights, with that share of close and of loose scenes (half
+and half), most of them as the base paints them (`data.py`).
+
 Each subject belongs to one patch: of those inside its box the one that does best so far (score and
 overlap), so that a trained model gives one box a subject without any suppression. The batch shares a
 pool of queries. Heads that only training has name the attributes of each patch's subject.
 """
+import numpy as np
 import torch
 import torch.nn.functional as F
+from transformers import Owlv2ForObjectDetection
 
 from eyes import END, QUERY, normalized
 from loop import Run, arguments
@@ -82,8 +87,8 @@ def assign(scores, boxes, wanted, there):
 class Scenes:
     """Pictures with boxes, attribute codes and the subject of every patch."""
 
-    def __init__(self, work):
-        self.shards = Shards(work, "scenes")
+    def __init__(self, work, kind, painted=0.0):
+        self.shards, self.painted = Shards(work, kind), painted
         n = len(self.shards)
         self.boxes, self.codes = torch.zeros(n, MOST, 4), torch.zeros(n, MOST, len(FIELDS)).long()
         self.there = torch.zeros(n, MOST, dtype=torch.bool)
@@ -99,12 +104,14 @@ class Scenes:
 
     def mask(self, i, k):
         """The visible mask of a subject."""
-        import numpy as np
         return np.unpackbits(self.shards.arrays["masks"][i, k], axis=-1).astype(bool)
 
     def batch(self, rng, n):
         """Augmented pictures and what is in them."""
         rows = rng.integers(0, len(self.shards), n)
+        if self.painted:
+            soft = rng.choice(np.flatnonzero(self.shards.soft >= 0), n)
+            rows = np.where(rng.random(n) < self.painted, soft, rows)
         mirror = torch.from_numpy(rng.random(n) < 0.5)
         x = flipped(augmented(to_float(self.shards.take(rows, rng))), mirror)
         boxes, covers = self.boxes[rows].clone(), self.covers[rows].view(n, MOST, GRID, GRID)
@@ -114,16 +121,31 @@ class Scenes:
         return x, boxes, self.codes[rows], self.there[rows], covers, specs
 
 
+def exported(folder):
+    """What loads a folder's weights into a fresh model; nothing for no folder."""
+    return folder and (lambda model: model.load_state_dict(
+        Owlv2ForObjectDetection.from_pretrained(folder, dtype=torch.float32).state_dict()))
+
+
 def main():
     """Trains."""
-    args = arguments(steps=19000, batch=48, lr=2.5e-3)
+    args = arguments(steps=19000, batch=48, lr=2.5e-3, **{
+        "--close": dict(type=float, default=0.0, help="share of close and loose scenes"),
+        "--start": dict(help="begin with the weights of this exported folder")})
     sizes = {f: len(TABLES[f]) for f in FIELDS[:5]}
-    run = Run("detector", args, {f: torch.nn.Linear(128, n) for f, n in sizes.items()})
-    data, tokenizer = Scenes(args.work), Tokenizer(str(TOKENIZER))
+    run = Run("detector", args, {f: torch.nn.Linear(128, n) for f, n in sizes.items()},
+              exported(args.start), "_close" if args.start else "")
+    half = int(round(args.batch * args.close / 2))
+    shares = {"scenes": args.batch - 2 * half, "close": half, "loose": half}
+    data = [(Scenes(args.work, kind, 0.0 if kind == "scenes" else 0.7), n) for kind, n in shares.items() if n]
+    tokenizer = Tokenizer(str(TOKENIZER))
     model, picture = run.model, torch.arange(args.batch)[:, None].expand(-1, MOST)
 
     def loss_of():
-        x, wanted, codes, there, covers, subjects = data.batch(run.rng, args.batch)
+        parts = zip(*(scenes.batch(run.rng, n) for scenes, n in data))
+        *parts, subjects = parts
+        x, wanted, codes, there, covers = map(torch.cat, parts)
+        subjects = sum(subjects, [])
         queries, texts = pool(subjects, run.rng, 18)
         match = matches(queries, codes) & there[..., None]  # [n, MOST, q]
         with torch.autocast("cpu", torch.bfloat16):

@@ -149,6 +149,37 @@ def random_scene(rng, draw):
     return spec
 
 
+def close_scene(rng, draw):
+    """Two subjects (a quarter of the time three) side by side that touch or overlap; half of the pairs are of one class."""
+    subjects = [draw(rng, None)]
+    for _ in range(1 + (rng.random() < 0.25)):
+        subjects.append(draw(rng, subjects[0]["cls"] if rng.random() < 0.5 else None))
+    spec = toyworld.random_spec(rng, subjects)
+    size = float(rng.uniform(26, 40)) if len(subjects) == 2 else float(rng.uniform(20, 30))
+    step = size * rng.uniform(0.7, 1.6)
+    first = SIZE / 2 + rng.uniform(-14, 14) - step * (len(subjects) - 1) / 2
+    spec["subjects"] = [close_pose(s, rng, size, first + i * step) for i, s in enumerate(subjects)]
+    return spec
+
+
+def loose_scene(rng, draw):
+    """Two subjects anywhere in a place of the base, also in the air, as Seg-Mix teaches a base to put them."""
+    first = draw(rng, None)
+    subjects = [first, draw(rng, first["cls"] if rng.random() < 0.5 else None)]
+    spec = toyworld.random_spec(rng, subjects)
+    spec["subjects"] = [free_pose(s, rng, (26, 40), 38) for s in subjects]
+    return spec
+
+
+def close_pose(subject, rng, size, x):
+    """A place in the row of a close scene: up to a sixth larger or smaller than the others."""
+    side = TURN.get(subject["cls"], 0) * (1 if rng.random() < 0.5 else -1)
+    size = size * float(rng.uniform(0.85, 1.17))
+    return dict(subject, yaw=float(side + rng.uniform(-26, 26)), lean=float(rng.uniform(-5, 5)),
+                pitch=float(rng.uniform(12, 22)), scale=size, x=float(x + rng.uniform(-3, 3)),
+                y=float(rng.uniform(62, 84) + size))
+
+
 def render(spec):
     """As the base's `render`, with flat backgrounds: picture, visible masks, visible parts of 1."""
     subjects = spec["subjects"]
