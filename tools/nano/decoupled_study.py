@@ -23,7 +23,7 @@ from subjects import write_one_place
 
 SUBJECT = toyworld.HELDOUT["robot_duck"][1]
 HOME = "grass"
-SETTINGS = ["train.resolution=128", "train.steps=450", "train.batch=4", "train.accumulate=1", "train.learning_rate=2e-3",
+SETTINGS = ["train.resolution=128", "train.steps=900", "train.batch=2", "train.accumulate=1", "train.learning_rate=2e-3",
             "train.schedule=cosine", "train.warmup_steps=10", "train.rank=32", "train.sample_every=0", "train.save_every=0",
             'train.targets=["to_q","to_k","to_v","to_out.0","ff.net.0.proj","ff.net.2","proj_in","proj_out"]']
 ROWS = {

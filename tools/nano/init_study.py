@@ -47,13 +47,13 @@ def listed(work, group, method, named=True):
     return path
 
 
-def trained(program, work, group, method="mudi", steps=450, targets=WIDE, probability=0.5):
+def trained(program, work, group, method="mudi", steps=900, targets=WIDE, probability=0.5):
     """The adapter of a training; made once."""
     name = f"{method}-{group}-{steps}-{len(targets)}-{probability}"
     out = work / "runs" / name
     if not (out / "adapter.safetensors").exists():
         sets = ["base=nano", "preset=", f"method.name={method}", f"method.mix_probability={probability}", "method.loss=mse",
-                "train.resolution=128", f"train.steps={steps}", "train.batch=4", "train.accumulate=1",
+                "train.resolution=128", f"train.steps={steps}", "train.batch=2", "train.accumulate=1",
                 "train.learning_rate=2e-3", "train.schedule=cosine", "train.warmup_steps=10", "train.rank=32",
                 f"train.targets={json.dumps(targets)}", "train.sample_every=0", "train.save_every=0"]
         words = [w for s in sets for w in ("--set", s)]
@@ -120,7 +120,7 @@ def main():
         for what, keys in (("smaller (0.5 to 0.7)", "scale_min = 0.5\nscale_max = 0.7"), ("at the side (margin 32)", "margin = 32"),
                            ("apart (no overlap)", "overlap = false")):
             add("Composition", f"{what}, gamma {gamma}", "bears", mudi, gamma, method=keys)
-    for steps in (150, 1200):
+    for steps in (300, 1800):
         adapter = trained(program, work, "bears", steps=steps)
         for gamma in (0, 0.3, 1):
             add("Training steps", f"{steps} steps, gamma {gamma}", "bears", adapter, gamma)

@@ -25,7 +25,7 @@ use std::{path::PathBuf, str::FromStr};
 ///   base = "nano"
 ///   prompts = ["a photo of {subjects}, on the beach"]
 ///   [training.train]
-///   steps = 450
+///   steps = 900
 ///   [score]
 ///   detector = "owlv2"
 ///   dreamsim = "dreamsim"
