@@ -143,7 +143,7 @@ fn main() {
     linear(4096, 1280, 320);
     let lora = |rows: usize, k: usize, n: usize, r: usize| {
         let name = format!("lora {rows} {k} {n} rank {r}");
-        let op = LoraLinear { bias: false, scale: 0.5 };
+        let op = LoraLinear { bias: false, residual: false, scale: 0.5 };
         run(&name, &op, &[&[rows, k], &[n, k], &[r, k], &[n, r]]);
     };
     lora(256, 640, 640, 8);

@@ -143,8 +143,9 @@ pub trait Op: std::any::Any + std::fmt::Debug + Send + Sync {
     fn name(&self) -> &'static str;
 
     /// This operation and `next`, which alone reads its output, as input `at`, as one operation on the inputs of this one
-    /// and then the other inputs of `next`; `None` where there is no such kernel. Asked for in plans without a backward pass.
-    fn followed_by(&self, _next: &dyn Op, _at: usize) -> Option<Box<dyn Op>> {
+    /// and then the other inputs of `next`, with the same saved values; `None` where there is no such kernel, or none that a
+    /// `backward` pass can follow.
+    fn followed_by(&self, _next: &dyn Op, _at: usize, _backward: bool) -> Option<Box<dyn Op>> {
         None
     }
 

@@ -358,7 +358,7 @@ fn an_adapter_without_effect_leaves_every_bit_of_the_base() {
         let base = Case::normal("linear", Linear { bias: true }, &[&[m, k], &[n, k], &[n]]);
         let plain = forward(&base, inputs(&base, 3), 0.0).out;
         for (scale, up) in [(0.5, 0.0), (0.0, 1.0)] {
-            let op = LoraLinear { bias: true, scale };
+            let op = LoraLinear { bias: true, residual: false, scale };
             let dims: [&[usize]; 5] = [&[m, k], &[n, k], &[n], &[4, k], &[n, 4]];
             let adapted = Case::normal("lora", op, &dims);
             let mut ins = inputs(&adapted, 3);

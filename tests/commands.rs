@@ -221,3 +221,21 @@ fn a_trace_is_of_the_step_that_is_asked_for() {
     assert!(denoise.contains("\"conv2d\"") && !denoise.contains("backward"));
     assert!(train.contains("lora_linear backward"));
 }
+
+#[test]
+fn in_a_training_step_of_sdxl_only_convolutions_have_sums_behind_them() {
+    let plan = text(&["plan", "train", "--model", "sdxl", "--rank", "4"]);
+    let sums = plan.lines().filter(|l| l.contains(" fwd ") && l.contains(" add "));
+    let left: Vec<&str> = sums.filter(|l| !l.contains("resnets")).collect();
+    assert!(left.is_empty(), "{left:?}");
+    for (name, layers) in [("attn1.to_out.0 ", 70), ("ff.net.2 ", 70), ("proj_out ", 11)] {
+        let of = |l: &&str| l.contains(" fwd ") && l.contains(name) && l.contains("residual");
+        // with DCO's loss the base runs beside the adapted U-Net
+        assert_eq!(plan.lines().filter(of).count(), 2 * layers, "{name}");
+        let back: Vec<_> =
+            plan.lines().filter(|l| l.contains(" bwd ") && l.contains(name)).collect();
+        assert_eq!(back.len(), layers, "{name}");
+        // the residual's gradient is the sum's, under another name
+        assert!(back.iter().all(|l| l.contains("-] ") && l.contains("d[o")), "{back:?}");
+    }
+}

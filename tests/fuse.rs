@@ -1,4 +1,4 @@
-//! Plans without a backward pass: operations joined with what alone reads them.
+//! Operations joined with what alone reads them, in plans without a backward pass and with one.
 
 #![allow(clippy::unwrap_used)]
 
@@ -10,8 +10,9 @@ use selvedge::{
         add::Add,
         geglu::Geglu,
         linear::Linear,
+        lora_linear::LoraLinear,
     },
-    plan::{Pass, PlanOptions, Recorder, Value, WeightLayout, WeightSource},
+    plan::{Pass, Plan, PlanOptions, Recorder, Value, WeightLayout, WeightSource},
     tensor::{Floats, Spec},
 };
 
@@ -77,4 +78,172 @@ fn a_forward_plan_joins_layers_with_what_alone_reads_them_and_computes_the_same(
     }
     assert!(!apart.0.contains("residual"), "{}", apart.0);
     assert!(fused.2 == apart.2, "the results differ");
+}
+
+const ROWS: usize = 30;
+const WIDTH: usize = 16;
+
+/// Weights of any name.
+struct Named;
+
+impl WeightSource for Named {
+    fn get(&self, name: &str, dims: &[usize], _: WeightLayout) -> Result<Option<Floats>> {
+        let own = name.bytes().map(usize::from).sum::<usize>();
+        let at = |i: usize| ((own * 53 + i * 29) % 41) as f32 / 40.0 - 0.4;
+        Ok(Some((0..dims.iter().product()).map(at).collect::<Vec<_>>().into()))
+    }
+}
+
+/// `x w^T + b`, with an adapter where the name says so.
+fn layer(rec: &mut Recorder, name: &str, x: Value) -> Value {
+    let mut param =
+        |what, dims: &[usize]| rec.param(&format!("{name}.{what}"), dims, WeightLayout::Dense);
+    let mut ins = vec![x, param("weight", &[WIDTH; 2]), param("bias", &[WIDTH])];
+    if !name.contains("adapted") {
+        return rec.apply(Linear { bias: true }, &ins).unwrap();
+    }
+    ins.extend([param("lora_a", &[4, WIDTH]), param("lora_b", &[WIDTH, 4])]);
+    rec.apply(LoraLinear { bias: true, residual: false, scale: 0.5 }, &ins).unwrap()
+}
+
+fn silu(rec: &mut Recorder, x: Value) -> Value {
+    rec.apply(Activation { kind: Kind::Silu }, &[x]).unwrap()
+}
+
+fn add(rec: &mut Recorder, a: Value, b: Value) -> Value {
+    rec.apply(Add, &[a, b]).unwrap()
+}
+
+/// A block of a transformer and one with a shortcut, the sum once before and once behind what it is added to. Where the layers
+/// are to stay `apart` another operation, which leads nowhere, reads their results.
+fn blocks(rec: &mut Recorder, x: Value, apart: bool) -> Value {
+    let end = |rec: &mut Recorder, name: &str, x: Value| {
+        let h = layer(rec, name, x);
+        if apart {
+            silu(rec, h);
+        }
+        h
+    };
+    let x = rec.checkpoint("transformer", |rec| {
+        let h = silu(rec, x);
+        let h = end(rec, "adapted out", h);
+        let x = add(rec, x, h);
+        let h = silu(rec, x);
+        let h = end(rec, "more adapted", h);
+        let x = add(rec, h, x);
+        let h = silu(rec, x);
+        let h = end(rec, "frozen", h);
+        Ok(add(rec, x, h))
+    });
+    let x = x.unwrap();
+    let y = rec.checkpoint("resnet", |rec| {
+        let h = layer(rec, "inner", x);
+        let h = silu(rec, h);
+        let x = end(rec, "shortcut", x);
+        Ok(add(rec, x, h))
+    });
+    y.unwrap()
+}
+
+/// Two passes forward and backward with every trainable's gradient summed over them; what was computed, in order.
+fn trained(plan: Plan, names: &[String]) -> Vec<f32> {
+    let mut p = plan.load(Device::Cpu, &Named).unwrap();
+    let mut seen = vec![];
+    for (first, step) in [(true, 6.0), (false, 7.0)] {
+        let x = (0..ROWS * WIDTH).map(|i| (i % 13) as f32 / step - 1.0);
+        p.set("x", &x.collect::<Vec<_>>()).unwrap();
+        p.forward().unwrap();
+        seen.extend(p.get("y").unwrap());
+        let dy = (0..ROWS * WIDTH).map(|i| (i % 11) as f32 / step - 0.7);
+        p.set_grad("y", &dy.collect::<Vec<_>>()).unwrap();
+        p.backward(first).unwrap();
+    }
+    seen.extend(p.grad("x").unwrap());
+    for name in names {
+        let grad = p.grad(name).unwrap();
+        assert!(grad.iter().any(|g| *g != 0.0), "{name}");
+        seen.extend(grad);
+    }
+    seen
+}
+
+#[test]
+fn a_training_plan_takes_sums_into_their_layers_with_the_same_gradients() {
+    for (all, checkpoint) in [(false, false), (false, true), (true, false), (true, true)] {
+        let run = |apart: bool| {
+            let mut rec = Recorder::new();
+            rec.train_if(move |name| all || name.contains("lora"));
+            let x = rec.input_with_grad("x", Spec::f32(&[ROWS, WIDTH]));
+            let y = blocks(&mut rec, x, apart);
+            let options = PlanOptions { pass: Pass::Seeded, checkpoint, poison: true };
+            let plan = rec.plan(&[("y", y)], options).unwrap();
+            let (text, s) = (plan.explain(&Device::Cpu), plan.summary());
+            let params = plan.params().into_iter().filter(|p| p.trainable).map(|p| p.name);
+            let names: Vec<String> = params.collect();
+            (text, s.steps, s.arena_bytes, trained(plan, &names))
+        };
+        let (fused, apart) = (run(false), run(true));
+        let lines = |text: &str, what: &str| text.lines().filter(|l| l.contains(what)).count();
+        assert!(!fused.0.contains(" add "), "{}", fused.0);
+        assert_eq!(lines(&apart.0, "residual"), 0, "{}", apart.0);
+        // four sums forward, two of them once more, and the copy of a gradient that the caller reads
+        let again = 2 * usize::from(checkpoint);
+        assert_eq!(lines(&apart.0, " add "), 4 + again + 1, "{}", apart.0);
+        assert_eq!(fused.1 + 4 + again + 1, apart.1, "{}", fused.0);
+        assert_eq!(lines(&fused.0, "again"), lines(&apart.0, "again") - again, "{}", fused.0);
+        assert!(fused.2 <= apart.2, "{} {}", fused.2, apart.2);
+        assert!(fused.3 == apart.3, "all {all}, checkpoint {checkpoint}: the numbers differ");
+    }
+}
+
+/// What is recorded on an input and gives the output.
+type Record = dyn Fn(&mut Recorder, Value) -> Value;
+
+#[test]
+fn sums_that_a_backward_pass_needs_apart_stay_apart() {
+    let cases: [(&str, &Record); 6] = [
+        ("of a layer's own input", &|rec, x| {
+            let h = layer(rec, "adapted", x);
+            add(rec, h, x)
+        }),
+        ("of a view of it", &|rec, x| {
+            let h = layer(rec, "adapted", x);
+            let seen = rec.view(x, &[ROWS, WIDTH]).unwrap();
+            add(rec, seen, h)
+        }),
+        ("of another segment", &|rec, x| {
+            let h = silu(rec, x);
+            let h = rec.checkpoint("block", |rec| Ok(layer(rec, "adapted", h))).unwrap();
+            add(rec, x, h)
+        }),
+        ("not directly behind", &|rec, x| {
+            let h = silu(rec, x);
+            let h = layer(rec, "adapted", h);
+            let x = silu(rec, x);
+            add(rec, h, x)
+        }),
+        ("read twice", &|rec, x| {
+            let h = silu(rec, x);
+            let h = layer(rec, "adapted", h);
+            let x = add(rec, h, x);
+            add(rec, x, h)
+        }),
+        ("no sum", &|rec, x| {
+            let h = layer(rec, "adapted", x);
+            silu(rec, h)
+        }),
+    ];
+    for (name, record) in cases {
+        for checkpoint in [false, true] {
+            let mut rec = Recorder::new();
+            rec.train_if(|name| name.contains("lora"));
+            let x = rec.input_with_grad("x", Spec::f32(&[ROWS, WIDTH]));
+            let y = record(&mut rec, x);
+            let options = PlanOptions { pass: Pass::Seeded, checkpoint, poison: true };
+            let plan = rec.plan(&[("y", y)], options).unwrap();
+            let text = plan.explain(&Device::Cpu);
+            assert!(!text.contains("residual"), "{name}: {text}");
+            trained(plan, &["adapted.lora_a", "adapted.lora_b"].map(String::from));
+        }
+    }
 }

@@ -85,7 +85,7 @@ fn adapted(rec: &mut Recorder, name: &str, x: Value, n: usize) -> Value {
     let mut param =
         |what, dims: [usize; 2]| rec.param(&format!("{name}.{what}"), &dims, WeightLayout::Dense);
     let (w, a, up) = (param("weight", [n, k]), param("lora_a", [8, k]), param("lora_b", [n, 8]));
-    rec.apply(LoraLinear { bias: false, scale: 0.5 }, &[x, w, a, up]).unwrap()
+    rec.apply(LoraLinear { bias: false, residual: false, scale: 0.5 }, &[x, w, a, up]).unwrap()
 }
 
 #[test]

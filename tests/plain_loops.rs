@@ -168,17 +168,19 @@ fn linear_equals_the_double_loop() {
 #[test]
 fn lora_linear_equals_the_double_loop() {
     for (rows, k, n, r) in [(1, 3, 2, 1), (50, 64, 96, 4), (77, 130, 47, 16), (20, 40, 80, 33)] {
-        for bias in [false, true] {
-            let all: [&[usize]; 5] = [&[rows, k], &[n, k], &[n], &[r, k], &[n, r]];
-            let dims: Vec<&[usize]> = (0..5).filter(|i| bias || *i != 2).map(|i| all[i]).collect();
-            let op = LoraLinear { bias, scale: 0.75 };
-            check(&format!("lora_linear {rows} {k} {n} {r} {bias}"), &op, &dims, |v| {
+        for (bias, residual) in [(false, false), (true, false), (false, true), (true, true)] {
+            let all: [&[usize]; 6] = [&[rows, k], &[n, k], &[n], &[r, k], &[n, r], &[rows, n]];
+            let there = [true, true, bias, true, true, residual];
+            let dims: Vec<&[usize]> = (0..6).filter(|i| there[*i]).map(|i| all[i]).collect();
+            let op = LoraLinear { bias, residual, scale: 0.75 };
+            check(&format!("lora_linear {rows} {k} {n} {r} {op:?}"), &op, &dims, |v| {
                 let b = usize::from(bias);
                 let h = product(&v[0], &v[2 + b], k, r);
                 let low = product(&h, &v[3 + b], r, n);
                 let mut y = product(&v[0], &v[1], k, n);
                 for (i, y) in y.iter_mut().enumerate() {
                     *y += 0.75 * low[i] + if bias { v[2][i % n] } else { 0.0 };
+                    *y += if residual { v[4 + b][i] } else { 0.0 };
                 }
                 y
             });
@@ -269,7 +271,7 @@ fn empty_extents_give_empty_or_bias_only_results() {
     assert!(run(&linear, &[&[0, 3], &[2, 3], &[2]]).is_empty());
     assert_eq!(run(&linear, &[&[2, 0], &[1, 0], &[1]]), [2.0, 2.0]);
     assert!(run(&linear, &[&[2, 3], &[0, 3], &[0]]).is_empty());
-    let lora = LoraLinear { bias: true, scale: 1.0 };
+    let lora = LoraLinear { bias: true, residual: false, scale: 1.0 };
     assert_eq!(run(&lora, &[&[1, 1], &[1, 1], &[1], &[0, 1], &[1, 0]]), [6.0]);
     assert!(run(&lora, &[&[0, 1], &[1, 1], &[1], &[4, 1], &[1, 4]]).is_empty());
     let conv = Conv2d::same(3, true);
@@ -298,7 +300,7 @@ fn shapes_that_do_not_fit_are_refused_in_words() {
     let ids = [Spec::i32(&[4, 3]), Spec::f32(&[2, 3])];
     let refused = Linear { bias: false }.infer(&ids).unwrap_err().to_string();
     assert!(refused.starts_with("linear: x: element type i32"), "{refused}");
-    let lora = LoraLinear { bias: false, scale: 1.0 };
+    let lora = LoraLinear { bias: false, residual: false, scale: 1.0 };
     assert!(message(&lora, &[&[4, 3], &[2, 3], &[8, 4], &[2, 8]]).contains("[rank, 3]"));
     assert!(message(&lora, &[&[4, 3], &[2, 3], &[8, 3], &[2, 4]]).contains("expected [2, 8]"));
     let conv = Conv2d { stride: 0, ..Conv2d::same(1, false) };

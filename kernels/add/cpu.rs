@@ -25,7 +25,7 @@ pub(super) fn add_backward(io: Backward<'_>) {
 }
 
 /// Gives `dy` to one gradient.
-fn pass_on(mut g: Grad<'_>, dy: &[f32]) {
+pub(super) fn pass_on(mut g: Grad<'_>, dy: &[f32]) {
     let mode = g.mode;
     if mode == GradMode::Skip {
         return;

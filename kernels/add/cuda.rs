@@ -7,7 +7,7 @@ use crate::{
         elementwise::{self, Operands, extent},
         variant::by_dtype,
     },
-    op::{Backward, Forward},
+    op::{Backward, Buf, Forward, Grad},
     tensor::Spec,
 };
 
@@ -92,16 +92,12 @@ pub(super) fn add_channels(cuda: &Cuda, io: &Forward<'_>) -> Result<()> {
     sum(cuda, CHANNELS, io, (io.out_spec.dims[0], io.out_spec.last()))
 }
 
-/// `dy` to the gradients of the first `n` operands.
-fn pass_on(cuda: &Cuda, io: &Backward<'_>, n: usize) -> Result<()> {
-    let (y, mut ops) = (io.out_spec, Operands::default());
-    let mut args = GradArgs {
-        dy: ops.read("dy", io.d_out, y),
-        target: [0; 2],
-        len: y.len() as u64,
-        mode: [0; 2],
-    };
-    for (k, grad) in io.d_ins.iter().take(n).enumerate() {
+/// `dy`, which is like `y`, to one or two gradients.
+pub(super) fn pass_on(cuda: &Cuda, (dy, y): (Buf<'_>, &Spec), grads: &[Grad<'_>]) -> Result<()> {
+    let mut ops = Operands::default();
+    let mut args =
+        GradArgs { dy: ops.read("dy", dy, y), target: [0; 2], len: y.len() as u64, mode: [0; 2] };
+    for (k, grad) in grads.iter().take(args.mode.len()).enumerate() {
         (args.target[k], args.mode[k]) = ops.gradient("gradient", grad, y);
     }
     if args.mode == [0; 2] {
@@ -112,7 +108,7 @@ fn pass_on(cuda: &Cuda, io: &Backward<'_>, n: usize) -> Result<()> {
 }
 
 pub(super) fn add_backward(cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
-    pass_on(cuda, io, 2)
+    pass_on(cuda, (io.d_out, io.out_spec), &io.d_ins)
 }
 
 /// Rows of one sample and the parts they are summed in.
@@ -127,7 +123,7 @@ pub(super) fn scratch_bytes(x: &Spec, e: &Spec) -> usize {
 }
 
 pub(super) fn add_channels_backward(cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
-    pass_on(cuda, io, 1)?;
+    pass_on(cuda, (io.d_out, io.out_spec), &io.d_ins[..1])?;
     if !io.d_ins[1].wanted() || io.specs[1].is_empty() {
         return Ok(());
     }

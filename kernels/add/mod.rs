@@ -5,9 +5,10 @@ mod cpu;
 mod cuda;
 
 use crate::{
+    device::Device,
     error::Result,
     kernels::{check, frame},
-    op::{Backward, Cost, Forward, Keeps, Op, Signature},
+    op::{Backward, Cost, Forward, Grad, Keeps, Op, Signature},
     tensor::Spec,
 };
 
@@ -34,6 +35,22 @@ pub struct Add;
 /// methods.md §3.1 (`time_emb_proj`).
 #[derive(Clone, Copy, Debug)]
 pub struct AddChannels;
+
+/// `dr = dy` for a residual `r`, the last input of an operation that adds it to its result; leaves `io` to that operation
+/// without the residual.
+///
+/// # Errors
+/// As [`Op::backward`].
+pub(crate) fn residual_gradient(io: &mut Backward<'_>) -> Result<()> {
+    io.ins.pop();
+    io.specs = io.specs.split_last().map_or(io.specs, |(_, others)| others);
+    let Some(grad) = io.d_ins.pop().filter(Grad::wanted) else { return Ok(()) };
+    match io.device {
+        Device::Cpu => cpu::pass_on(grad, io.d_out.f32()),
+        Device::Cuda(cuda) => return cuda::pass_on(cuda, (io.d_out, io.out_spec), &[grad]),
+    }
+    Ok(())
+}
 
 impl Op for Add {
     fn name(&self) -> &'static str {

@@ -57,10 +57,12 @@ fn batched_cases() -> Vec<Case> {
 /// Every function, with and without residual; widths for the tensor cores and for none; a sum cut into ranges.
 fn fused_cases() -> Vec<Case> {
     use Then::{Activation, Geglu, Nothing};
-    let shapes: [(&[usize], usize, Then, bool); 11] = [
+    let shapes: [(&[usize], usize, Then, bool); 13] = [
         (&[3, 5], 4, Nothing, true),
         (&[2, 37, 72], 136, Nothing, true),
         (&[16, 1032], 24, Nothing, true),
+        (&[30, 40], 200, Nothing, true),
+        (&[0, 4], 3, Nothing, true),
         (&[7, 6], 5, Activation(Kind::Silu), true),
         (&[70, 40], 168, Activation(Kind::Gelu), false),
         (&[9, 16], 24, Activation(Kind::QuickGelu), true),
@@ -78,7 +80,7 @@ fn fused_cases() -> Vec<Case> {
         dims.extend(residual.then_some(&y[..]));
         let op = FusedLinear { bias: true, residual, then };
         let mut case = Case::normal(&format!("fused linear {then:?}"), op, &dims);
-        case.grads.fill(false);
+        case.grads.fill(then == Nothing);
         case
     };
     shapes.into_iter().map(one).collect()

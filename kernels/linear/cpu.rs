@@ -6,9 +6,9 @@ use crate::{
         Columns, Elements, Initial, Left, Mat, MatMut, OUTER_DEPTH, OUTER_SCRATCH_LEN, Out, Right,
         Rows, Taps, Term, Threads, TransposedTerm, Unpacked, add_row_sums,
         bf16::{self, Side, Sum, Unit},
-        by_columns, by_transposed, fill_rows, matmul, outer, outer_rows, pack, packed_len, pieces,
-        pool_size, product, share, sum_columns, sum_columns_scratch, sum_transposed,
-        sum_transposed_scratch,
+        by_columns, by_transposed, fill_rows, for_chunks, matmul, outer, outer_rows, pack,
+        packed_len, pieces, pool_size, product, share, sum_columns, sum_columns_scratch,
+        sum_transposed, sum_transposed_scratch,
     },
     op::{Backward, Forward},
     tensor::DType,
@@ -112,6 +112,16 @@ pub(super) fn layer(
         return sum_transposed(out, (m, n), [term], start, scratch);
     }
     times(out, x, &transposed(w, n, k, 1.0), start, m, scratch);
+}
+
+/// `out += r`: a residual, behind everything else that is summed.
+pub(crate) fn add_residual(out: &mut [f32], r: &[f32]) {
+    for_chunks(
+        out,
+        1,
+        #[inline(always)]
+        |at, chunk| chunk.iter_mut().zip(&r[at..]).for_each(|(y, r)| *y += r),
+    );
 }
 
 /// `out = start + x source` for `rows` rows on all threads.

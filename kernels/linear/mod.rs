@@ -82,8 +82,8 @@ impl Op for Linear {
         })
     }
 
-    fn followed_by(&self, next: &dyn Op, _: usize) -> Option<Box<dyn Op>> {
-        fused::behind(self.bias, next).map(|op| Box::new(op) as Box<dyn Op>)
+    fn followed_by(&self, next: &dyn Op, _: usize, backward: bool) -> Option<Box<dyn Op>> {
+        fused::behind(self.bias, next, backward).map(|op| Box::new(op) as Box<dyn Op>)
     }
 
     fn beside(&self, count: usize, trained: &[bool], backward: bool) -> Option<Box<dyn Op>> {

@@ -22,17 +22,39 @@ pub fn cases() -> Vec<Case> {
         (&[30, 56], 104, 5), // more columns than rows: the CPU's threads own columns
         (&[3, 4], 2, 0),
     ];
-    let one = |(x, n, r): (&[usize], usize, usize), bias: bool| {
-        let k = x.last().copied().unwrap_or(1);
-        let (w, b, a, up) = ([n, k], [n], [r, k], [n, r]);
-        let mut dims: Vec<&[usize]> = vec![x, &w];
-        dims.extend(bias.then_some(&b[..]));
-        dims.extend([&a[..], &up[..]]);
-        let name = if bias { "lora_linear with bias" } else { "lora_linear" };
-        Case::normal(name, LoraLinear { bias, scale: 0.5 }, &dims)
-    };
-    let alone = shapes.into_iter().flat_map(|s| [one(s, false), one(s, true)]);
-    alone.chain(joined_cases()).collect()
+    let alone = shapes.into_iter().flat_map(|s| [one(s, false, false), one(s, true, false)]);
+    alone.chain(residual_cases()).chain(joined_cases()).collect()
+}
+
+/// One layer of `n` outputs and rank `r` on `x`.
+fn one((x, n, r): (&[usize], usize, usize), bias: bool, residual: bool) -> Case {
+    let k = x.last().copied().unwrap_or(1);
+    let (w, b, a, up) = ([n, k], [n], [r, k], [n, r]);
+    let y = [&x[..x.len() - 1], &[n]].concat();
+    let mut dims: Vec<&[usize]> = vec![x, &w];
+    dims.extend(bias.then_some(&b[..]));
+    dims.extend([&a[..], &up[..]]);
+    dims.extend(residual.then_some(&y[..]));
+    let with = |what: &'static str, there: bool| if there { what } else { "" };
+    let name = format!("lora_linear{}{}", with(" with bias", bias), with(" residual", residual));
+    Case::normal(&name, LoraLinear { bias, residual, scale: 0.5 }, &dims)
+}
+
+/// Ragged, a rank that is copied, every family of kernels, a sum cut into ranges, few columns (rank 0 too: the narrow kernels
+/// add nothing to their result), nothing to do.
+fn residual_cases() -> Vec<Case> {
+    let shapes: [(&[usize], usize, usize); 9] = [
+        (&[2, 3, 5], 4, 1),
+        (&[7, 17], 33, 4),
+        (&[70, 40], 24, 4),
+        (&[70, 72], 136, 16),
+        (&[2, 9, 1032], 24, 24),
+        (&[300, 88], 168, 72),
+        (&[30, 56], 104, 5),
+        (&[264, 80], 32, 0),
+        (&[0, 4], 3, 2),
+    ];
+    shapes.into_iter().enumerate().map(|(i, s)| one(s, i % 2 == 0, true)).collect()
 }
 
 /// Two parts and the most; ragged extents, ranks of a part of a K-step, of more than a slab, and for no tensor core; a sum
@@ -63,18 +85,23 @@ fn joined_cases() -> Vec<Case> {
     shapes.into_iter().map(one).collect()
 }
 
-/// SDXL's attention projections at 1024 x 1024, one and four pictures, usual ranks.
+/// SDXL's attention projections at 1024 x 1024, one and four pictures, usual ranks; with the sum behind them.
 pub fn bench_cases() -> Vec<Case> {
+    let layer = |residual| LoraLinear { bias: true, residual, scale: 1.0 };
     let mut all = vec![];
     for (rows, width) in [(4096, 640), (1024, 1280), (16384, 640), (4096, 1280)] {
         for rank in [4, 16, 32, 128] {
             let dims: [&[usize]; 5] =
                 [&[rows, width], &[width, width], &[width], &[rank, width], &[width, rank]];
-            let mut case =
-                Case::normal("lora_linear", LoraLinear { bias: true, scale: 1.0 }, &dims);
+            let mut case = Case::normal("lora_linear", layer(false), &dims);
             case.grads = vec![true, false, false, true, true]; // the base layer is frozen
             all.push(case);
         }
+        let (w, b, a, up) = ([width, width], [width], [32, width], [width, 32]);
+        let dims: [&[usize]; 6] = [&[rows, width], &w, &b, &a, &up, &[rows, width]];
+        let mut case = Case::normal("lora_linear residual", layer(true), &dims);
+        case.grads = vec![true, false, false, true, true, false]; // the residual's is another name of dy
+        all.push(case);
     }
     all
 }

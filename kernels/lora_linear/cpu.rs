@@ -12,7 +12,9 @@ use crate::{
             sum_columns, sum_columns_scratch, sum_transposed, sum_transposed_scratch,
         },
     },
-    kernels::linear::cpu::{TOKEN, block, consecutive, plain, transposed, weight_gradient},
+    kernels::linear::cpu::{
+        TOKEN, add_residual, block, consecutive, plain, transposed, weight_gradient,
+    },
     op::{Backward, Forward, Grad},
     tensor::DType,
 };
@@ -73,6 +75,9 @@ pub(super) fn forward(s: Shape, scale: f32, mut io: Forward<'_>) {
     let bias = if s.a == 3 { Some(io.ins[2].f32()) } else { None };
     let made = (io.saved[0].f32(), io.out.f32());
     outputs((s, scale), &layer, bias, made, io.scratch.f32());
+    if let Some(r) = io.ins.last().filter(|_| s.residual) {
+        add_residual(io.out.f32(), r.f32());
+    }
 }
 
 /// `h` and `y` of one layer; `scratch` has [`forward_scratch`] bytes.

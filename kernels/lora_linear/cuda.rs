@@ -23,7 +23,7 @@ use crate::{
 struct Products {
     /// `h = scale x a^T`.
     down: Problem,
-    /// `y = x w^T + h up^T`.
+    /// `y = x w^T + h up^T`, and the residual.
     forward: Problem,
     /// `g = scale dy up`.
     up: Problem,
@@ -62,7 +62,7 @@ impl Layer {
         let of = |pass, mnk, rank| Problem::dense(pass, self.dtype, mnk, rank);
         Products {
             down: of(Pass::Forward, [s.rows, s.rank, s.k], 0),
-            forward: of(Pass::Forward, [s.rows, s.n, s.k], r),
+            forward: of(Pass::Forward, [s.rows, s.n, s.k], r).with_residual(s.residual),
             up: of(Pass::Input, [s.rows, r, s.n], 0),
             input: of(Pass::Input, [s.rows, s.k, s.n], r),
             weight: of(Pass::Weight, [s.n, s.k, s.rows], 0),
@@ -165,6 +165,8 @@ pub(super) struct At {
     pub a: u64,
     pub up: u64,
     pub h: u64,
+    /// Added to the output; 0 where nothing is.
+    pub residual: u64,
     /// The output, or its gradient.
     pub y: u64,
     pub scratch: u64,
@@ -182,6 +184,7 @@ pub(super) fn forward(s: Shape, scale: f32, cuda: &Cuda, io: &Forward<'_>) -> Re
         a: io.ins[s.a].address(),
         up: io.ins[s.a + 1].address(),
         h: io.saved[0].address(),
+        residual: io.ins.last().filter(|_| s.residual).map_or(0, |r| r.address()),
         y: io.out.address(),
         scratch: io.scratch.address(),
         ..At::default()
@@ -201,7 +204,7 @@ pub(super) fn layer(s: Shape, scale: f32, cuda: &Cuda, dtype: DType, at: &At) ->
     let t = layer.padded(cuda, at.h, [s.rows, s.rank, layer.rank], h_copy)?;
     let l = layer.padded(cuda, at.up, [s.n, s.rank, layer.rank], up_copy)?;
     let base = Operands::new(at.x, at.w, at.y);
-    p.forward.run(cuda, &Operands { t, l, bias: at.bias, ..base }, parts)
+    p.forward.run(cuda, &Operands { t, l, bias: at.bias, residual: at.residual, ..base }, parts)
 }
 
 pub(super) fn backward(s: Shape, scale: f32, cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
@@ -209,6 +212,7 @@ pub(super) fn backward(s: Shape, scale: f32, cuda: &Cuda, io: &Backward<'_>) -> 
         x: io.ins[0].address(),
         w: io.ins[1].address(),
         bias: 0,
+        residual: 0,
         a: io.ins[s.a].address(),
         up: io.ins[s.a + 1].address(),
         h: io.saved.first().map_or(0, |h| h.address()),

@@ -163,9 +163,12 @@ pub fn operation(text: &str) -> Option<Arc<dyn Op>> {
         "LatentMix" => Arc::new(latent_mix(p)?),
         "LayerNorm" => Arc::new(layer_norm::LayerNorm { eps: p.get("eps")? }),
         "Linear" => Arc::new(linear::Linear { bias: p.get("bias")? }),
-        "LoraLinear" => {
-            Arc::new(lora_linear::LoraLinear { bias: p.get("bias")?, scale: p.get("scale")? })
-        }
+        // recordings of before there were residuals do not say so
+        "LoraLinear" => Arc::new(lora_linear::LoraLinear {
+            bias: p.get("bias")?,
+            residual: p.get("residual").unwrap_or(false),
+            scale: p.get("scale")?,
+        }),
         "MaskedMse" => Arc::new(loss::MaskedMse),
         "MeanTokens" => Arc::new(cosine::MeanTokens),
         "Multiply" => Arc::new(multiply::Multiply),

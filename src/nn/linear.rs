@@ -62,7 +62,8 @@ fn product(
         return net.rec.apply(Linear { bias: has_bias }, &ins);
     };
     ins.extend(net.adapter(0, &[first.rank, width], &[out, first.rank], layout));
-    let mut y = net.rec.apply(LoraLinear { bias: has_bias, scale: first.scale }, &ins)?;
+    let op = LoraLinear { bias: has_bias, residual: false, scale: first.scale };
+    let mut y = net.rec.apply(op, &ins)?;
     for (i, a) in all.iter().enumerate().skip(1) {
         let [down, up] = net.adapter(i, &[a.rank, width], &[out, a.rank], layout);
         let h = net.rec.apply(Linear { bias: false }, &[x, down])?;

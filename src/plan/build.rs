@@ -78,9 +78,7 @@ fn build(mut rec: Recorder, outputs: &[(&str, Value)], options: PlanOptions) -> 
         (_, Some(v)) => vec![(None, v)],
         (_, None) => outputs.iter().enumerate().map(|(i, (_, v))| (Some(i), *v)).collect(),
     };
-    if options.pass == Pass::Inference {
-        fuse(&rec, &mut nodes, &ends);
-    }
+    fuse(&rec, &mut nodes, &ends, options.pass != Pass::Inference);
     let live = reachable(&rec, &nodes, &ends);
     let needs = needing_gradient(&rec, &nodes, &live);
     let mut known = Known {

@@ -1,19 +1,20 @@
 //! Two operations as one, where nothing else reads what lies between them.
 
 use super::{
-    Recorder,
+    Recorder, Value,
     record::{Class, Node},
 };
 use crate::tensor::Spec;
 use std::collections::HashMap;
 
-/// Joins nodes of a forward pass with the one that alone reads their output, where [`crate::op::Op::followed_by`] knows
-/// both as one: a linear layer with the GEGLU, the activation or the residual sum behind it. The joint node stands at the second's
-/// place, under the first one's scope.
+/// Joins nodes with the one that alone reads their output, where [`crate::op::Op::followed_by`] knows both as one: a linear
+/// layer with the GEGLU, the activation or the residual sum behind it. The joint node stands at the second's place, under the
+/// first one's scope.
 ///
-/// `ends` are the values that outlive the run. A backward pass would need what lies between, so plans with one are left
-/// as they are recorded.
-pub(super) fn fuse(rec: &Recorder, nodes: &mut Vec<Node>, ends: &[usize]) {
+/// `ends` are the values that outlive the run. In a plan with a `backward` pass only neighbours are joined, and only where
+/// nothing has to be kept of what lies between, as with a sum: no operand then waits longer, and gradients add up in the
+/// same order. What is computed again stays the same too, as both are of one segment.
+pub(super) fn fuse(rec: &Recorder, nodes: &mut Vec<Node>, ends: &[usize], backward: bool) {
     let mut readers: HashMap<usize, usize> = HashMap::new();
     for n in nodes.iter() {
         n.ins.iter().for_each(|v| *readers.entry(rec.slots[v.0].root).or_default() += 1);
@@ -25,8 +26,9 @@ pub(super) fn fuse(rec: &Recorder, nodes: &mut Vec<Node>, ends: &[usize]) {
             let v = nodes[second].ins[at];
             let first = *made.get(&v.0)?;
             let alone = readers.get(&v.0) == Some(&1) && !ends.contains(&v.0);
-            if !alone { None } else { joined(rec, (&nodes[first], &nodes[second]), at) }
-                .map(|n| (first, n))
+            let pair = (&nodes[first], &nodes[second]);
+            let fits = alone && (!backward || first + 1 == second && trainable(rec, pair, at));
+            if !fits { None } else { joined(rec, pair, at, backward) }.map(|n| (first, n))
         });
         if let Some((first, node)) = joint {
             gone[first] = true;
@@ -42,15 +44,31 @@ pub(super) fn fuse(rec: &Recorder, nodes: &mut Vec<Node>, ends: &[usize]) {
     nodes.retain(|_| !gone.next().unwrap_or(false));
 }
 
+/// The inputs of `second` but `at`.
+fn others(second: &Node, at: usize) -> impl Iterator<Item = Value> {
+    second.ins.iter().enumerate().filter(move |(i, _)| *i != at).map(|(_, v)| *v)
+}
+
+/// Whether one backward step, and one repetition, can do for both: no value is an operand twice.
+fn trainable(rec: &Recorder, (first, second): (&Node, &Node), at: usize) -> bool {
+    let root = |v: Value| rec.slots[v.0].root;
+    let again = others(second, at).any(|v| first.ins.iter().any(|x| root(*x) == root(v)));
+    !again && first.segment == second.segment && first.detached == second.detached
+}
+
 /// `first` and `second`, whose input `at` is the output of `first`, as one node.
-fn joined(rec: &Recorder, (first, second): (&Node, &Node), at: usize) -> Option<Node> {
-    let op = first.op.followed_by(&*second.op, at)?;
-    let others = second.ins.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, v)| *v);
-    let ins: Vec<_> = first.ins.iter().copied().chain(others).collect();
+fn joined(
+    rec: &Recorder,
+    (first, second): (&Node, &Node),
+    at: usize,
+    backward: bool,
+) -> Option<Node> {
+    let op = first.op.followed_by(&*second.op, at, backward)?;
+    let ins: Vec<_> = first.ins.iter().copied().chain(others(second, at)).collect();
     let specs: Vec<Spec> = ins.iter().map(|v| rec.slots[v.0].spec.clone()).collect();
     let signature = op.infer(&specs).ok()?;
-    let plain = first.saved.is_empty() && second.saved.is_empty() && signature.saved.is_empty();
-    if signature.out != second.signature.out || !plain {
+    let saved = second.saved.is_empty() && signature.saved == first.signature.saved;
+    if signature.out != second.signature.out || !saved {
         return None;
     }
     Some(Node {
@@ -58,7 +76,7 @@ fn joined(rec: &Recorder, (first, second): (&Node, &Node), at: usize) -> Option<
         ins,
         specs,
         out: second.out,
-        saved: vec![],
+        saved: first.saved.clone(),
         signature,
         scope: first.scope.clone(),
         segment: second.segment,

@@ -18,7 +18,7 @@ struct Times {
 /// the steps that would only have copied.
 ///
 /// Sums `y = a + b` have `da = db = dy`: three names of one buffer, as long as nothing is added to one of them before the
-/// others were read. Only the first writer of a gradient can be replaced so; gradients that a caller or an optimizer reads
+/// others were read; so has the residual of a layer. Only the first writer of a gradient can be replaced so; gradients that a caller or an optimizer reads
 /// keep buffers of their own.
 pub(super) fn pass_on(rec: &mut Recorder, nodes: &[Node], steps: &mut Vec<Step>) {
     let times = times(rec, nodes, steps);

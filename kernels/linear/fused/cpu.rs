@@ -52,13 +52,7 @@ pub(super) fn forward(op: FusedLinear, mut io: Forward<'_>) {
         }
     }
     if let Some(r) = io.ins.last().filter(|_| op.residual) {
-        let r = r.f32();
-        for_chunks(
-            io.out.f32(),
-            1,
-            #[inline(always)]
-            |at, chunk| chunk.iter_mut().zip(&r[at..]).for_each(|(y, r)| *y += r),
-        );
+        cpu::add_residual(io.out.f32(), r.f32());
     }
 }
 

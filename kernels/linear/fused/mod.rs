@@ -1,15 +1,15 @@
-//! A fully connected layer with what follows it, for inference.
+//! A fully connected layer with what follows it.
 
 mod cpu;
 mod cuda;
 
-use super::output;
+use super::{Linear, output};
 use crate::{
     device::{Cuda, Device},
     error::{Error, Result},
     kernels::{
         activation::{Activation, Kind},
-        add::Add,
+        add::{self, Add},
         check,
         geglu::Geglu,
     },
@@ -29,7 +29,7 @@ pub enum Then {
     Geglu,
 }
 
-/// A fully connected layer, its activation and a residual in one pass; forward only.
+/// A fully connected layer, its activation and a residual in one pass.
 ///
 /// `y = f(x w^T + b) + r`, or `y = value gelu(gate) + r` with `[value, gate] = x w^T + b`
 ///
@@ -38,14 +38,14 @@ pub enum Then {
 /// `y: [.., N]`, of GEGLU `[.., N / 2]`; all of one float type. On the CPU `w` may be bf16 or f16 beside f32.
 ///
 /// # Gradient
-/// None: backward would need `h`, which is not kept. A plan that trains through it is refused; record
-/// [`super::Linear`], the activation and the addition apart.
+/// Without an activation that of [`Linear`], and `dr = dy`. With one none: backward would need `h`, which is not kept. A plan
+/// that trains through it is refused; record [`Linear`], the activation and the addition apart.
 ///
 /// # Numerics
-/// As [`super::Linear`]: f32 from the sums to the one rounding of `y`; on a GPU without a fused kernel `h` is rounded too.
+/// As [`Linear`]: f32 from the sums to the one rounding of `y`; on a GPU without a fused kernel `h` is rounded too.
 ///
 /// # Errors
-/// `infer` refuses what [`super::Linear`] does, an odd width of GEGLU, and a residual of another shape.
+/// `infer` refuses what [`Linear`] does, an odd width of GEGLU, and a residual of another shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FusedLinear {
     /// Whether the third input is a bias.
@@ -66,13 +66,24 @@ impl FusedLinear {
         }
     }
 
+    /// The layer without what follows it; its inputs are the first ones of this.
+    fn layer(self) -> Linear {
+        Linear { bias: self.bias }
+    }
+
+    /// Inputs of the layer itself.
+    fn own(self) -> usize {
+        2 + usize::from(self.bias)
+    }
+
     fn refusal(self) -> Error {
         Error::Plan { at: self.name().into(), problem: FORWARD_ONLY.into() }
     }
 }
 
-/// A layer and what alone reads its result, as one: GEGLU, an activation, a residual sum.
-pub(super) fn behind(bias: bool, next: &dyn Op) -> Option<FusedLinear> {
+/// A layer and what alone reads its result, as one: GEGLU, an activation, a residual sum; the sum alone where a `backward` pass
+/// can follow.
+pub(super) fn behind(bias: bool, next: &dyn Op, backward: bool) -> Option<FusedLinear> {
     let next: &dyn Any = next;
     let (residual, then) = match (next.downcast_ref::<Activation>(), next.is::<Geglu>()) {
         (Some(Activation { kind }), _) => (false, Then::Activation(*kind)),
@@ -80,10 +91,11 @@ pub(super) fn behind(bias: bool, next: &dyn Op) -> Option<FusedLinear> {
         (None, false) if next.is::<Add>() => (true, Then::Nothing),
         (None, false) => return None,
     };
-    Some(FusedLinear { bias, residual, then })
+    let op = FusedLinear { bias, residual, then };
+    (!backward || op.forward_only().is_none()).then_some(op)
 }
 
-const FORWARD_ONLY: &str = "a fused layer has no backward pass (it does not keep what its activation got); \
+const FORWARD_ONLY: &str = "a fused activation has no backward pass (what it got is not kept); \
                             record linear, the activation and add apart where gradients are wanted";
 
 /// What `--variant` can choose here.
@@ -120,15 +132,27 @@ impl Op for FusedLinear {
         let device = cuda::scratch(*self, &ins[0], &h);
         let stored = check::stored_weight(ins);
         let forward_scratch = cpu::scratch(*self, &ins[0], &h, stored).max(device);
-        Ok(Signature { forward_scratch, ..Signature::of(out) })
+        let backward_scratch = match self.forward_only() {
+            None => self.layer().infer(&ins[..self.own()])?.backward_scratch,
+            Some(_) => 0,
+        };
+        Ok(Signature { forward_scratch, backward_scratch, ..Signature::of(out) })
     }
 
     fn forward_only(&self) -> Option<&'static str> {
-        Some(FORWARD_ONLY)
+        (self.then != Then::Nothing).then_some(FORWARD_ONLY)
     }
 
-    fn keeps(&self, _: &[bool]) -> Keeps {
-        Keeps::default()
+    fn passes(&self) -> &'static [usize] {
+        match (self.residual, self.bias) {
+            (false, _) => &[],
+            (true, false) => &[2],
+            (true, true) => &[3],
+        }
+    }
+
+    fn keeps(&self, wants: &[bool]) -> Keeps {
+        if self.then == Then::Nothing { self.layer().keeps(wants) } else { Keeps::default() }
     }
 
     fn cost(&self, ins: &[Spec], out: &Spec) -> Cost {
@@ -136,6 +160,13 @@ impl Op for FusedLinear {
         let columns = ins[1].dims[0] as f64;
         let rows = super::rows(&ins[0]) as f64;
         Cost { flop: 2.0 * rows * columns * ins[0].last() as f64, bytes }
+    }
+
+    fn backward_cost(&self, ins: &[Spec], out: &Spec, wants: &[bool]) -> Cost {
+        let (layer, residual) = wants.split_at(self.own().min(wants.len()));
+        let one = self.layer().backward_cost(&ins[..self.own()], out, layer);
+        let copied = if residual.contains(&true) { 2.0 * out.bytes() as f64 } else { 0.0 };
+        Cost { bytes: one.bytes + copied, ..one }
     }
 
     fn detail(&self) -> String {
@@ -151,8 +182,11 @@ impl Op for FusedLinear {
         }
     }
 
-    fn variant(&self, cuda: &Cuda, ins: &[Spec], _: &Spec, backward: bool) -> String {
-        if backward { String::new() } else { cuda::describe(*self, cuda, &ins[0], &ins[1]) }
+    fn variant(&self, cuda: &Cuda, ins: &[Spec], out: &Spec, backward: bool) -> String {
+        if backward {
+            return self.layer().variant(cuda, &ins[..self.own()], out, true);
+        }
+        cuda::describe(*self, cuda, &ins[0], &ins[1])
     }
 
     fn forward(&self, io: Forward<'_>) -> Result<()> {
@@ -166,7 +200,13 @@ impl Op for FusedLinear {
         Ok(())
     }
 
-    fn backward(&self, _: Backward<'_>) -> Result<()> {
-        Err(self.refusal())
+    fn backward(&self, mut io: Backward<'_>) -> Result<()> {
+        if self.then != Then::Nothing {
+            return Err(self.refusal());
+        }
+        if self.residual {
+            add::residual_gradient(&mut io)?;
+        }
+        self.layer().backward(io)
     }
 }

@@ -175,6 +175,7 @@ pub(super) fn backward(op: JoinedLora, cuda: &Cuda, io: &Backward<'_>) -> Result
                 x,
                 w: weight(i),
                 bias: 0,
+                residual: 0,
                 a: part(a, i, s.rank * s.k, dtype),
                 up: part(up, i, s.n * s.rank, dtype),
                 h: part(h, i, s.rows * s.rank, dtype),

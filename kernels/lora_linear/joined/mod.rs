@@ -68,7 +68,7 @@ impl JoinedLora {
     fn shape(self, ins: &[Spec]) -> Shape {
         let a = self.a_index();
         let (k, n, rank) = (ins[0].last(), ins[1].dims[0], ins[a].dims[0] / self.parts.max(1));
-        Shape { rows: linear::rows(&ins[0]), k, n, rank, a }
+        Shape { rows: linear::rows(&ins[0]), k, n, rank, a, residual: false }
     }
 
     /// Refuses the gradient of a weight or a bias.
