@@ -114,8 +114,8 @@ def mixing(eyes, count, threshold):
 
 
 def texts(eyes, count):
-    """How often the right caption of 12 is first: other scenes, and the same subjects elsewhere."""
-    other, places = [], []
+    """How often the right caption of 12 is first: other scenes, and the same subjects elsewhere, in full and by class."""
+    other, places = [], {"12 places": [], "12 places, classes": []}
     made = scenes(count, 2)
     rng = np.random.default_rng(SEED)
     captions = [caption(spec, rng) for spec, _, _ in made]
@@ -123,11 +123,12 @@ def texts(eyes, count):
         wrong = rng.choice([j for j in range(count) if captions[j] != captions[i]], 11, replace=False)
         scores = eyes.text_scores(picture[None], [captions[i], *(captions[j] for j in wrong)])[0]
         other.append(scores.argmax() == 0)
-        names = " and a ".join(toyworld.noun(s) for s in spec["subjects"])
-        all_places = [f"a photo of a {names}, {p}" for p in toyworld.BACKGROUNDS.values()]
-        scores = eyes.text_scores(picture[None], all_places)[0]
-        places.append(list(toyworld.BACKGROUNDS)[scores.argmax()] == spec["bg"])
-    return {"12 scenes": round(float(np.mean(other)), 3), "12 places": round(float(np.mean(places)), 3)}
+        for kind, name in zip(places, (toyworld.noun, lambda s: s["cls"])):
+            names = " and a ".join(map(name, spec["subjects"]))
+            all_places = [f"a photo of a {names}, {p}" for p in toyworld.BACKGROUNDS.values()]
+            scores = eyes.text_scores(picture[None], all_places)[0]
+            places[kind].append(list(toyworld.BACKGROUNDS)[scores.argmax()] == spec["bg"])
+    return {k: round(float(np.mean(v)), 3) for k, v in {"12 scenes": other, **places}.items()}
 
 
 def main():

@@ -12,6 +12,11 @@ import data
 from worlds import PUBLISHED, held_out, key, random_subject, toyworld
 
 
+def shards(work):
+    """Every rendered shard of WORK."""
+    return sorted(file for kind in data.KINDS for file in glob.glob(f"{work}/{kind}/*.npz"))
+
+
 def main():
     """Fails by an assertion."""
     for pair in toyworld.HELDOUT.values():
@@ -28,7 +33,7 @@ def main():
     else:
         raise AssertionError("a held-out subject was let through")
     looked = 0
-    for file in sorted(glob.glob(f"{sys.argv[1]}/s*/*.npz")) if len(sys.argv) > 1 else []:
+    for file in shards(sys.argv[1]) if len(sys.argv) > 1 else []:
         arrays = np.load(file)
         for spec in map(json.loads, arrays["specs"] if "specs" in arrays else []):
             subjects = spec["subjects"] if isinstance(spec, dict) else spec

@@ -1,4 +1,4 @@
-"""Draws the four curves of WORK as curves/curves.svg and keeps their numbers beside it.
+"""Draws the curves of WORK as curves/curves.svg and keeps their numbers beside it.
 
     python curves.py WORK
 """
@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent / "curves"
-NAMES = {"detector": "Detector", "dino": "Embedder", "segmenter": "Segmenter", "clip": "CLIP"}
+NAMES = {"detector": "Detector", "detector_close": "Detector, second stage", "dino": "Embedder",
+         "segmenter": "Segmenter", "clip": "CLIP"}
 WIDTH, HEIGHT, EDGE = 460, 260, 50
 
 
@@ -45,7 +46,7 @@ def main():
         with open(HERE / f"{name}.csv", encoding="utf-8") as file:
             points = [(float(row[0]), float(row[1])) for row in csv.reader(file)]
         parts += panel(points, (i % 2) * WIDTH, (i // 2) * HEIGHT, title)
-    head = (f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" height="{2 * HEIGHT}" '
+    head = (f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" height="{(len(NAMES) + 1) // 2 * HEIGHT}" '
             'font-family="sans-serif" font-size="12">')
     background = '<rect width="100%" height="100%" fill="white"/>'
     (HERE / "curves.svg").write_text("\n".join([head, background, *parts, "</svg>", ""]), encoding="utf-8")

@@ -142,13 +142,16 @@ def thirteenth(path, source):
     soften(path, source, 13)
 
 
+#: The kinds of shards: how one is rendered, and how its soft pictures are made.
+KINDS = {"scenes": (write_scenes, thirteenth), "sets": (write_sets, thirteenth),
+         "close": (write_close, repainted), "loose": (write_loose, repainted)}
+
+
 def main():
     """Renders the shards that are not there yet."""
     work, *counts = sys.argv[1], *map(int, sys.argv[2:6])
-    kinds = {"scenes": (write_scenes, thirteenth), "sets": (write_sets, thirteenth),
-             "close": (write_close, repainted), "loose": (write_loose, repainted)}
     for second in (False, True):
-        for (kind, make), count in zip(kinds.items(), counts):
+        for (kind, make), count in zip(KINDS.items(), counts):
             folder = f"{work}/{'soft_' if second else ''}{kind}"
             os.makedirs(folder, exist_ok=True)
             for path in (f"{folder}/{number:03d}.npz" for number in range(count)):

@@ -32,6 +32,12 @@ def arguments(steps, batch, lr, **more):
     return parser.parse_args()
 
 
+def exported(kind, folder):
+    """What loads the weights of an exported folder into a fresh model of this class; nothing for no folder."""
+    return folder and (lambda model: model.load_state_dict(
+        kind.from_pretrained(folder, dtype=torch.float32).state_dict()))
+
+
 class Run:
     """A model with heads that only training has, and everything that a stopped run needs."""
 

@@ -2,14 +2,19 @@
 
 The towers begin as the detector's (WORK/detector.pt). Beside the captions of the batch each picture is
 compared with one that is wrong in one thing: the place, or something about one subject.
+
+With --start FOLDER --painted SHARE --classes SHARE it goes on from exported weights, with that share of close and loose
+scenes as the base paints them (`data.py`), and of captions that name the classes alone, wrong in the place.
 """
 import copy
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from transformers import CLIPModel
 
 from eyes import CAPTION, END, TOKENIZER, normalized
-from loop import Run, arguments
+from loop import Run, arguments, exported
 from pictures import Shards, augmented, to_float
 from queries import TABLES
 from tokenizer import Tokenizer
@@ -68,21 +73,60 @@ def text_ids(tokenizer, texts):
     return ids[:, :int((ids != END).sum(1).max()) + 1]
 
 
+def pair(spec, rng, classes):
+    """A caption, and one that is wrong; with the probability `classes` both name the classes alone."""
+    if "flat" in spec or rng.random() >= classes:
+        return caption(spec, rng), caption(spoiled(spec, rng), rng)
+    names = "a photo of a " + " and a ".join(s["cls"] for s in spec["subjects"])
+    other = str(rng.choice([p for p in toyworld.BACKGROUNDS if p != spec["bg"]]))
+    return tuple(f"{names}, {toyworld.BACKGROUNDS[p]}" for p in (spec["bg"], other))
+
+
+class Painted:
+    """The scenes of one kind that the base has painted."""
+
+    def __init__(self, work, kind):
+        self.shards = Shards(work, kind)
+        self.rows = np.flatnonzero(self.shards.soft >= 0)
+
+    def batch(self, rng, n):
+        """Pictures and specifications."""
+        rows = rng.choice(self.rows, n)
+        return self.shards.softened[self.shards.soft[rows]], [self.shards.specs[i] for i in rows]
+
+
+class Rendered:
+    """All scenes of one kind."""
+
+    def __init__(self, work, kind):
+        self.shards = Shards(work, kind)
+
+    def batch(self, rng, n):
+        """Pictures and specifications."""
+        rows = rng.integers(0, len(self.shards), n)
+        return self.shards.take(rows, rng), [self.shards.specs[i] for i in rows]
+
+
 def main():
     """Trains."""
-    args = arguments(steps=800, batch=64, lr=2e-3)
-    run = Run("clip", args, prepare=from_detector(args.work))
-    data, tokenizer = Shards(args.work, "scenes"), Tokenizer(str(TOKENIZER))
-    aim = torch.arange(args.batch)
+    args = arguments(steps=800, batch=64, lr=2e-3, **{
+        "--painted": dict(type=float, default=0.0, help="share of scenes as the base paints them"),
+        "--classes": dict(type=float, default=0.0, help="share of captions that name classes alone"),
+        "--start": dict(help="begin with the weights of this exported folder")})
+    prepare = exported(CLIPModel, args.start) or from_detector(args.work)
+    run = Run("clip", args, prepare=prepare, stage="_painted" if args.start else "")
+    half = int(round(args.batch * args.painted / 2))
+    data = [(Rendered(args.work, "scenes"), args.batch - 2 * half)]
+    data += [(Painted(args.work, kind), half) for kind in ("close", "loose") if half]
+    tokenizer, aim = Tokenizer(str(TOKENIZER)), torch.arange(args.batch)
 
     def loss_of():
-        rows = run.rng.integers(0, len(data), args.batch)
-        specs = [data.specs[i] for i in rows]
-        texts = [caption(s, run.rng) for s in specs]
-        texts += [caption(spoiled(s, run.rng), run.rng) for s in specs]
+        drawn = [scenes.batch(run.rng, n) for scenes, n in data]
+        specs = [s for _, own in drawn for s in own]
+        texts = sum(zip(*(pair(s, run.rng, args.classes) for s in specs)), ())
         same = torch.tensor([[a == b for b in texts] for a in texts[:args.batch]])
         same[aim, aim] = False
-        x = augmented(to_float(data.take(rows, run.rng)))
+        x = augmented(to_float(np.concatenate([pictures for pictures, _ in drawn])))
         with torch.autocast("cpu", torch.bfloat16):
             picture = run.model.visual_projection(
                 run.model.vision_model(pixel_values=normalized("clip", x)).pooler_output)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from transformers import Owlv2ForObjectDetection
 
 from eyes import END, QUERY, normalized
-from loop import Run, arguments
+from loop import Run, arguments, exported
 from pictures import Shards, augmented, flipped, to_float
 from queries import FIELDS, TABLES, code, matches, pool
 from tokenizer import Tokenizer
@@ -121,12 +121,6 @@ class Scenes:
         return x, boxes, self.codes[rows], self.there[rows], covers, specs
 
 
-def exported(folder):
-    """What loads a folder's weights into a fresh model; nothing for no folder."""
-    return folder and (lambda model: model.load_state_dict(
-        Owlv2ForObjectDetection.from_pretrained(folder, dtype=torch.float32).state_dict()))
-
-
 def main():
     """Trains."""
     args = arguments(steps=19000, batch=48, lr=2.5e-3, **{
@@ -134,7 +128,7 @@ def main():
         "--start": dict(help="begin with the weights of this exported folder")})
     sizes = {f: len(TABLES[f]) for f in FIELDS[:5]}
     run = Run("detector", args, {f: torch.nn.Linear(128, n) for f, n in sizes.items()},
-              exported(args.start), "_close" if args.start else "")
+              exported(Owlv2ForObjectDetection, args.start), "_close" if args.start else "")
     half = int(round(args.batch * args.close / 2))
     shares = {"scenes": args.batch - 2 * half, "close": half, "loose": half}
     data = [(Scenes(args.work, kind, 0.0 if kind == "scenes" else 0.7), n) for kind, n in shares.items() if n]
