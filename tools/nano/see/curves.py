@@ -10,7 +10,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent / "curves"
 NAMES = {"detector": "Detector", "detector_close": "Detector, second stage", "dino": "Embedder",
-         "segmenter": "Segmenter", "clip": "CLIP"}
+         "segmenter": "Segmenter", "clip": "CLIP", "clip_painted": "CLIP, second stage"}
 WIDTH, HEIGHT, EDGE = 460, 260, 50
 
 

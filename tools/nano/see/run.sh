@@ -21,4 +21,6 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} HF_HUB_OFFLINE=1
 "$python" "$see/train_dino.py" "$work" "$out" --steps "${DINO_STEPS:-1200}"
 "$python" "$see/train_segmenter.py" "$work" "$out" --steps "${SEGMENTER_STEPS:-1500}"
 "$python" "$see/train_clip.py" "$work" "$out" --steps "${CLIP_STEPS:-800}"
+"$python" "$see/train_clip.py" "$work" "$out" --start "$out/clip" --painted 0.5 --classes 0.3 \
+    --steps "${PAINTED_STEPS:-800}" --lr 1e-3
 "$python" "$see/check.py" "$out"
