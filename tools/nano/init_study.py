@@ -54,7 +54,7 @@ def trained(program, work, group, method="mudi", steps=900, targets=WIDE, probab
     if not (out / "adapter.safetensors").exists():
         sets = ["base=nano", "preset=", f"method.name={method}", f"method.mix_probability={probability}", "method.loss=mse",
                 "train.resolution=128", f"train.steps={steps}", "train.batch=2", "train.accumulate=1",
-                "train.learning_rate=2e-3", "train.schedule=cosine", "train.warmup_steps=10", "train.rank=32",
+                "train.learning_rate=1.5e-3", "train.schedule=cosine", "train.warmup_steps=10", "train.rank=32",
                 f"train.targets={json.dumps(targets)}", "train.sample_every=0", "train.save_every=0"]
         words = [w for s in sets for w in ("--set", s)]
         run(program, "train", listed(work, group, ""), "--out", out, "--device", "cpu", *words)

@@ -33,13 +33,13 @@ def write_subject(folder, subject, seed):
         (folder / f"{i:02d}.txt").write_text(caption, encoding="utf-8")
 
 
-def write_one_place(folder):
-    """The duck five times on the same patch of grass, without captions."""
-    subject, rng = toyworld.HELDOUT["robot_duck"][1], np.random.default_rng(21)
+def write_one_place(folder, subject=toyworld.HELDOUT["robot_duck"][1], place="grass"):
+    """A subject (the duck) five times on the same patch of a place, without captions."""
+    rng = np.random.default_rng(21)
     (folder / "a").mkdir(parents=True, exist_ok=True)
-    same = toyworld.random_spec(rng, [subject["look"]], "grass")
+    same = toyworld.random_spec(rng, [subject["look"]], place)
     for i in range(1, PICTURES + 1):
-        spec = toyworld.random_spec(rng, [subject["look"]], "grass")
+        spec = toyworld.random_spec(rng, [subject["look"]], place)
         picture, masks = toyworld.render(dict(spec, hz=same["hz"], seed=same["seed"]))
         Image.fromarray(picture).save(folder / "a" / f"{i:02d}.png", optimize=True)
         mask = Image.fromarray(masks[0].astype(np.uint8) * 255)

@@ -187,7 +187,7 @@ impl Quickstart {
         t.steps = self.steps;
         t.batch = 2; // as good as 4 at the same number of steps, in half the time
         t.accumulate = 1;
-        t.learning_rate = 2e-3;
+        t.learning_rate = 1.5e-3;
         t.text_learning_rate = 1e-4; // of a decoupled run, as its preset has it
         t.schedule = LrSchedule::Cosine;
         t.warmup_steps = 10;
