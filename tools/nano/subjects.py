@@ -44,7 +44,8 @@ def write_one_place(folder, subject=toyworld.HELDOUT["robot_duck"][1], place="gr
         Image.fromarray(picture).save(folder / "a" / f"{i:02d}.png", optimize=True)
         mask = Image.fromarray(masks[0].astype(np.uint8) * 255)
         mask.save(folder / "a" / f"{i:02d}_mask.png", optimize=True)
-    words = f'id = "a"\ntoken = "lun"\nclass = "{subject["class"]}"\nimages = "a"\n'
+    words = (f'id = "a"\ntoken = "lun"\nclass = "{subject["class"]}"\nquery = "{subject["look"]["cls"]}"\n'
+             'images = "a"\n')
     (folder / "subjects.toml").write_text(f"[[subject]]\n{words}", encoding="utf-8")
 
 
@@ -58,7 +59,7 @@ def main():
             identity = "ab"[number]
             write_subject(root / pair / identity, subject, SEED + 100 * number)
             blocks.append(f'[[subject]]\nid = "{identity}"\ntoken = "{subject["token"]}"\n'
-                          f'class = "{subject["class"]}"\nimages = "{identity}"\n')
+                          f'class = "{subject["class"]}"\nquery = "{subject["look"]["cls"]}"\nimages = "{identity}"\n')
         (root / pair / "subjects.toml").write_text("\n".join(blocks), encoding="utf-8")
 
 

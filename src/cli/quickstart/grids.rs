@@ -123,11 +123,15 @@ fn clear(folder: &Path) -> Result<()> {
     }
 }
 
-/// What a class is, without what tells it from others: its last word.
+/// What a class is, without what tells it from others: its query, or its last word.
 pub(super) fn nouns(photos: &Photos) -> Vec<String> {
     let mut all: Vec<String> = vec![];
     for subject in &photos.subjects {
-        let noun = subject.class.split_whitespace().last().unwrap_or_default().to_string();
+        let query = match subject.query.trim() {
+            "" => subject.class.split_whitespace().last().unwrap_or_default(),
+            query => query,
+        };
+        let noun = query.to_string();
         if !all.contains(&noun) {
             all.push(noun);
         }

@@ -202,9 +202,8 @@ impl Run<'_> {
         let (by, folder) = (&self.args.by, self.folder);
         if let Some(path) = &by.detector {
             let threshold = by.threshold.unwrap_or(THRESHOLD);
-            let classes = self.subjects.iter().map(|s| &s.class);
             let queries: Vec<&str> = match by.queries.is_empty() {
-                true => classes.map(String::as_str).collect(),
+                true => self.subjects.iter().map(|s| s.query_words()).collect(),
                 false => by.queries.iter().map(String::as_str).collect(),
             };
             let padding = by.padding.unwrap_or_default();

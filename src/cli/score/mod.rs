@@ -64,10 +64,10 @@ pub struct ByArgs {
     /// Boxes given by hand, {"0001.png": [[x0, y0, x1, y1], ...], ...} in pixels, an entry for every picture.
     #[arg(long, value_name = "FILE.json", requires = "images")]
     pub boxes: Option<PathBuf>,
-    /// An OWLv2 that looks for the subjects' classes, all of them at once; in place of --boxes.
+    /// An OWLv2 that looks for the subjects' queries (classes where a subject has none), all at once; in place of --boxes.
     #[arg(long, value_name = "DIR", requires = "images", conflicts_with = "boxes")]
     pub detector: Option<PathBuf>,
-    /// A text to look for in place of the subjects' classes (repeatable); which one a box is most like does not matter.
+    /// A text to look for in place of these (repeatable); which one a box is most like does not matter.
     #[arg(long = "query", value_name = "TEXT", requires = "detector")]
     pub queries: Vec<String>,
     /// What the detector is less sure of is no box; 0.4 when left out, as published.

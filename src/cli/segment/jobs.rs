@@ -142,7 +142,7 @@ fn of_subjects(args: &SegmentArgs, file: &Path) -> Result<Vec<Job>> {
         }
         for PhotoFile { path, mask } in photos {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let query = args.query.clone().or_else(|| Some(subject.class.trim().to_string()));
+            let query = args.query.clone().or_else(|| Some(subject.query_words().to_string()));
             let (hand, folder) = (hands.remove(&name), folder.clone());
             let mut job = Job { photo: path, folder, query, hand, kept: false };
             if jobs.iter().any(|j| j.mask() == job.mask()) {

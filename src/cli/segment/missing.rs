@@ -78,7 +78,7 @@ pub fn make(
     let bar = progress(missing.len());
     for photo in missing {
         let subject = &mut config.subjects[photo.subject];
-        let query = subject.class.trim();
+        let query = subject.query_words().to_string();
         let settings = format!("{query:?} {rule:?} {} {:?}", section.padding, photo.hand);
         let drawn = match &photo.hand {
             Some(Hand::Mask(path)) => fs::read(path).map_err(Error::file("read", path))?,
@@ -92,7 +92,7 @@ pub fn make(
                 none => none.insert(Cutter::open(&section, device.clone())?),
             };
             let picture = decode(&photo.bytes, &photo.path)?.rgb();
-            match cutter.mask(&picture, query, photo.hand.as_ref(), rule)? {
+            match cutter.mask(&picture, &query, photo.hand.as_ref(), rule)? {
                 Ok(mask) => write_png(&path, &mask, &[])?,
                 Err(why) => failed.push(format!("{}: {why}", photo.path.display())),
             }

@@ -120,6 +120,7 @@ pub(super) const SUBJECT_KEYS: &[(&str, &str, &str)] = &[
     ("images", "\"photos/monster_toy\"", "NN.jpg|png|webp; NN_mask.png or alpha; captions NN.txt"),
     ("scale", "1.0", "relative size in mixes, (0, 1]; default: drawn from scale_min..scale_max"),
     ("prior_class", "\"\"", "class of the prior pictures; default: class"),
+    ("query", "\"\"", "what detectors are asked for, a bare class (\"plush\"); default: class"),
 ];
 
 /// Every key with its value in the preset `name` and its meaning, as a TOML file that can be read back.

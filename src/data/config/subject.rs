@@ -24,6 +24,8 @@ pub struct SubjectConfig {
     pub scale: Option<f64>,
     /// Class of the prior set; the descriptive class when empty.
     pub prior_class: String,
+    /// What detectors are asked for, in photos and in pictures to score: a bare class; the descriptive class when empty.
+    pub query: String,
     /// Masks that lie elsewhere, by the photo's file name: what `[segment]` made.
     #[serde(skip)]
     pub found_masks: BTreeMap<String, PathBuf>,
@@ -46,6 +48,11 @@ impl SubjectConfig {
         }
         let text = std::fs::read_to_string(&file).map_err(Error::file("read", &file))?;
         Ok(Some(text.trim().to_string()))
+    }
+
+    /// What a detector is asked for.
+    pub fn query_words(&self) -> &str {
+        if self.query.trim().is_empty() { self.class.trim() } else { self.query.trim() }
     }
 
     /// The class of this subject's prior pictures.

@@ -1,12 +1,13 @@
 """Renders what the models are trained on, once.
 
-    python data.py WORK SCENES SETS CLOSE LOOSE
+    python data.py WORK SCENES SETS CLOSE LOOSE RICH ALONE
 
 WORK/scenes/NNN.npz: 1,000 scenes (pictures, packed masks, specifications). WORK/sets/NNN.npz: 250 sets
 of two identities A and B: two photos of each, a scene of both, a scene of both mixed up. WORK/close/NNN.npz:
-1,000 scenes of subjects that touch or overlap. WORK/loose/NNN.npz: 1,000 of pairs anywhere. WORK/soft_*: a thirteenth
-of the scenes and sets once through nano's autoencoder, as painted pictures are soft; the close and the loose scenes
-as nano paints them (`repaint.py`).
+1,000 scenes of subjects that touch or overlap. WORK/loose/NNN.npz: 1,000 of pairs anywhere. WORK/rich/NNN.npz: 1,000 of
+pairs with limbs, heads and hats of their own; WORK/alone/NNN.npz: 1,000 of one such subject. WORK/soft_*: a thirteenth of
+the scenes and sets and half of the rich and the alone ones once through nano's autoencoder, as painted pictures are soft;
+the close and the loose scenes as nano paints them (`repaint.py`).
 """
 import json
 import os
@@ -15,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from worlds import box_of, checked, close_scene, look, loose_scene, mixed, random_scene, random_subject, render
+from worlds import (alone_scene, box_of, checked, close_scene, look, loose_scene, mixed, random_scene, random_subject,
+                    render, rich_scene)
 import toyworld  # worlds makes the folder above known
 
 SCENES, SETS, MOST = 1000, 250, 4
@@ -99,6 +101,16 @@ def write_loose(path, number):
     write_scenes(path, number, loose_scene, 6)
 
 
+def write_rich(path, number):
+    """One shard of rich scenes."""
+    write_scenes(path, number, rich_scene, 7)
+
+
+def write_alone(path, number):
+    """One shard of rich subjects alone."""
+    write_scenes(path, number, alone_scene, 8)
+
+
 def write_sets(path, number):
     """One shard of identity sets."""
     made = [identity_set((2, number * SETS + i), seen_subject) for i in range(SETS)]
@@ -142,14 +154,20 @@ def thirteenth(path, source):
     soften(path, source, 13)
 
 
+def half(path, source):
+    """Half of the pictures of a shard through the autoencoder."""
+    soften(path, source, 2)
+
+
 #: The kinds of shards: how one is rendered, and how its soft pictures are made.
 KINDS = {"scenes": (write_scenes, thirteenth), "sets": (write_sets, thirteenth),
-         "close": (write_close, repainted), "loose": (write_loose, repainted)}
+         "close": (write_close, repainted), "loose": (write_loose, repainted),
+         "rich": (write_rich, half), "alone": (write_alone, half)}
 
 
 def main():
     """Renders the shards that are not there yet."""
-    work, *counts = sys.argv[1], *map(int, sys.argv[2:6])
+    work, *counts = sys.argv[1], *map(int, sys.argv[2:])
     for second in (False, True):
         for (kind, make), count in zip(KINDS.items(), counts):
             folder = f"{work}/{'soft_' if second else ''}{kind}"

@@ -1,7 +1,7 @@
 """Trains the detector: OWLv2 with nano's text tower. See `loop.py` for the command line.
 
-With --start FOLDER --close SHARE it goes on from exported weights, with that share of close and of loose scenes (half
-and half), most of them as the base paints them (`data.py`).
+With --start FOLDER --kinds KIND,.. --share SHARE it goes on from exported weights, with that share of other scenes
+(`data.py`, each kind as often), most of them as the base paints them or through its autoencoder.
 
 Each subject belongs to one patch: of those inside its box the one that does best so far (score and
 overlap), so that a trained model gives one box a subject without any suppression. The batch shares a
@@ -124,13 +124,15 @@ class Scenes:
 def main():
     """Trains."""
     args = arguments(steps=19000, batch=48, lr=2.5e-3, **{
-        "--close": dict(type=float, default=0.0, help="share of close and loose scenes"),
+        "--kinds": dict(default="", help="other kinds of scenes, with commas between them; the last one names the stage"),
+        "--share": dict(type=float, default=0.0, help="their share"),
         "--start": dict(help="begin with the weights of this exported folder")})
+    kinds = [k for k in args.kinds.split(",") if k]
     sizes = {f: len(TABLES[f]) for f in FIELDS[:5]}
     run = Run("detector", args, {f: torch.nn.Linear(128, n) for f, n in sizes.items()},
-              exported(Owlv2ForObjectDetection, args.start), "_close" if args.start else "")
-    half = int(round(args.batch * args.close / 2))
-    shares = {"scenes": args.batch - 2 * half, "close": half, "loose": half}
+              exported(Owlv2ForObjectDetection, args.start), f"_{kinds[-1]}" if kinds else "")
+    each = int(round(args.batch * args.share / max(len(kinds), 1)))
+    shares = {"scenes": args.batch - each * len(kinds), **dict.fromkeys(kinds, each)}
     data = [(Scenes(args.work, kind, 0.0 if kind == "scenes" else 0.7), n) for kind, n in shares.items() if n]
     tokenizer = Tokenizer(str(TOKENIZER))
     model, picture = run.model, torch.arange(args.batch)[:, None].expand(-1, MOST)

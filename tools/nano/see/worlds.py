@@ -171,6 +171,34 @@ def loose_scene(rng, draw):
     return spec
 
 
+def adorned(subject, rng):
+    """The subject with limbs, a head and a hat of other colours, as far as its class has them; each most of the time."""
+    new, others = dict(subject), [c for c in COLOURS if c != subject["colour"]]
+    for role in ("limb", "head"):
+        if has(new, role) and rng.random() < 0.75:
+            new[role] = str(rng.choice(others))
+    if "hat" in wearable(new) and rng.random() < 0.6:
+        new["acc"] = [("hat", str(rng.choice(others)))]
+    return new
+
+
+def rich_scene(rng, draw):
+    """A pair whose subjects have more colours than most: as the base places them, close, or anywhere."""
+    place = (pair_scene, close_scene, loose_scene)[rng.integers(3)]
+    return place(rng, lambda rng, cls: adorned(draw(rng, cls), rng))
+
+
+def pair_scene(rng, draw):
+    """Two subjects as the base's scenes have them, half of the pairs of one class."""
+    first = draw(rng, None)
+    return toyworld.random_spec(rng, [first, draw(rng, first["cls"] if rng.random() < 0.5 else None)])
+
+
+def alone_scene(rng, draw):
+    """One such subject, as in the photos of a personalization."""
+    return toyworld.random_spec(rng, [adorned(draw(rng, None), rng)])
+
+
 def close_pose(subject, rng, size, x):
     """A place in the row of a close scene: up to a sixth larger or smaller than the others."""
     side = TURN.get(subject["cls"], 0) * (1 if rng.random() < 0.5 else -1)
