@@ -93,3 +93,43 @@ pub(crate) fn describe(cuda: &Cuda, [(a, first), (b, second)]: [(&str, &Parts); 
     }
     format!("{a} {}, {b} {}", first.describe_grad(cuda), second.describe_grad(cuda))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        device::StandIn,
+        kernels::linear::problem::{Pass, Problem},
+        tensor::DType,
+    };
+
+    #[test]
+    fn gradients_of_sdxls_adapters_are_one_launch_and_f32_ones_are_not() -> Result<()> {
+        let chip = StandIn {
+            name: "a Hopper chip".into(),
+            capability: (9, 0),
+            multiprocessors: 132,
+            shared_bytes: 227 << 10,
+        };
+        let cuda = Cuda::stand_in(&chip)?;
+        let of = |dtype, [rows, n, k, rank, count]: [usize; 5]| {
+            let one = |mn: [usize; 2]| Problem::dense(Pass::Weight, dtype, [mn[0], mn[1], rows], 0);
+            let d_up = Problem { right_pitch: count * rank, ..one([n, rank]) };
+            let d_a = Parts { one: one([count * rank, k]), count: 1 };
+            describe(&cuda, [("da", &d_a), ("dup", &Parts { one: d_up, count })])
+        };
+        for (dims, kernel) in [
+            ([16384, 640, 640, 32, 1], "da+dup sm90_skinny32"),
+            ([4096, 1280, 1280, 64, 1], "da+dup sm90_skinny64"),
+            ([4096, 1280, 1280, 128, 1], "da+dup sm90_skinny128"),
+            ([308, 1280, 2048, 32, 2], "da+dup sm90_skinny64x32"),
+            ([4096, 1280, 1280, 32, 3], "da+dup sm90_skinny128x32"),
+            ([4096, 1280, 1280, 40, 3], "da+dup sm90_skinny128x64"),
+        ] {
+            assert_eq!(of(DType::Bf16, dims), kernel, "{dims:?}");
+        }
+        let apart = of(DType::F32, [4096, 1280, 1280, 32, 1]);
+        assert!(apart.starts_with("da simt") && apart.contains("dup simt"), "{apart}");
+        Ok(())
+    }
+}

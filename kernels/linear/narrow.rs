@@ -14,7 +14,7 @@ use crate::{
 
 /// Blocks that share a tile of `project`, each with its part of the sum.
 pub(super) const CLUSTER: usize = 4;
-/// The same of `grad`.
+/// The same of `grad`, for predictions; a launch takes its kernel's.
 pub(super) const GRAD_CLUSTER: usize = 8;
 /// Blocks of `grad` that a multiprocessor holds.
 pub(super) const GRAD_RESIDENT: usize = 2;
@@ -161,14 +161,15 @@ pub(super) fn grad(cuda: &Cuda, first: &Side<'_>, second: Option<&Side<'_>>) -> 
         unused: [0; 15],
     };
     let kernel = cuda.kernel::<GradArgs>("linear", by_dtype(first.parts.one.dtype, symbols))?;
-    let (mut tiles, mut effort) = (first.tiles(), first.effort());
+    let cluster = kernel.tile().cluster as usize;
+    let (mut tiles, mut effort) = (first.tiles(), first.effort(cluster));
     let mut touched = touches(&first.parts, first.o);
     if let Some(side) = second {
         tiles += side.tiles();
-        effort = effort.beside(side.effort());
+        effort = effort.beside(side.effort(cluster));
         touched.extend(touches(&side.parts, side.o));
     }
-    let grid = [(tiles * GRAD_CLUSTER) as u64, 1, 1];
+    let grid = [(tiles * cluster) as u64, 1, 1];
     cuda.launch(&kernel.taking(effort), grid, &args, &touched)
 }
 
@@ -209,10 +210,10 @@ impl Side<'_> {
         })
     }
 
-    /// What it takes; the blocks of a cluster read each other's sums once.
-    fn effort(&self) -> Effort {
+    /// What it takes; the `ranges` blocks of a cluster read each other's sums once.
+    fn effort(&self, ranges: usize) -> Effort {
         let (family, tile) = (self.tiling.family, [WIDE_COLS, self.tiling.cols]);
-        let (tiles, ranges) = (self.tiles(), GRAD_CLUSTER);
+        let tiles = self.tiles();
         let cut = Cut { family, tile, tiles, sharing: 1, ranges, parts: 0 };
         let p = &self.parts.one;
         let mut effort = cut.effort(p, self.o, p.n);
