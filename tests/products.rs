@@ -171,6 +171,8 @@ fn hopper_objects_use_wgmma_and_the_copy_engine_and_no_local_memory() {
         if name.contains("skinny") {
             assert!(code.count(Code::HGMMA) >= 4, "{name}");
             assert!(kernel.registers.unwrap() <= 96, "{name}");
+            let blocks = if name.contains("weight") { (288, 8) } else { (128, 4) };
+            assert_eq!((kernel.tile.threads, kernel.tile.cluster), blocks, "{name}");
             continue;
         }
         // 4 K-steps of the main loop and of the adapter's, once or twice for 64 or 128 rows a consumer

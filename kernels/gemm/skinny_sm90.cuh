@@ -2,11 +2,13 @@
 //
 // project  out (M, N) = left (M, K) right: K is split over a cluster of 4 blocks, their sums are added through distributed
 //          shared memory in block order: one launch, four times the blocks.
-// grad     parts[split] = wide^T narrow over a range of rows; linear_reduce adds the ranges in order.
+// grad     out = wide^T narrow, one or two products (an adapter's da and dup) side by side in a launch: the rows are split
+//          over a cluster of 8, the sums added in the same way over the memory of the ring.
 // MN-major operands of the narrow side lie in atoms of (64, 32), 64-byte swizzle; see tile_sm90.cuh.
 #pragma once
 #include "gemm/product.cuh"
 #include "gemm/tile_sm90.cuh"
+#include "ptx/barrier.cuh"
 #include "ptx/cluster.cuh"
 #include "ptx/convert.cuh"
 #include "ptx/mbarrier.cuh"
@@ -143,64 +145,106 @@ __device__ inline void project(const ProjectArgs<T>& a) {
   ptx::cluster_sync();  // our partial sums must outlive their readers
 }
 
-struct alignas(64) GradArgs {
-  ptx::TensorMap wide;    // (K, wide_cols), box (64, 64) MN-major
-  ptx::TensorMap narrow;  // (K, narrow_cols), box (64, 32) MN-major
-  float*
-      parts;  // (splits, parts, wide_cols, narrow_cols), or (.., narrow_cols, wide_cols) when the narrow side is M
-  int slabs, wide_cols, narrow_cols;
-  int rows;  // of joined layers (gridDim.z parts): wide (parts rows, wide_cols), narrow (K, parts narrow_cols)
+// One product of `grad`.
+struct alignas(64) GradSide {
+  ptx::TensorMap wide;    // (parts rows, wide_cols), box (64, 64) MN-major
+  ptx::TensorMap narrow;  // (rows, parts narrow_cols), box (64, 32) MN-major
+  void* out;              // (parts, wide_cols, narrow_cols), or (narrow_cols, wide_cols) with `transposed`
+  float alpha;
+  int accumulate, transposed;
+  int wide_cols, narrow_cols, rows;
+  int tiles;  // of 128 wide columns, of one part
 };
 
-template <int BlockN_, bool NarrowM_>
+struct GradArgs {
+  GradSide sides[2];
+  alignas(64) int first;  // tiles of the first side, all parts; the others are the second's
+};
+
+// Narrow columns of the two sides, the wider one first.
+template <int First_, int Second_>
 struct GradTile {
-  static constexpr int BlockM = 128, BlockN = BlockN_, Stages = 4;  // wide columns, narrow columns
-  static constexpr bool NarrowM = NarrowM_;
+  static constexpr int First = First_, Second = Second_;
+  static constexpr int BlockM = 128, BlockN = First, Stages = BlockN <= 64 ? 4 : 3;  // wide columns, narrow columns
+  static constexpr int Cluster = 8;                     // blocks that share a tile, each with an eighth of the rows
   static constexpr int Threads = 2 * kWarpgroup + 32;  // two warpgroups of 64 wide columns, one producer warp
   static constexpr int WideBytes = BlockM * kSlab * 2, NarrowBytes = BlockN * kSlab * 2;
-  static constexpr int BlockRows = BlockM, BlockCols = BlockN, BlocksPerSm = BlockN <= 64 ? 2 : 1;
+  static constexpr int BlockRows = BlockM, BlockCols = BlockN, BlocksPerSm = 2;
   static constexpr int SharedBytes = Stages * (WideBytes + NarrowBytes) + 1024;
   static_assert(BlockN % kNarrowAtomN == 0 && BlockN <= 128, "whole atoms, 64 accumulators a thread");
+  static_assert(Second % kNarrowAtomN == 0 && Second <= First, "the second side's slabs lie where the first's do");
   static_assert(SharedBytes * BlocksPerSm <= kSharedLimit, "the blocks do not fit in shared memory");
+};
+
+// How a block's partial sums lie: as the result's rows and columns do.
+template <int BlockN, bool Transposed>
+struct GradPart {
+  static constexpr int Rows = Transposed ? BlockN : 128, Cols = Transposed ? 128 : BlockN;
+  static constexpr int Pitch = Cols + (Transposed ? 4 : 8);  // a warp's stores hit all banks
+  __device__ static inline int at(int wide, int narrow) {
+    return Transposed ? narrow * Pitch + wide : wide * Pitch + narrow;
+  }
 };
 
 template <class Tile>
 struct GradShared {
-  alignas(1024) unsigned char wide[Tile::Stages][Tile::WideBytes];      // 2 atoms of (64, 64)
-  alignas(1024) unsigned char narrow[Tile::Stages][Tile::NarrowBytes];  // atoms of (64, 32)
+  struct Slot {
+    unsigned char wide[Tile::WideBytes];      // 2 atoms of (64, 64)
+    unsigned char narrow[Tile::NarrowBytes];  // atoms of (64, 32)
+  };
+  union alignas(1024) {
+    Slot ring[Tile::Stages];
+    float part[Tile::BlockM * (Tile::BlockN + 8)];  // when the last slab is read
+  };
   alignas(1024) uint64_t full[Tile::Stages];
   uint64_t empty[Tile::Stages];
 };
 
+// What one block does of a side: its tile, its range of rows.
+struct GradUnit {
+  int part, col0;
+  Range own;
+};
+
 // One thread fills the ring.
-template <class Tile>
-__device__ inline void grad_produce(const GradArgs& a, GradShared<Tile>& s, Range own, int col0) {
-  for (int k = 0; k < own.last - own.first; ++k) {
-    const int slot = k % Tile::Stages, row = (own.first + k) * kSlab, part = int(blockIdx.z);
+template <class Tile, int BlockN>
+__device__ inline void grad_produce(const GradSide& a, GradShared<Tile>& s, const GradUnit& u) {
+  for (int k = 0; k < u.own.last - u.own.first; ++k) {
+    const int slot = k % Tile::Stages, row = (u.own.first + k) * kSlab;
     ptx::mbarrier_wait(&s.empty[slot], (k / Tile::Stages & 1) ^ 1);
-    ptx::mbarrier_expect_tx(&s.full[slot], Tile::WideBytes + Tile::NarrowBytes);
+    ptx::mbarrier_expect_tx(&s.full[slot], Tile::WideBytes + BlockN * kSlab * 2);
     for (int j = 0; j < 2; ++j)
-      ptx::tma_load_2d(s.wide[slot] + j * 8192, &a.wide, &s.full[slot], col0 + j * 64, part * a.rows + row);
-    for (int j = 0; j < Tile::BlockN / kNarrowAtomN; ++j)
-      ptx::tma_load_2d(s.narrow[slot] + j * kNarrowAtomBytes, &a.narrow, &s.full[slot],
-                       part * a.narrow_cols + j * kNarrowAtomN, row);
+      ptx::tma_load_2d(s.ring[slot].wide + j * 8192, &a.wide, &s.full[slot], u.col0 + j * 64,
+                       u.part * a.rows + row);
+    for (int j = 0; j < BlockN / kNarrowAtomN; ++j)
+      ptx::tma_load_2d(s.ring[slot].narrow + j * kNarrowAtomBytes, &a.narrow, &s.full[slot],
+                       u.part * a.narrow_cols + j * kNarrowAtomN, row);
   }
 }
 
-// One warpgroup: 64 wide columns of the tile.
-template <class T, class Tile>
-__device__ inline void grad_consume(const GradArgs& a, GradShared<Tile>& s, Range own, int col0, int group,
-                                    int t) {
-  float d[Tile::BlockN / 2] = {};
-  for (int k = 0; k < own.last - own.first; ++k) {
+template <class Tile, int BlockN, bool Transposed>
+__device__ inline void grad_store(GradShared<Tile>& s, const float (&d)[BlockN / 2], int group, int t) {
+  const int lane = t % 32, wide = group * 64 + t / 32 * 16 + lane / 4, narrow = lane % 4 * 2;
+#pragma unroll
+  for (int j = 0; j < BlockN / 8; ++j)
+#pragma unroll
+    for (int e = 0; e < 4; ++e)
+      s.part[GradPart<BlockN, Transposed>::at(wide + e / 2 * 8, 8 * j + narrow + e % 2)] = d[4 * j + e];
+}
+
+// One warpgroup: the partial sums of 64 wide columns of the tile, at last over the ring.
+template <class T, class Tile, int BlockN>
+__device__ inline void grad_consume(const GradSide& a, GradShared<Tile>& s, const GradUnit& u, int group, int t) {
+  float d[BlockN / 2] = {};
+  for (int k = 0; k < u.own.last - u.own.first; ++k) {
     const int slot = k % Tile::Stages;
-    const uint32_t wide = ptx::smem_address(s.wide[slot]) + group * 8192,
-                   narrow = ptx::smem_address(s.narrow[slot]);
+    const uint32_t wide = ptx::smem_address(s.ring[slot].wide) + group * 8192,
+                   narrow = ptx::smem_address(s.ring[slot].narrow);
     ptx::mbarrier_wait(&s.full[slot], k / Tile::Stages & 1);
     ptx::wgmma_fence();
 #pragma unroll
     for (int i = 0; i < kSlab / kMmaK; ++i)
-      ptx::wgmma_ss<T, Tile::BlockN, 1, 1>(
+      ptx::wgmma_ss<T, BlockN, 1, 1>(
           d, ptx::wgmma_descriptor(wide + i * 2 * 1024, 8192, 1024, 128),
           ptx::wgmma_descriptor(narrow + i * 2 * kNarrowAtomGroup, kNarrowAtomBytes, kNarrowAtomGroup, 64),
           true);
@@ -209,28 +253,62 @@ __device__ inline void grad_consume(const GradArgs& a, GradShared<Tile>& s, Rang
     ptx::reg_fence(d);
     if (t == 0) ptx::mbarrier_arrive(&s.empty[slot]);
   }
-  float* parts =
-      a.parts + ((long long)blockIdx.y * gridDim.z + blockIdx.z) * a.wide_cols * a.narrow_cols;
-  const int lane = t % 32, w0 = col0 + group * 64 + t / 32 * 16 + lane / 4, n0 = lane % 4 * 2;
-#pragma unroll
-  for (int j = 0; j < Tile::BlockN / 8; ++j)
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const int w = w0 + e / 2 * 8, n = 8 * j + n0 + e % 2;
-      if (w >= a.wide_cols || n >= a.narrow_cols) continue;
-      parts[Tile::NarrowM ? (long long)n * a.wide_cols + w : (long long)w * a.narrow_cols + n] = d[4 * j + e];
-    }
+  ptx::barrier_sync(1, 2 * kWarpgroup);  // every slab that was asked for has come, and both groups have read it
+  if (a.transposed) grad_store<Tile, BlockN, true>(s, d, group, t);
+  else grad_store<Tile, BlockN, false>(s, d, group, t);
 }
 
-// grid (tiles of 128 wide columns, ranges of rows, parts)
+// Adds this block's share of the tile's rows over all blocks and writes it.
+template <class T, class Tile, int BlockN, bool Transposed>
+__device__ inline void grad_join(const GradSide& a, GradShared<Tile>& s, const GradUnit& u, int rank) {
+  using Part = GradPart<BlockN, Transposed>;
+  constexpr int OwnRows = Part::Rows / Tile::Cluster, Quads = Part::Cols / 4;
+  const int rows = Transposed ? a.narrow_cols : a.wide_cols, cols = Transposed ? a.wide_cols : a.narrow_cols;
+  T* out = static_cast<T*>(a.out) + (long long)u.part * rows * cols;
+  for (int i = int(threadIdx.x); i < OwnRows * Quads; i += Tile::Threads) {
+    const int r = rank * OwnRows + i / Quads, c = i % Quads * 4;
+    const int row = r + (Transposed ? 0 : u.col0), col = c + (Transposed ? u.col0 : 0);
+    if (row >= rows || col >= cols) continue;
+    float sums[4] = {};
+#pragma unroll
+    for (int q = 0; q < Tile::Cluster; ++q) {
+      const float4 v = ptx::ld_cluster_v4(ptx::mapa(&s.part[r * Part::Pitch + c], q));
+      sums[0] += v.x, sums[1] += v.y, sums[2] += v.z, sums[3] += v.w;
+    }
+#pragma unroll
+    for (int e = 0; e < 4; e += 2) {
+      if (col + e >= cols) break;  // of the columns there is an even number
+      T* to = out + (long long)row * cols + col + e;
+      float x = sums[e] * a.alpha, y = sums[e + 1] * a.alpha;
+      if (a.accumulate) {
+        const float2 f = ptx::unpack<T>(*reinterpret_cast<const uint32_t*>(to));
+        x += f.x, y += f.y;
+      }
+      *reinterpret_cast<uint32_t*>(to) = ptx::pack<T>(x, y);
+    }
+  }
+}
+
+// Tile `tile` of one side.
+template <class T, class Tile, int BlockN>
+__device__ inline void grad_side(const GradSide& a, GradShared<Tile>& s, int tile) {
+  const int tid = int(threadIdx.x), group = ptx::warp_uniform(tid / kWarpgroup), rank = int(ptx::cluster_rank());
+  const GradUnit u = {tile / a.tiles, tile % a.tiles * Tile::BlockM,
+                      range_of((a.rows + kSlab - 1) / kSlab, rank, Tile::Cluster)};
+  if (group < 2) grad_consume<T, Tile, BlockN>(a, s, u, group, tid % kWarpgroup);
+  else if (ptx::elect_one()) grad_produce<Tile, BlockN>(a, s, u);
+  ptx::cluster_sync();
+  if (a.transposed) grad_join<T, Tile, BlockN, true>(a, s, u, rank);
+  else grad_join<T, Tile, BlockN, false>(a, s, u, rank);
+  ptx::cluster_sync();  // our partial sums must outlive their readers
+}
+
+// grid (8 blocks a tile, one cluster): the first side's tiles, then the second's
 template <class T, class Tile>
 __device__ inline void grad(const GradArgs& a) {
   auto& s = shared_memory<GradShared<Tile>>();
-  static_assert(sizeof(s) == Tile::SharedBytes, "the record says what is used");
-  const int tid = int(threadIdx.x), group = ptx::warp_uniform(tid / kWarpgroup),
-            col0 = int(blockIdx.x) * Tile::BlockM;
-  const Range own = range_of(a.slabs, int(blockIdx.y), int(gridDim.y));
-  if (tid == 0) {
+  static_assert(sizeof(s) == Tile::SharedBytes, "the record says what is used, the sums fit in the ring");
+  if (threadIdx.x == 0) {
     for (int i = 0; i < Tile::Stages; ++i) {
       ptx::mbarrier_init(&s.full[i], 1);
       ptx::mbarrier_init(&s.empty[i], 2);
@@ -238,8 +316,13 @@ __device__ inline void grad(const GradArgs& a) {
     ptx::mbarrier_fence_init();
   }
   __syncthreads();
-  if (group < 2) grad_consume<T, Tile>(a, s, own, col0, group, tid % kWarpgroup);
-  else if (ptx::elect_one()) grad_produce<Tile>(a, s, own, col0);
+  const int tile = int(blockIdx.x) / Tile::Cluster, second = tile >= a.first;
+  if constexpr (Tile::First == Tile::Second)
+    grad_side<T, Tile, Tile::First>(a.sides[second], s, tile - second * a.first);
+  else if (second)
+    grad_side<T, Tile, Tile::Second>(a.sides[1], s, tile - a.first);
+  else
+    grad_side<T, Tile, Tile::First>(a.sides[0], s, tile);
 }
 
 }  // namespace gemm

@@ -1,13 +1,9 @@
 //! Launches of layers of one shape that share an input: all parts as one Hopper product.
 
 use super::{
-    narrow,
     problem::{Operands, Parts, Problem, int},
     tensor::{self, Maps, Matrix, Raster, SLAB, TensorArgs, counters, units},
-    tilings::{
-        JOINED_128X160, JOINED_256X160, JOINED_INPUT_128X160, JOINED_INPUT_256X160, SM90_NARROW_32,
-        SM90_NARROW_64, SM90_NARROW_128, Tiling,
-    },
+    tilings::{JOINED_128X160, JOINED_256X160, JOINED_INPUT_128X160, JOINED_INPUT_256X160, Tiling},
 };
 use crate::{
     device::{Cuda, TensorMap, Touched, cubin_table::Target},
@@ -218,56 +214,5 @@ impl Parts {
         all.push(Touched { what: "partial sums", address: scratch, bytes: sums });
         all.retain(|t| t.bytes > 0);
         all
-    }
-
-    /// The kernel of an adapter's products, by its rank `n`.
-    fn narrow(&self) -> &'static Tiling {
-        let all = [&SM90_NARROW_32, &SM90_NARROW_64, &SM90_NARROW_128];
-        all.into_iter().find(|t| t.cols >= self.one.n).unwrap_or(&SM90_NARROW_128)
-    }
-
-    /// The variant of an adapter's products, and its ranges.
-    pub fn adapter(&self) -> String {
-        described(self.narrow(), &self.one)
-    }
-
-    /// Scratch of [`Parts::grad`].
-    pub fn grad_scratch(&self) -> usize {
-        let p = &self.one;
-        let parts = self.narrow().ranges(p).saturating_mul(4 * self.count);
-        parts.saturating_mul(p.m).saturating_mul(p.n)
-    }
-
-    /// Launches `out [M, count N]`, whose columns are `left_p [M, K] right_p [K, N]`; both operands lie one part behind
-    /// the other.
-    ///
-    /// # Errors
-    /// As [`Parts::layers`].
-    pub fn project(&self, cuda: &Cuda, o: &Operands) -> Result<()> {
-        let touches = self.all_touches(o, (0, 0));
-        narrow::project(cuda, self, self.narrow(), o, &touches)
-    }
-
-    /// Launches `out_p [M, N] = left_p [K, M]^T right_p`, one part behind the other as `left` is; `right [K, count N]`
-    /// has the parts' columns beside each other.
-    ///
-    /// # Errors
-    /// As [`Parts::layers`].
-    pub fn grad(&self, cuda: &Cuda, o: &Operands, scratch: u64) -> Result<()> {
-        let touches = self.all_touches(o, (self.grad_scratch(), scratch));
-        narrow::grad(cuda, self, self.narrow(), o, (scratch, &touches))
-    }
-
-    /// What the products of an adapter read and write: every operand is there for each part.
-    fn all_touches(&self, o: &Operands, (sums, scratch): (usize, u64)) -> Vec<Touched> {
-        let (p, size) = (&self.one, self.count * self.one.dtype.size_bytes());
-        let all = [
-            ("left", o.left, p.m * p.k * size),
-            ("right", o.right, p.k * p.n * size),
-            ("out", o.out, p.m * p.n * size),
-            ("partial sums", scratch, sums),
-        ];
-        let used = all.into_iter().filter(|(_, _, bytes)| *bytes > 0);
-        used.map(|(what, address, bytes)| Touched { what, address, bytes }).collect()
     }
 }

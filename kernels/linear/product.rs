@@ -36,9 +36,7 @@ impl Problem {
         }
         let tiling = tiles::tiling(cuda, self)?;
         match tiling.family {
-            Family::Narrow => {
-                narrow::run(cuda, self, tiling, o, scratch, &self.touches(o, scratch))
-            }
+            Family::Narrow => narrow::run(cuda, self, tiling, o),
             Family::Sm90 => tensor::run(cuda, self, tiling, o, scratch, &self.touches(o, scratch)),
             Family::Simt | Family::Sm80 => self.tiled(cuda, tiling, o, scratch),
         }

@@ -5,9 +5,9 @@
 
 use super::{
     narrow,
-    problem::{OnChip, Pass, Problem},
+    problem::{OnChip, Parts, Pass, Problem},
     tensor,
-    tilings::{Family, SIMT, TILINGS, Tiling, VARIANTS},
+    tilings::{Family, SIMT, SM90_NARROW_32, TILINGS, Tiling, VARIANTS},
 };
 use crate::{
     device::{COUNTERS, Cuda, cubin_table::Target},
@@ -23,12 +23,14 @@ const CLOCK_MHZ: f64 = 1550.0;
 const MULTIPLIES: f64 = 2048.0;
 /// A multiprocessor's share of the memory's 4.3 TB/s, in bytes a microsecond.
 const SHARE_BYTES_US: f64 = 32_000.0;
+/// What a multiprocessor gets from the second-level cache, 38 bytes a clock; bytes a microsecond.
+const PORT_BYTES_US: f64 = 59_000.0;
 /// Until the first product of a Hopper kernel: tensor maps, barriers, the cluster's start, the first slab.
 const HOPPER_START_US: f64 = 3.0;
 /// The same of the others.
 const START_US: f64 = 1.0;
-/// A launch more, for adding partial sums.
-const LAUNCH_US: f64 = 2.0;
+/// A launch more, for adding partial sums or for another product.
+pub(super) const LAUNCH_US: f64 = 2.0;
 /// What the last range of a Hopper kernel waits for the others: a partial sum and a counter through L2.
 const WAIT_US: f64 = 1.5;
 /// Partial sums stay in L2 more often than not; bytes a microsecond.
@@ -79,7 +81,7 @@ impl Tiling {
         let parts = 8.0 * (stored * p.m * p.n) as f64;
         let join_us = launch_us + parts / PARTS_BYTES_US;
         if self.family == Family::Narrow {
-            return self.narrow_us(p, ranges) + if p.pass == Pass::Weight { join_us } else { 0.0 };
+            return self.narrow_us(p);
         }
         let (cluster, start_us) =
             if hopper { (tensor::CLUSTER, HOPPER_START_US) } else { (1, START_US) };
@@ -92,15 +94,14 @@ impl Tiling {
     }
 
     /// Time of reading the wide operand.
-    fn narrow_us(&self, p: &Problem, ranges: usize) -> f64 {
-        let (blocks, slabs, rows) = if p.pass == Pass::Weight {
-            (p.m.max(p.n).div_ceil(narrow::WIDE_COLS) * ranges, ranges, narrow::WIDE_COLS)
-        } else {
-            (p.m.div_ceil(self.rows) * narrow::CLUSTER, narrow::CLUSTER, self.rows)
-        };
+    fn narrow_us(&self, p: &Problem) -> f64 {
+        if p.pass == Pass::Weight {
+            return grads_us(&[(Parts { one: *p, count: 1 }, self)]);
+        }
+        let blocks = p.m.div_ceil(self.rows) * narrow::CLUSTER;
         let waves = blocks.div_ceil(MULTIPROCESSORS * self.resident) as f64;
-        let slab_bytes = (2 * tensor::SLAB * (rows + self.cols) * self.resident) as f64;
-        let slabs = p.k.div_ceil(tensor::SLAB).div_ceil(slabs) as f64;
+        let slab_bytes = (2 * tensor::SLAB * (self.rows + self.cols) * self.resident) as f64;
+        let slabs = p.k.div_ceil(tensor::SLAB).div_ceil(narrow::CLUSTER) as f64;
         waves * (slabs * slab_bytes / SHARE_BYTES_US + self.edge_us)
     }
 
@@ -109,7 +110,7 @@ impl Tiling {
         let counters = p.m.div_ceil(self.rows * tensor::CLUSTER) * p.n.div_ceil(self.cols);
         let counters = counters.saturating_mul(tensor::CLUSTER * tensor::CONSUMERS);
         let whole = match self.family {
-            Family::Narrow => p.pass != Pass::Weight,
+            Family::Narrow => true,
             Family::Sm90 => counters > COUNTERS,
             Family::Simt | Family::Sm80 => false,
         };
@@ -128,7 +129,6 @@ impl Tiling {
         let all = |ranges: usize| ranges.saturating_mul(p.m).saturating_mul(p.n).saturating_mul(4);
         match (self.family, self.ranges(p)) {
             (Family::Sm90, _) => tensor::scratch_bytes(p, self),
-            (Family::Narrow, ranges) if p.pass == Pass::Weight => all(ranges),
             (_, 1) => 0,
             (_, ranges) => all(ranges),
         }
@@ -139,7 +139,6 @@ impl Tiling {
         let row = match p.pass {
             Pass::Forward => 0,
             Pass::Input => 1,
-            Pass::Weight if self.family == Family::Narrow && p.m < p.n => 3,
             Pass::Weight => 2,
         };
         crate::kernels::variant::by_dtype(p.dtype, self.symbols[row])
@@ -159,22 +158,54 @@ pub(super) fn slots() -> Vec<Slot> {
     SLOTS.iter().map(|slot| Slot::of(slot, VARIANTS)).collect()
 }
 
-/// The kernel for `p`: the forced one where it applies, else the one with the least predicted time.
-///
-/// # Errors
-/// Those of [`choose`].
-pub(super) fn tiling(cuda: &Cuda, p: &Problem) -> Result<&'static Tiling> {
+/// Predicted microseconds of a launch of weight gradients with a narrow side each: of reading the wide operands, through the
+/// memory and through the ports of the multiprocessors that have a block.
+pub(super) fn grads_us(sides: &[(Parts, &Tiling)]) -> f64 {
+    let (mut blocks, mut bytes) = (0, 0);
+    for (Parts { one: p, count }, t) in sides {
+        let tiles = count * p.m.max(p.n).div_ceil(narrow::WIDE_COLS);
+        let deep = p.k.next_multiple_of(tensor::SLAB * narrow::GRAD_CLUSTER);
+        blocks += tiles * narrow::GRAD_CLUSTER;
+        bytes += 2 * tiles * deep * (narrow::WIDE_COLS + t.cols);
+    }
+    let most = blocks.div_ceil(MULTIPROCESSORS) as f64 / blocks.max(1) as f64;
+    let share = (1.0 / (MULTIPROCESSORS as f64 * SHARE_BYTES_US)).max(most / PORT_BYTES_US);
+    let waves = blocks.div_ceil(MULTIPROCESSORS * narrow::GRAD_RESIDENT) as f64;
+    bytes as f64 * share + waves * SM90_NARROW_32.edge_us
+}
+
+/// The kernel that `--variant` forces on `p`, where it applies.
+fn forced(cuda: &Cuda, p: &Problem) -> Result<Option<&'static Tiling>> {
     let slot = match p.pass {
         Pass::Forward => SLOTS[0],
         Pass::Input => SLOTS[1],
         Pass::Weight => SLOTS[2],
     };
+    let first = choose(cuda, slot, VARIANTS, &OnChip { problem: *p, target: cuda.target() })?.name;
+    let forced = cuda.forced_variant(slot).is_some_and(|name| name == first);
+    Ok(forced.then(|| TILINGS.into_iter().find(|t| t.name == first).unwrap_or(&SIMT)))
+}
+
+/// The kernel for `p`: the forced one where it applies, else the one with the least predicted time.
+///
+/// # Errors
+/// Those of [`choose`].
+pub(super) fn tiling(cuda: &Cuda, p: &Problem) -> Result<&'static Tiling> {
     let on = OnChip { problem: *p, target: cuda.target() };
-    let first = choose(cuda, slot, VARIANTS, &on)?;
-    if cuda.forced_variant(slot).is_some_and(|name| name == first.name) {
-        return Ok(TILINGS.into_iter().find(|t| t.name == first.name).unwrap_or(&SIMT));
-    }
-    Ok(fastest(p, |t| t.applies(&on)))
+    Ok(forced(cuda, p)?.unwrap_or_else(|| fastest(p, |t| t.applies(&on))))
+}
+
+/// The kernel with a narrow side for `p`: the forced one, else the one with the fewest columns, whatever its time.
+///
+/// # Errors
+/// As [`tiling`].
+pub(super) fn narrow_tiling(cuda: &Cuda, p: &Problem) -> Result<Option<&'static Tiling>> {
+    let on = OnChip { problem: *p, target: cuda.target() };
+    let narrow = |t: &&Tiling| t.family == Family::Narrow;
+    Ok(match forced(cuda, p)? {
+        Some(t) => Some(t).filter(narrow),
+        None => TILINGS.into_iter().filter(narrow).find(|t| t.applies(&on)),
+    })
 }
 
 fn fastest(p: &Problem, able: impl Fn(&Tiling) -> bool) -> &'static Tiling {
@@ -186,7 +217,7 @@ fn fastest(p: &Problem, able: impl Fn(&Tiling) -> bool) -> &'static Tiling {
 mod tests {
     use super::*;
     use crate::{
-        kernels::linear::tilings::{SM80_64, SM90_NARROW_32, SM90_PING},
+        kernels::linear::tilings::{SM80_64, SM90_PING},
         tensor::DType,
     };
 

@@ -33,9 +33,8 @@ pub(crate) struct Tiling {
     pub rate: f64,
     /// What a tile costs besides its main loop: filling the pipeline, writing the results.
     pub edge_us: f64,
-    /// Symbols by pass, then element type; empty where there is none. The last row is `Narrow`'s weight gradient
-    /// with few rows.
-    pub symbols: [[&'static str; 3]; 4],
+    /// Symbols by pass, then element type; empty where there is none.
+    pub symbols: [[&'static str; 3]; 3],
 }
 
 /// `linear_<pass>_<tile>_<type>` of the 16-bit types.
@@ -62,7 +61,6 @@ pub(super) const SIMT: Tiling = Tiling {
         ["linear_forward_simt_f32", "linear_forward_simt_bf16", "linear_forward_simt_f16"],
         ["linear_input_simt_f32", "linear_input_simt_bf16", "linear_input_simt_f16"],
         ["linear_weight_simt_f32", "linear_weight_simt_bf16", "linear_weight_simt_f16"],
-        NONE,
     ],
 };
 pub(super) const SM80_128: Tiling = Tiling {
@@ -76,7 +74,6 @@ pub(super) const SM80_128: Tiling = Tiling {
         symbols!("forward", "sm80_128"),
         symbols!("input", "sm80_128"),
         symbols!("weight", "sm80_128"),
-        NONE,
     ],
     ..SIMT
 };
@@ -90,7 +87,6 @@ pub(super) const SM80_64: Tiling = Tiling {
         symbols!("forward", "sm80_64"),
         symbols!("input", "sm80_64"),
         symbols!("weight", "sm80_64"),
-        NONE,
     ],
     ..SM80_128
 };
@@ -106,14 +102,13 @@ pub(super) const SM90_256X160: Tiling = Tiling {
         symbols!("forward", "sm90_256x160"),
         symbols!("input", "sm90_256x160"),
         symbols!("weight", "sm90_256x160"),
-        NONE,
     ],
 };
 pub(super) const SM90_128X256: Tiling = Tiling {
     name: "sm90_128x256",
     rows: 128,
     cols: 256,
-    symbols: [symbols!("forward", "sm90_128x256"), symbols!("input", "sm90_128x256"), NONE, NONE],
+    symbols: [symbols!("forward", "sm90_128x256"), symbols!("input", "sm90_128x256"), NONE],
     ..SM90_256X160
 };
 pub(super) const SM90_128X160: Tiling = Tiling {
@@ -126,7 +121,6 @@ pub(super) const SM90_128X160: Tiling = Tiling {
         symbols!("forward", "sm90_128x160"),
         symbols!("input", "sm90_128x160"),
         symbols!("weight", "sm90_128x160"),
-        NONE,
     ],
     ..SM90_256X160
 };
@@ -134,7 +128,7 @@ pub(super) const SM90_128X160: Tiling = Tiling {
 pub(super) const SM90_PING: Tiling = Tiling {
     name: "sm90_128x160_ping",
     edge_us: 0.6,
-    symbols: [symbols!("forward", "sm90_128x160_ping"), NONE, NONE, NONE],
+    symbols: [symbols!("forward", "sm90_128x160_ping"), NONE, NONE],
     ..SM90_128X160
 };
 pub(super) const SM90_NARROW_32: Tiling = Tiling {
@@ -149,7 +143,6 @@ pub(super) const SM90_NARROW_32: Tiling = Tiling {
         symbols!("forward", "sm90_skinny32"),
         symbols!("input", "sm90_skinny32"),
         symbols!("weight", "sm90_skinny32"),
-        symbols!("weight_t", "sm90_skinny32"),
     ],
 };
 pub(super) const SM90_NARROW_64: Tiling = Tiling {
@@ -159,7 +152,6 @@ pub(super) const SM90_NARROW_64: Tiling = Tiling {
         symbols!("forward", "sm90_skinny64"),
         symbols!("input", "sm90_skinny64"),
         symbols!("weight", "sm90_skinny64"),
-        symbols!("weight_t", "sm90_skinny64"),
     ],
     ..SM90_NARROW_32
 };
@@ -171,43 +163,50 @@ pub(super) const SM90_NARROW_128: Tiling = Tiling {
         symbols!("forward", "sm90_skinny128"),
         symbols!("input", "sm90_skinny128"),
         symbols!("weight", "sm90_skinny128"),
-        symbols!("weight_t", "sm90_skinny128"),
     ],
     ..SM90_NARROW_32
 };
 
+/// One launch of two weight gradients with a narrow side: columns of the wider and of the other side, name, symbols by
+/// element type. Two of one width are the tiling's own kernel.
+pub(super) const NARROW_PAIRS: [([usize; 2], &str, [&str; 3]); 3] = [
+    ([64, 32], "sm90_skinny64x32", symbols!("weight", "sm90_skinny64x32")),
+    ([128, 32], "sm90_skinny128x32", symbols!("weight", "sm90_skinny128x32")),
+    ([128, 64], "sm90_skinny128x64", symbols!("weight", "sm90_skinny128x64")),
+];
+
 /// [`super::fused`]'s kernels, which are not products of their own.
 pub(super) const GATED: Tiling = Tiling {
     name: "sm90_geglu",
-    symbols: [["", "linear_geglu_sm90_bf16", "linear_geglu_sm90_f16"], NONE, NONE, NONE],
+    symbols: [["", "linear_geglu_sm90_bf16", "linear_geglu_sm90_f16"], NONE, NONE],
     ..SM90_128X256
 };
 pub(super) const ACTIVATED: Tiling = Tiling {
     name: "sm90_activated",
-    symbols: [["", "linear_activated_sm90_bf16", "linear_activated_sm90_f16"], NONE, NONE, NONE],
+    symbols: [["", "linear_activated_sm90_bf16", "linear_activated_sm90_f16"], NONE, NONE],
     ..SM90_128X160
 };
 /// [`super::joined`]'s.
 pub(super) const JOINED_256X160: Tiling = Tiling {
     name: "sm90_joined_256x160",
-    symbols: [symbols!("joined", "sm90_256x160"), NONE, NONE, NONE],
+    symbols: [symbols!("joined", "sm90_256x160"), NONE, NONE],
     ..SM90_256X160
 };
 pub(super) const JOINED_128X160: Tiling = Tiling {
     name: "sm90_joined_128x160",
-    symbols: [symbols!("joined", "sm90_128x160"), NONE, NONE, NONE],
+    symbols: [symbols!("joined", "sm90_128x160"), NONE, NONE],
     ..SM90_128X160
 };
 
 /// The input gradients of joined layers.
 pub(super) const JOINED_INPUT_256X160: Tiling = Tiling {
     name: "sm90_joined_input_256x160",
-    symbols: [NONE, symbols!("joined_input", "sm90_256x160"), NONE, NONE],
+    symbols: [NONE, symbols!("joined_input", "sm90_256x160"), NONE],
     ..SM90_256X160
 };
 pub(super) const JOINED_INPUT_128X160: Tiling = Tiling {
     name: "sm90_joined_input_128x160",
-    symbols: [NONE, symbols!("joined_input", "sm90_128x160"), NONE, NONE],
+    symbols: [NONE, symbols!("joined_input", "sm90_128x160"), NONE],
     ..SM90_128X160
 };
 

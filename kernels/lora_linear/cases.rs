@@ -5,7 +5,7 @@ use crate::kernels::case::Case;
 
 /// Calls that every variant must get right.
 pub fn cases() -> Vec<Case> {
-    let shapes: [(&[usize], usize, usize); 13] = [
+    let shapes: [(&[usize], usize, usize); 15] = [
         (&[1, 1], 1, 1),
         (&[2, 3, 5], 4, 1),
         (&[7, 17], 33, 4),
@@ -19,6 +19,9 @@ pub fn cases() -> Vec<Case> {
         (&[70, 72], 136, 16),
         (&[2, 9, 1032], 24, 24),
         (&[300, 88], 168, 72),
+        // rows for every block of a cluster that sums da and dup, and for a part of them; tiles of both, ragged
+        (&[2, 290, 264], 136, 32),
+        (&[200, 136], 264, 40),
         (&[30, 56], 104, 5), // more columns than rows: the CPU's threads own columns
         (&[3, 4], 2, 0),
     ];
@@ -60,13 +63,16 @@ fn residual_cases() -> Vec<Case> {
 /// Two parts and the most; ragged extents, ranks of a part of a K-step, of more than a slab, and for no tensor core; a sum
 /// cut into ranges; nothing to do.
 fn joined_cases() -> Vec<Case> {
-    let shapes: [(&[usize], usize, usize, usize, bool); 9] = [
+    let shapes: [(&[usize], usize, usize, usize, bool); 11] = [
         (&[2, 3, 5], 4, 1, 2, true),
         (&[7, 24], 40, 8, 3, false),
         (&[2, 37, 72], 136, 32, 3, false),
         (&[300, 88], 168, 24, 2, true),
         (&[70, 72], 136, 16, 8, false),
         (&[2, 9, 1032], 104, 72, 2, true),
+        // da and dup of other widths in one launch: 64 and 32 columns, 128 and 64
+        (&[530, 136], 40, 24, 2, false),
+        (&[2, 70, 264], 136, 40, 3, false),
         (&[33, 24], 16, 11, 2, false),
         (&[130, 40], 8, 8, 7, true),
         (&[0, 4], 3, 2, 2, false),

@@ -9,8 +9,9 @@ use crate::{
     error::{Error, Result},
     kernels::{
         linear::{
+            adapter,
             cuda::{target, weight_and_bias},
-            problem::{Operands, Pass, Problem},
+            problem::{Operands, Parts, Pass, Problem},
             sums,
         },
         variant::by_dtype,
@@ -32,9 +33,9 @@ struct Products {
     /// `dw = dy^T x`.
     weight: Problem,
     /// `da = g^T x`.
-    d_a: Problem,
+    d_a: Parts,
     /// `dup = dy^T h`.
-    d_up: Problem,
+    d_up: Parts,
 }
 
 /// An adapted layer on a GPU.
@@ -60,14 +61,15 @@ impl Layer {
     fn products(&self) -> Products {
         let (s, r) = (self.s, self.rank);
         let of = |pass, mnk, rank| Problem::dense(pass, self.dtype, mnk, rank);
+        let one = |one| Parts { one, count: 1 };
         Products {
             down: of(Pass::Forward, [s.rows, s.rank, s.k], 0),
             forward: of(Pass::Forward, [s.rows, s.n, s.k], r).with_residual(s.residual),
             up: of(Pass::Input, [s.rows, r, s.n], 0),
             input: of(Pass::Input, [s.rows, s.k, s.n], r),
             weight: of(Pass::Weight, [s.n, s.k, s.rows], 0),
-            d_a: Problem { left_pitch: r, ..of(Pass::Weight, [s.rank, s.k, s.rows], 0) },
-            d_up: Problem { right_pitch: r, ..of(Pass::Weight, [s.n, s.rank, s.rows], 0) },
+            d_a: one(Problem { left_pitch: r, ..of(Pass::Weight, [s.rank, s.k, s.rows], 0) }),
+            d_up: one(Problem { right_pitch: r, ..of(Pass::Weight, [s.n, s.rank, s.rows], 0) }),
         }
     }
 
@@ -137,7 +139,7 @@ pub(super) fn forward_scratch(s: Shape, dtype: DType) -> usize {
 pub(super) fn backward_scratch(s: Shape, dtype: DType) -> usize {
     let layer = Layer::new(s, dtype);
     let p = layer.products();
-    let parts = [&p.up, &p.input, &p.weight, &p.d_a, &p.d_up].map(Problem::scratch_bytes);
+    let parts = [p.up, p.input, p.weight, p.d_a.one, p.d_up.one].map(|p| p.scratch_bytes());
     let sums = sums::column_scratch_bytes(s.rows, s.n);
     let most = parts.into_iter().max().unwrap_or(0).max(sums);
     let copies: usize = layer.copy_bytes().iter().sum();
@@ -147,13 +149,12 @@ pub(super) fn backward_scratch(s: Shape, dtype: DType) -> usize {
 /// The variants of forward or backward, for the printed plan.
 pub(super) fn describe(s: Shape, dtype: DType, cuda: &Cuda, backward: bool) -> String {
     let p = Layer::new(s, dtype).products();
-    let names = if backward {
-        vec![("dx", &p.input), ("g", &p.up), ("da", &p.d_a), ("dup", &p.d_up)]
-    } else {
-        vec![("y", &p.forward), ("h", &p.down)]
-    };
-    let one = |(what, p): (&str, &Problem)| format!("{what} {}", p.describe(cuda));
-    names.into_iter().map(one).collect::<Vec<_>>().join(", ")
+    let name = |p: &Problem| p.describe(cuda);
+    if !backward {
+        return format!("y {}, h {}", name(&p.forward), name(&p.down));
+    }
+    let adapter = adapter::describe(cuda, [("da", &p.d_a), ("dup", &p.d_up)]);
+    format!("dx {}, g {}, {adapter}", name(&p.input), name(&p.up))
 }
 
 /// The operands of one adapted layer on the device; those of backward with their gradients.
@@ -248,14 +249,13 @@ pub(super) fn gradients(s: Shape, scale: f32, cuda: &Cuda, dtype: DType, at: &At
         let o = Operands::new(dy, at.w, dx);
         p.input.run(cuda, &Operands { t: g, l, accumulate, ..o }, parts)?;
     }
+    let mut wanted = vec![];
     if let Some((da, accumulate)) = at.da {
-        let o = Operands::new(g, at.x, da);
-        p.d_a.run(cuda, &Operands { accumulate, ..o }, parts)?;
+        wanted.push((p.d_a, Operands { accumulate, ..Operands::new(g, at.x, da) }));
     }
     if let Some((dup, accumulate)) = at.dup {
         let h = layer.padded(cuda, at.h, [s.rows, s.rank, layer.rank], h_copy)?;
-        let o = Operands::new(dy, h, dup);
-        p.d_up.run(cuda, &Operands { accumulate, ..o }, parts)?;
+        wanted.push((p.d_up, Operands { accumulate, ..Operands::new(dy, h, dup) }));
     }
-    Ok(())
+    adapter::gradients(cuda, &wanted, parts)
 }

@@ -36,6 +36,18 @@ impl Effort {
     pub fn pass(tiles: u64, bytes: f64, parts: f64) -> Self {
         Self { engine: Engine::Ordinary, flop: 0.0, tiles, reads: bytes + parts, bytes, parts }
     }
+
+    /// This and `other` in one launch, by the instructions of this.
+    pub fn beside(self, other: Self) -> Self {
+        Self {
+            engine: self.engine,
+            flop: self.flop + other.flop,
+            tiles: self.tiles + other.tiles,
+            reads: self.reads + other.reads,
+            bytes: self.bytes + other.bytes,
+            parts: self.parts + other.parts,
+        }
+    }
 }
 
 /// The name of the driver's fill.

@@ -8,6 +8,7 @@ use crate::{
     error::Result,
     kernels::{
         linear::{
+            adapter,
             cuda::target,
             problem::{OnChip, Operands, Parts, Pass, Problem},
             tilings::Tiling,
@@ -52,7 +53,7 @@ struct Products {
     /// `dx = sum_p dy_p w_p + g a`.
     input: Parts,
     /// `da = g^T x`.
-    d_a: Problem,
+    d_a: Parts,
     /// `dup_p = dy_p^T h_p`.
     d_up: Parts,
 }
@@ -67,7 +68,7 @@ impl Products {
             layers: parts(of(Pass::Forward, [s.rows, s.n, s.k], s.rank)),
             up: parts(of(Pass::Input, [s.rows, s.rank, s.n], 0)),
             input: parts(of(Pass::Input, [s.rows, s.k, s.n], all)),
-            d_a: of(Pass::Weight, [all, s.k, s.rows], 0),
+            d_a: Parts { one: of(Pass::Weight, [all, s.k, s.rows], 0), count: 1 },
             d_up: parts(Problem { right_pitch: all, ..of(Pass::Weight, [s.n, s.rank, s.rows], 0) }),
         }
     }
@@ -93,8 +94,8 @@ fn g_bytes(count: usize, s: Shape, dtype: DType) -> usize {
 pub(super) fn scratch(count: usize, s: Shape, dtype: DType) -> [usize; 2] {
     let p = Products::new(count, s, dtype);
     let forward = p.down.scratch_bytes().max(p.layers.layers_scratch());
-    let sums = [p.input.input_scratch(), p.d_a.scratch_bytes(), p.d_up.grad_scratch()];
-    let backward = sums.into_iter().max().unwrap_or(0).saturating_add(g_bytes(count, s, dtype));
+    let sums = p.input.input_scratch().max(p.d_a.one.scratch_bytes());
+    let backward = sums.saturating_add(g_bytes(count, s, dtype));
     let all = dtype != DType::F32 && s.rank <= MOST_RANK;
     let [forward, backward] = if all { [forward, backward] } else { [0; 2] };
     let apart = [one::forward_scratch(s, dtype), one::backward_scratch(s, dtype)];
@@ -114,8 +115,8 @@ pub(super) fn describe(
             format!("y {}, h {}", p.layers.describe_layers(t), p.down.describe(cuda))
         }
         (Ok(Some([_, t])), true) => {
-            let (dx, da) = (p.input.describe_input(t), p.d_a.describe(cuda));
-            format!("dx {dx}, g {}, da {da}, dup {}", p.up.adapter(), p.d_up.adapter())
+            let adapter = adapter::describe(cuda, [("da", &p.d_a), ("dup", &p.d_up)]);
+            format!("dx {}, g {}, {adapter}", p.input.describe_input(t), p.up.adapter())
         }
         (Ok(None), _) => format!("apart: {}", one::describe(s, dtype, cuda, backward)),
         (Err(_), _) => "none".into(),
@@ -198,11 +199,9 @@ pub(super) fn backward(op: JoinedLora, cuda: &Cuda, io: &Backward<'_>) -> Result
         let each: Vec<Operands> = (0..op.parts).map(one).collect();
         p.input.input(cuda, tiling, &each, scratch)?;
     }
-    if let Some((da, accumulate)) = da {
-        p.d_a.run(cuda, &Operands { accumulate, ..Operands::new(g, x, da) }, scratch)?;
-    }
-    if let Some((dup, accumulate)) = dup {
-        p.d_up.grad(cuda, &Operands { accumulate, ..Operands::new(dy, h, dup) }, scratch)?;
-    }
-    Ok(())
+    let da = da.map(|(da, add)| (p.d_a, Operands { accumulate: add, ..Operands::new(g, x, da) }));
+    let dup =
+        dup.map(|(dup, add)| (p.d_up, Operands { accumulate: add, ..Operands::new(dy, h, dup) }));
+    let wanted: Vec<(Parts, Operands)> = [da, dup].into_iter().flatten().collect();
+    adapter::gradients(cuda, &wanted, scratch)
 }
