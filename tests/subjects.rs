@@ -42,7 +42,8 @@ fn subject(i: usize, scale: Option<f64>) -> Subject {
     let photos = shapes.iter().map(|(a, b)| photo(64, 70, *a, *b, COLORS[i])).collect();
     let id = ["a", "b", "c"][i].to_string();
     let words = format!("tok{i} class{i}");
-    Subject { id, words, token: format!("tok{i}"), class: format!("class{i}"), scale, photos }
+    let (token, class, query) = (format!("tok{i}"), format!("class{i}"), String::new());
+    Subject { id, words, token, class, query, scale, photos }
 }
 
 #[test]

@@ -71,6 +71,7 @@ pub fn classes(config: &TrainConfig) -> Vec<Subject> {
         words: s.prior_words().into(),
         token: String::new(),
         class: s.prior_words().into(),
+        query: s.prior_words().into(),
         scale: None,
         photos: vec![],
     };

@@ -37,6 +37,8 @@ pub struct Subject {
     pub token: String,
     /// The class alone.
     pub class: String,
+    /// What detectors are asked for.
+    pub query: String,
     /// Fixed factor on the subject's own fit; drawn when absent.
     pub scale: Option<f64>,
     /// Photos in the order of their names.
@@ -64,6 +66,7 @@ impl Subject {
             words: config.words(),
             token: config.token.trim().into(),
             class: config.class.trim().into(),
+            query: config.query_words().into(),
             scale: config.scale,
             photos,
         })

@@ -126,9 +126,9 @@ def main():
             best = np.argmax([[i["clip_score"] for i in one] for one in judged], 0)
             return best, np.array([int(re.match("[0-9]+", i["name"])[0]) for i in judged[0]])
 
-        home, word = places.index(home), subject["class"]
+        own, word = places.index(home), subject["class"]
         best, wanted = judge(shown)
-        new = wanted != home
+        new = wanted != own
         adapter = [p for p in sorted(folder.glob("runs/*/*/adapter.safetensors"))]
         lora = ["--lora", adapter[0]] if adapter else []
         name = f"a photo of a lun {word}" if adapter else f"a photo of a {word}"
@@ -137,7 +137,7 @@ def main():
         weak = folder / "weak"
         weak.mkdir(exist_ok=True)
         for k, place in enumerate(toyworld.BACKGROUNDS.values()):
-            for path in painted(program, folder / f"weak_{k}", lora, f"{name}, {place}", 1.5, 4) if k != home else []:
+            for path in painted(program, folder / f"weak_{k}", lora, f"{name}, {place}", 1.5, 4) if k != own else []:
                 shutil.copy(path, weak / f"{k:02}_{path.name}")
         followed, asked = judge(weak)
         found = score(shown, "--detector", nano / "eyes/detector", "--query", word.split()[-1], "--threshold", "0.2", "--dinov2", nano / "eyes/dino")
@@ -146,10 +146,10 @@ def main():
         means = table["methods"][0]["all"]
         shown_means = ["{mean:.3f}".format(**means[k]) for k in ("dino", "clip_t", "diversity")]
         lines.append([title, f"{int((best == wanted)[new].sum())} of {int(new.sum())}",
-                      f"{int((best == home)[new].sum())}",
+                      f"{int((best == own)[new].sum())}",
                       f"{np.mean(likeness):.3f} ({len(likeness)} found)", *shown_means,
-                      f"{int((unnamed == home).sum())} of 24, {len(set(unnamed))}",
-                      f"{int((followed == asked).sum())} of {len(asked)}, {int((followed == home).sum())}"])
+                      f"{int((unnamed == own).sum())} of 24, {len(set(unnamed))}",
+                      f"{int((followed == asked).sum())} of {len(asked)}, {int((followed == own).sum())}"])
         print("| " + " | ".join(lines[-1]) + " |", flush=True)
     sheet(work, out.with_suffix(".png"))
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -203,7 +203,7 @@ impl Run<'_> {
         if let Some(path) = &by.detector {
             let threshold = by.threshold.unwrap_or(THRESHOLD);
             let queries: Vec<&str> = match by.queries.is_empty() {
-                true => self.subjects.iter().map(|s| s.query_words()).collect(),
+                true => self.subjects.iter().map(|s| &*s.query).collect(),
                 false => by.queries.iter().map(String::as_str).collect(),
             };
             let padding = by.padding.unwrap_or_default();
