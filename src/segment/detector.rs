@@ -180,6 +180,20 @@ fn refused(found: String, expected: String) -> Error {
     Error::Config { key: "query".into(), found, expected, fix }
 }
 
+/// Non-maximum suppression: without each box whose intersection over union with a better one that stays is above `nms`.
+///
+/// `found` has the highest score first, as [`Detector::detect`] gives it. Which query a box is like does not matter. 1 keeps
+/// all, as the published metric does; OWLv2 may give one subject two boxes that hardly differ.
+pub fn suppressed(found: Vec<Detection>, nms: f64) -> Vec<Detection> {
+    let mut kept: Vec<Detection> = Vec::with_capacity(found.len());
+    for one in found {
+        if kept.iter().all(|better| better.uncut.iou(&one.uncut) <= nms) {
+            kept.push(one);
+        }
+    }
+    kept
+}
+
 /// Boxes with a score above the threshold, for a photo of `[width, height]`.
 fn found(
     logits: &[f32],
@@ -214,6 +228,26 @@ fn found(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_boxes_that_hardly_differ_the_better_one_stays() {
+        let at = |x: f64, score| {
+            let area = Rectangle([x, 0.0, x + 10.0, 10.0]);
+            Detection { area, uncut: area, score, query: 0 }
+        };
+        // 9 / 11, then 8 / 12 and 9 / 11: the third is close to the second only, which has gone
+        let all = vec![at(0.0, 0.9), at(1.0, 0.8), at(2.0, 0.7), at(30.0, 0.6)];
+        let places = |nms| -> Vec<f64> {
+            suppressed(all.clone(), nms).iter().map(|d| d.area.0[0]).collect()
+        };
+        assert_eq!(places(0.8), [0.0, 2.0, 30.0]);
+        assert_eq!(places(0.6), [0.0, 30.0]);
+        assert_eq!(places(1.0), [0.0, 1.0, 2.0, 30.0]);
+        let same = vec![at(0.0, 0.9), at(0.0, 0.8)];
+        assert_eq!((suppressed(same.clone(), 1.0).len(), suppressed(same, 0.99).len()), (2, 1));
+        let empty = Rectangle([3.0, 3.0, 3.0, 3.0]);
+        assert_eq!(empty.iou(&empty), 0.0);
+    }
 
     #[test]
     fn boxes_are_in_units_of_the_longer_side_and_end_at_the_photo() {

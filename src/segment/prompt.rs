@@ -8,6 +8,17 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Rectangle(pub [f64; 4]);
 
+impl Rectangle {
+    /// Area of what both cover by the area of what either covers; 0 where neither has any.
+    pub fn iou(&self, other: &Self) -> f64 {
+        let (Self([ax0, ay0, ax1, ay1]), Self([bx0, by0, bx1, by1])) = (self, other);
+        let area = |w: f64, h: f64| w.max(0.0) * h.max(0.0);
+        let both = area(ax1.min(*bx1) - ax0.max(*bx0), ay1.min(*by1) - ay0.max(*by0));
+        let either = area(ax1 - ax0, ay1 - ay0) + area(bx1 - bx0, by1 - by0) - both;
+        if either > 0.0 { both / either } else { 0.0 }
+    }
+}
+
 impl FromStr for Rectangle {
     type Err = String;
 

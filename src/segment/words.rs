@@ -1,7 +1,7 @@
 //! From a word to a mask: find it, accept exactly one box, let it grow, cut it out (methods.md §1.2).
 
 use super::{
-    detector::{Detection, Detector},
+    detector::{Detection, Detector, suppressed},
     prompt::{Prompt, Rectangle},
     segmenter::{Cut, Segmenter},
 };
@@ -12,6 +12,8 @@ use crate::{error::Result, tensor::image::Picture};
 pub struct Rule {
     /// Scores above this count.
     pub threshold: f64,
+    /// Boxes that overlap a better one by more than this intersection over union are the same thing; 1: none is.
+    pub nms: f64,
     /// By how much the box grows on every side, in shares of the photo's width and height.
     pub margin: f64,
 }
@@ -35,7 +37,7 @@ pub fn cut(
     query: &str,
     rule: Rule,
 ) -> Result<(Vec<Detection>, Outcome)> {
-    let found = detector.detect(photo, &[query], rule.threshold)?;
+    let found = suppressed(detector.detect(photo, &[query], rule.threshold)?, rule.nms);
     let size = [photo.height, photo.width];
     let outcome = match the_only(&found, query, rule, size) {
         Err(why) => Outcome::Failed(why),
@@ -83,7 +85,7 @@ mod tests {
 
     #[test]
     fn exactly_one_box_grows_by_shares_of_width_and_height() {
-        let rule = Rule { threshold: 0.2, margin: 0.05 };
+        let rule = Rule { threshold: 0.2, nms: 1.0, margin: 0.05 };
         let at = |area| Detection {
             area: Rectangle(area),
             uncut: Rectangle(area),

@@ -2,7 +2,7 @@
 
 use super::{
     Quickstart,
-    photos::{Eyes, Photos},
+    photos::{Eyes, NMS, Photos},
 };
 use crate::{
     cli::{
@@ -147,6 +147,7 @@ pub(super) fn by(photos: &Photos, eyes: &Eyes, queries: Vec<String>) -> ByArgs {
         detector: Some(eyes.detector.clone()),
         queries,
         threshold: Some(THRESHOLD),
+        nms: Some(NMS),
         padding: None,
         dreamsim: None,
         dinov2: Some(eyes.dino.clone()),
@@ -165,7 +166,7 @@ fn judge(args: &Quickstart, folder: &Path, photos: &Photos, eyes: &Eyes) -> Resu
     let queries = nouns(photos);
     let asked: String = queries.iter().map(|q| format!(" --query {q:?}")).collect();
     let command = format!(
-        "selvedge score --images {} --subjects {} --detector {}{asked} --threshold {THRESHOLD} --dinov2 {} --clip {} --out {}",
+        "selvedge score --images {} --subjects {} --detector {}{asked} --threshold {THRESHOLD} --nms {NMS} --dinov2 {} --clip {} --out {}",
         folder.display(),
         photos.list.display(),
         eyes.detector.display(),

@@ -17,6 +17,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Above this intersection over union two boxes of the embedded detector are one toy's, in photos and in what is painted
+/// (tools/nano/see/NOTES.md).
+pub(super) const NMS: f64 = 0.8;
+
 /// What finds, cuts out and judges the subjects: the embedded models, written where any command can be given them.
 #[derive(Clone, Debug)]
 pub(super) struct Eyes {
@@ -85,14 +89,15 @@ impl Photos {
             true => (&section.detector, &section.segmenter),
             false => (&eyes.detector, &eyes.segmenter),
         };
-        let threshold = if own { section.threshold } else { THRESHOLD };
+        let nms = if own { section.nms } else { NMS };
         let padding: Padding = if own { section.padding()? } else { Padding::default() };
         let segment = SegmentArgs {
             photos: vec![list.clone()],
             detector: Some(detector.clone()),
             segmenter: Some(segmenter.clone()),
             query: None,
-            threshold,
+            threshold: section.threshold,
+            nms,
             margin: section.margin,
             padding,
             area: None,
@@ -114,18 +119,16 @@ impl Photos {
             });
         }
         let command = format!(
-            "selvedge segment {} --detector {} --segmenter {} --threshold {threshold} --margin {} --padding {padding}",
+            "selvedge segment {} --detector {} --segmenter {} --threshold {} --nms {nms} --margin {} --padding {padding}",
             list.display(),
             detector.display(),
             segmenter.display(),
+            section.threshold,
             section.margin
         );
         Ok(Self { subjects: load_for_subjects(&list)?.subjects, list, command })
     }
 }
-
-/// How sure the embedded detector must be of the one box of a photo (tools/nano/see/NOTES.md).
-const THRESHOLD: f64 = 0.2;
 
 /// Writes the embedded photos of a pair, without their masks; returns the file that names the subjects.
 fn examples(pair: &str, folder: &Path) -> Result<PathBuf> {

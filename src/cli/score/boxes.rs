@@ -5,7 +5,10 @@ use crate::{
     cli::common::warn,
     error::{Error, Result},
     metrics::crops::{extent, rounded},
-    segment::{detector::Detector, prompt::Rectangle},
+    segment::{
+        detector::{Detector, suppressed},
+        prompt::Rectangle,
+    },
     tensor::image::Picture,
 };
 use std::{
@@ -53,13 +56,13 @@ pub(super) fn from_file(path: &Path, shots: &mut [Shot]) -> Result<()> {
 /// Those of reading and of the detector.
 pub(super) fn from_detector(
     mut detector: Detector,
-    (queries, threshold): (&[&str], f64),
+    (queries, [threshold, nms]): (&[&str], [f64; 2]),
     shots: &mut [Shot],
     read: &dyn Fn(&str) -> Result<Picture>,
 ) -> Result<()> {
     for shot in shots {
         let mut boxes = vec![];
-        for found in detector.detect(&read(&shot.name)?, queries, threshold)? {
+        for found in suppressed(detector.detect(&read(&shot.name)?, queries, threshold)?, nms) {
             let Rectangle(area) = found.uncut; // black where it leaves the picture, as published
             if extent(area).is_err() {
                 let [x0, y0, x1, y1] = rounded(area);

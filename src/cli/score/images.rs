@@ -38,6 +38,9 @@ use std::{
 /// How sure the detector must be (methods.md §1.8).
 const THRESHOLD: f64 = 0.4;
 
+/// Boxes that overlap by any share are several, as in the published metric.
+const NMS: f64 = 1.0;
+
 /// A run over a folder.
 struct Run<'a> {
     folder: &'a Path,
@@ -85,13 +88,17 @@ pub(super) fn seen(folder: &Path, args: &ScoreArgs, side: usize) -> Result<Seen>
 /// for pictures without a prompt where one is needed.
 fn judge<'a>(folder: &'a Path, args: &'a ScoreArgs) -> Result<Run<'a>> {
     let by = &args.by;
-    if let Some(threshold) = by.threshold.filter(|t| !(0.0..=1.0).contains(t)) {
-        return Err(Error::Config {
-            key: "--threshold".into(),
-            found: threshold.to_string(),
-            expected: "0 to 1".into(),
-            fix: "leave it out for the published 0.4".into(),
-        });
+    for (key, value, published) in
+        [("--threshold", by.threshold, THRESHOLD), ("--nms", by.nms, NMS)]
+    {
+        if let Some(value) = value.filter(|v| !(0.0..=1.0).contains(v)) {
+            return Err(Error::Config {
+                key: key.into(),
+                found: value.to_string(),
+                expected: "0 to 1".into(),
+                fix: format!("leave it out for the published {published}"),
+            });
+        }
     }
     let asked = [&by.detector, &by.dreamsim, &by.dinov2, &by.dino, &by.clip, &by.imagereward];
     if asked.iter().all(|path| path.is_none()) {
@@ -201,7 +208,7 @@ impl Run<'_> {
     fn boxes(&mut self) -> Result<()> {
         let (by, folder) = (&self.args.by, self.folder);
         if let Some(path) = &by.detector {
-            let threshold = by.threshold.unwrap_or(THRESHOLD);
+            let limits = [by.threshold.unwrap_or(THRESHOLD), by.nms.unwrap_or(NMS)];
             let queries: Vec<&str> = match by.queries.is_empty() {
                 true => self.subjects.iter().map(|s| &*s.query).collect(),
                 false => by.queries.iter().map(String::as_str).collect(),
@@ -210,7 +217,7 @@ impl Run<'_> {
             let detector = Detector::open(path, self.place.0.clone(), self.place.1, padding)?;
             let read = |name: &str| image::read(&folder.join(name));
             let shots = &mut self.results.shots;
-            return boxes::from_detector(detector, (&queries, threshold), shots, &read);
+            return boxes::from_detector(detector, (&queries, limits), shots, &read);
         }
         match &by.boxes {
             Some(path) => boxes::from_file(path, &mut self.results.shots)?,

@@ -73,6 +73,10 @@ pub struct ByArgs {
     /// What the detector is less sure of is no box; 0.4 when left out, as published.
     #[arg(long, value_name = "0..1", requires = "detector")]
     pub threshold: Option<f64>,
+    /// Boxes that overlap a better one by more than this intersection over union are the same thing: non-maximum
+    /// suppression; 1, which keeps all, when left out, as published.
+    #[arg(long, value_name = "IOU", requires = "detector")]
+    pub nms: Option<f64>,
     /// What fills the detector's square up: grey (the default, as the published numbers have it) or black.
     #[arg(long, value_name = "COLOUR", requires = "detector")]
     pub padding: Option<Padding>,

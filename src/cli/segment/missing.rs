@@ -3,7 +3,7 @@
 use super::{Cutter, Hand, by_hand};
 use crate::{
     cli::{common::note, progress::progress},
-    data::{TrainConfig, photo_files},
+    data::{TrainConfig, config::SegmentSection, photo_files},
     device::Device,
     error::{Error, Result},
     segment::words::Rule,
@@ -72,7 +72,8 @@ pub fn make(
 ) -> Result<()> {
     let section = config.segment.clone();
     let models = [identity(&section.detector)?, identity(&section.segmenter)?].concat();
-    let rule = Rule { threshold: section.threshold, margin: section.margin };
+    let SegmentSection { threshold, nms, margin, .. } = section;
+    let rule = Rule { threshold, nms, margin };
     fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
     let (mut cutter, mut failed, mut made) = (None, vec![], 0);
     let bar = progress(missing.len());

@@ -62,6 +62,10 @@ pub struct SegmentArgs {
     /// Boxes count above this score.
     #[arg(long, default_value_t = 0.2, value_name = "SCORE")]
     pub threshold: f64,
+    /// Boxes that overlap a better one by more than this intersection over union are the same thing: non-maximum
+    /// suppression; 1 keeps all, as published.
+    #[arg(long, default_value_t = 1.0, value_name = "IOU")]
+    pub nms: f64,
     /// By how much a found box grows on every side, in shares of the photo's width and height.
     #[arg(long, default_value_t = 0.05, value_name = "SHARE")]
     pub margin: f64,
@@ -122,7 +126,7 @@ pub fn run(args: &SegmentArgs) -> Result<u8> {
     let bar = progress(if jobs.len() > 1 { jobs.len() } else { 0 });
     let (mut failed, alone) = (0, jobs.len() == 1);
     for job in &jobs {
-        let rule = Rule { threshold: args.threshold, margin: args.margin };
+        let rule = Rule { threshold: args.threshold, nms: args.nms, margin: args.margin };
         let done = match cutter::one(job, &mut models, rule) {
             Err(e) if alone => return Err(e),
             Err(e) => {
@@ -147,7 +151,9 @@ pub fn run(args: &SegmentArgs) -> Result<u8> {
 
 impl SegmentArgs {
     fn check(&self) -> Result<()> {
-        for (key, value) in [("--threshold", self.threshold), ("--margin", self.margin)] {
+        let shares =
+            [("--threshold", self.threshold), ("--nms", self.nms), ("--margin", self.margin)];
+        for (key, value) in shares {
             if !(0.0..=1.0).contains(&value) {
                 return Err(refused(key, value, "a number from 0 to 1", "change it"));
             }

@@ -74,7 +74,7 @@ pub fn make(
     let requests: Vec<Request> = wanted.iter().map(|one| request(config, &one.class)).collect();
     let own = requests.iter().flat_map(Request::texts);
     pipeline.encode_texts(&own.chain(prompts.iter().map(String::as_str)).collect::<Vec<_>>())?;
-    let rule = Rule { threshold: section.prior_threshold, margin: 0.0 };
+    let rule = Rule { threshold: section.prior_threshold, nms: section.nms, margin: 0.0 };
     for (one, request) in wanted.iter().zip(&requests) {
         let (mut made, mut why) = (false, None);
         for attempt in 0..prior::TRIES {

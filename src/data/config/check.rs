@@ -54,6 +54,7 @@ impl TrainConfig {
         let s = &self.segment;
         within("segment.threshold", s.threshold, 0.0, 1.0)?;
         within("segment.prior_threshold", s.prior_threshold, 0.0, 1.0)?;
+        within("segment.nms", s.nms, 0.0, 1.0)?;
         within("segment.margin", s.margin, 0.0, 1.0)?;
         s.padding()?;
         let empty = |p: &Path| p.as_os_str().is_empty();

@@ -100,6 +100,10 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ("segment.threshold", "a photo is taken when exactly one box has a score above this"),
     ("segment.prior_threshold", "the same for prior pictures; up to 10 are made for each place"),
     (
+        "segment.nms",
+        "boxes that overlap a better one by more than this (IoU) are the same thing; 1 keeps all, as the paper",
+    ),
+    (
         "segment.margin",
         "growth of the box on every side, share of width and height; 0 for prior pictures",
     ),

@@ -19,6 +19,8 @@ pub struct SegmentSection {
     pub threshold: f64,
     /// Boxes in prior pictures count above this score.
     pub prior_threshold: f64,
+    /// Boxes that overlap a better one by more than this intersection over union are the same thing; 1 keeps all.
+    pub nms: f64,
     /// By how much a box grows on every side, in shares of the photo's width and height; none in prior pictures.
     pub margin: f64,
     /// What fills a photo up to the detector's square: grey or black.
@@ -32,6 +34,7 @@ impl Default for SegmentSection {
             segmenter: PathBuf::new(),
             threshold: 0.2,
             prior_threshold: 0.4,
+            nms: 1.0,
             margin: 0.05,
             padding: Padding::default().to_string(),
         }

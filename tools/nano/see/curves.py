@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent / "curves"
-NAMES = {"detector": "Detector", "detector_close": "Detector, second stage", "dino": "Embedder",
+NAMES = {"detector": "Detector", "detector_loose": "Detector, second stage",
+         "detector_alone": "Detector, third stage", "dino": "Embedder",
          "segmenter": "Segmenter", "clip": "CLIP", "clip_painted": "CLIP, second stage"}
 WIDTH, HEIGHT, EDGE = 460, 260, 50
 

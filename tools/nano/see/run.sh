@@ -13,11 +13,14 @@ see=$(realpath "$(dirname "$0")")
 python=${PYTHON:-python3}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} HF_HUB_OFFLINE=1
 
-"$python" "$see/data.py" "$work" "${SCENES:-60}" "${SETS:-9}" "${CLOSE:-12}" "${LOOSE:-8}"
+"$python" "$see/data.py" "$work" "${SCENES:-60}" "${SETS:-9}" "${CLOSE:-12}" "${LOOSE:-8}" \
+    "${RICH:-10}" "${ALONE:-5}"
 "$python" "$see/check_heldout.py" "$work"
 "$python" "$see/train_detector.py" "$work" "$out" --steps "${DETECTOR_STEPS:-19000}"
-"$python" "$see/train_detector.py" "$work" "$out" --start "$out/detector" --close 0.6 \
-    --steps "${CLOSE_STEPS:-8000}" --batch 32 --lr 1.2e-3
+"$python" "$see/train_detector.py" "$work" "$out" --start "$out/detector" --batch 32 \
+    --kinds close,loose --share 0.6 --steps "${LOOSE_STEPS:-8000}" --lr 1.2e-3
+"$python" "$see/train_detector.py" "$work" "$out" --start "$out/detector" --batch 32 \
+    --kinds close,loose,rich,alone --share 0.8 --steps "${ALONE_STEPS:-5000}" --lr 1e-3
 "$python" "$see/train_dino.py" "$work" "$out" --steps "${DINO_STEPS:-1200}"
 "$python" "$see/train_segmenter.py" "$work" "$out" --steps "${SEGMENTER_STEPS:-1500}"
 "$python" "$see/train_clip.py" "$work" "$out" --steps "${CLIP_STEPS:-800}"

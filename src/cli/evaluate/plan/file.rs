@@ -190,9 +190,9 @@ impl Plan {
             let key = "score.queries".to_string();
             return Err(refuse(plan, key, name.clone(), "names of combinations", "rename it"));
         }
-        let set = s.threshold.is_some() || s.padding.is_some() || !s.queries.is_empty();
+        let set = s.threshold.or(s.nms).is_some() || s.padding.is_some() || !s.queries.is_empty();
         if s.detector.is_none() && set {
-            let found = "threshold, padding or queries without a detector".to_string();
+            let found = "threshold, nms, padding or queries without a detector".to_string();
             return Err(refuse(plan, "score".into(), found, "a detector", "name one"));
         }
         if [&s.dreamsim, &s.dinov2, &s.dino, &s.clip, &s.imagereward].iter().all(|m| m.is_none())

@@ -26,6 +26,8 @@ pub struct Models {
     pub imagereward: Option<PathBuf>,
     /// `--threshold`, of the detector.
     pub threshold: Option<f64>,
+    /// `--nms`, of its boxes.
+    pub nms: Option<f64>,
     /// `--padding`, of the detector's square: grey or black.
     pub padding: Option<String>,
     /// `--query` of a combination, by its name; the subjects' classes when left out.
@@ -72,6 +74,7 @@ impl Models {
             detector: self.detector.clone(),
             queries: self.queries.get(combination).cloned().unwrap_or_default(),
             threshold: self.threshold,
+            nms: self.nms,
             padding: self.padding()?,
             dreamsim,
             dinov2,
