@@ -9,7 +9,7 @@ use selvedge::{
         judge::Judge,
     },
     models::owlv2::Padding,
-    segment::detector::Detector,
+    segment::detector::{Detector, suppressed},
     tensor::{
         DType,
         image::{Picture, read, write_png},
@@ -260,8 +260,20 @@ fn what_the_detector_finds_is_what_is_judged() {
     let asked = found(&["--threshold", "0", "--query", "toy"]);
     let all = asked["images"][0]["detections"].as_array().unwrap();
     assert!(!all.is_empty() && all.iter().all(|d| d["query"] == "toy"), "{all:?}");
-    let refused = scene.refusal(&["--detector", &path, "--threshold", "1.5"]);
-    assert!(refused.contains("--threshold"), "{refused}");
+    // boxes of one thing are one when asked for
+    let few = found(&["--threshold", "0", "--nms", "0.1"]);
+    let one = |all: &Value| all["images"][0]["detections"].as_array().unwrap().len();
+    let picture = read(&scene.at("pictures").join("0001.png")).unwrap();
+    let all = detector.detect(&picture, &["monster toy", "robot"], 0.0).unwrap();
+    let mut kept = suppressed(all, 0.1);
+    kept.retain(|d| extent(d.uncut.0).is_ok());
+    assert_eq!(few["images"][0]["name"], "0001.png");
+    assert!(one(&few) == kept.len() && kept.len() < one(&grey), "{few}");
+    assert_eq!(found(&["--threshold", "0", "--nms", "1"])["images"], grey["images"]);
+    for flag in ["--threshold", "--nms"] {
+        let refused = scene.refusal(&["--detector", &path, flag, "1.5"]);
+        assert!(refused.contains(flag), "{refused}");
+    }
 }
 
 #[test]

@@ -208,6 +208,7 @@ fn what_cannot_be_looked_for_is_one_clear_line() {
     assert!(run(&[&a, &b], &[]).contains("--query"));
     assert!(run(&[&a, &b], &["--box", "1,1,5,5"]).contains("one photo"));
     assert!(run(&[&a], &["--query", "dog", "--threshold", "2"]).contains("--threshold"));
+    assert!(run(&[&a], &["--query", "dog", "--nms", "1.5"]).contains("--nms"));
     assert!(run(&[&a], &["--query", "dog", "--padding", "white"]).contains("grey or black"));
     assert!(run(&[&dog.display().to_string()], &["--query", "dog"]).contains("no folder"));
     let long = "a b c d e f g h i j k l m n o p q";
@@ -249,6 +250,60 @@ fn what_cannot_be_looked_for_is_one_clear_line() {
     assert!(error.contains("00.jpg and 00.png"), "{error}");
     assert!(run(&[&subjects, &a], &[]).contains("one subjects file"));
     assert!(!Path::new(&out).exists());
+}
+
+#[test]
+fn two_boxes_that_hardly_differ_are_one_thing_when_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let segmenter = sam(&folder.path().join("sam.safetensors"));
+    let path = fixtures().join("detect/model");
+    let mut d = Detector::open(&path, Device::Cpu, DType::F32, Padding::Grey).unwrap();
+    let (seed, threshold, iou) = (0..60)
+        .find_map(|seed| {
+            let found = d.detect(&photo(seed), &["dog"], 0.0).unwrap();
+            let iou = found[0].uncut.iou(&found[1].uncut);
+            let clear = found[1].score - found[2].score > 1e-5 && iou > 0.1;
+            clear.then_some((seed, (found[1].score + found[2].score) / 2.0, iou))
+        })
+        .unwrap();
+    let (low, high) = ((iou - 0.05).to_string(), (iou + 0.05).min(1.0).to_string());
+    let (model, threshold) = (detector(), threshold.to_string());
+    let file = folder.path().join("00.png");
+    write_png(&file, &photo(seed), &[]).unwrap();
+    let photo = file.display().to_string();
+    let run = |nms: &[&str], name: &str| {
+        let to = folder.path().join(name);
+        let out = to.display().to_string();
+        let models = ["--detector", &model, "--segmenter", &segmenter, "--threshold", &threshold];
+        let flags = ["segment", &photo, "--query", "dog", "--out", &out, "--device", "cpu"];
+        let code = selvedge(&[&flags[..], &models, nms].concat()).status.code();
+        (code, list(&to)[0]["detections"].as_array().unwrap().len())
+    };
+    assert_eq!(run(&[], "published"), (Some(1), 2));
+    assert_eq!(run(&["--nms", &high], "two"), (Some(1), 2));
+    assert_eq!(run(&["--nms", &low], "one"), (Some(0), 1));
+
+    // the same key of a configuration, where the photo belongs to both subjects
+    let mix = |nms: &str| {
+        let config = configuration(
+            folder.path(),
+            &format!(
+                "[segment]\ndetector = {model:?}\nsegmenter = {segmenter:?}\nthreshold = {threshold}\nnms = {nms}\n"
+            ),
+        );
+        for name in ["a", "b"] {
+            fs::copy(&file, folder.path().join(name).join("00.png")).unwrap();
+        }
+        let to = folder.path().join("mixes").display().to_string();
+        let run = selvedge(&["mix", &config, "--count", "2", "--out", &to, "--device", "cpu"]);
+        (run.status.code(), error_of(&run))
+    };
+    let (code, error) = mix(&high);
+    assert!(code == Some(2) && error.contains("2 boxes like"), "{error}");
+    let (code, error) = mix(&low);
+    assert_eq!(code, Some(0), "{error}");
+    let (code, error) = mix("-1.0");
+    assert!(code == Some(2) && error.contains("segment.nms"), "{error}");
 }
 
 /// A configuration with two dogs without masks.

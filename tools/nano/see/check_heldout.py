@@ -25,7 +25,8 @@ def main():
     assert not any(held_out(random_subject(rng)) for _ in range(2000))
     assert all(held_out(random_subject(rng, unseen=True)) for _ in range(200))
     for _ in range(300):
-        assert not any(map(held_out, data.identities(rng, data.seen_subject)))
+        for dressed in (False, True):
+            assert not any(map(held_out, data.identities(rng, data.seen_subject, dressed)))
     try:
         data.checked([toyworld.HELDOUT["bears"][0]["look"]])
     except ValueError:

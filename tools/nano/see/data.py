@@ -1,13 +1,14 @@
 """Renders what the models are trained on, once.
 
-    python data.py WORK SCENES SETS CLOSE LOOSE RICH ALONE
+    python data.py WORK SCENES SETS CLOSE LOOSE RICH ALONE DRESSED
 
 WORK/scenes/NNN.npz: 1,000 scenes (pictures, packed masks, specifications). WORK/sets/NNN.npz: 250 sets
 of two identities A and B: two photos of each, a scene of both, a scene of both mixed up. WORK/close/NNN.npz:
 1,000 scenes of subjects that touch or overlap. WORK/loose/NNN.npz: 1,000 of pairs anywhere. WORK/rich/NNN.npz: 1,000 of
-pairs with limbs, heads and hats of their own; WORK/alone/NNN.npz: 1,000 of one such subject. WORK/soft_*: a thirteenth of
-the scenes and sets and half of the rich and the alone ones once through nano's autoencoder, as painted pictures are soft;
-the close and the loose scenes as nano paints them (`repaint.py`).
+pairs with limbs, heads and hats of their own; WORK/alone/NNN.npz: 1,000 of one such subject. WORK/dressed/NNN.npz: 250 sets of two
+such subjects, two thirds of one class, where mixed up means that heads, limbs or hats are swapped. WORK/soft_*: a thirteenth
+of the scenes and sets and half of the rich, the alone and the dressed ones once through nano's autoencoder, as painted
+pictures are soft; the close and the loose scenes as nano paints them (`repaint.py`).
 """
 import json
 import os
@@ -16,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from worlds import (alone_scene, box_of, checked, close_scene, look, loose_scene, mixed, random_scene, random_subject,
-                    render, rich_scene)
+from worlds import (adorned, alone_scene, box_of, checked, close_scene, look, loose_scene, mixed, random_scene,
+                    random_subject, render, rich_scene, swapped)
 import toyworld  # worlds makes the folder above known
 
 SCENES, SETS, MOST = 1000, 250, 4
@@ -45,13 +46,19 @@ def scene(seed, draw, place=random_scene):
             return spec, picture, masks
 
 
-def identities(rng, draw):
-    """A, B and both mixed up; no two of the four look the same, none is held out where A and B are not."""
+def identities(rng, draw, dressed=False):
+    """A, B and both mixed up; no two of the four look the same, none is held out where A and B are not.
+
+    `dressed`: with limbs, heads and hats of their own, and only these are mixed up.
+    """
+    def one(cls):
+        return adorned(draw(rng, cls), rng) if dressed else draw(rng, cls)
+
     while True:
-        a = draw(rng, None)
-        b = draw(rng, a["cls"] if rng.random() < 0.3 else None)
-        one, two = mixed(a, b, rng, whole=rng.random() < 0.7)
-        four = [a, b, one, two]
+        a = one(None)
+        b = one(a["cls"] if rng.random() < (2 / 3 if dressed else 0.3) else None)
+        both = swapped(a, b, rng) if dressed else mixed(a, b, rng, whole=rng.random() < 0.7)
+        four = [a, b, *both]
         if len({look(s) for s in four}) == 4:
             if draw is not seen_subject:
                 return four
@@ -61,10 +68,10 @@ def identities(rng, draw):
                 continue
 
 
-def identity_set(seed, draw):
+def identity_set(seed, draw, dressed=False):
     """The pictures of `VIEWS`, the boxes of the two scenes [2, 2, 4], and the four identities."""
     rng = np.random.default_rng(seed)
-    a, b, one, two = identities(rng, draw)
+    a, b, one, two = identities(rng, draw, dressed)
     pictures, boxes = [], []
     for subjects in ([a], [a], [b], [b], [a, b], [one, two]):
         spec = toyworld.random_spec(rng, subjects)
@@ -111,11 +118,16 @@ def write_alone(path, number):
     write_scenes(path, number, alone_scene, 8)
 
 
-def write_sets(path, number):
+def write_sets(path, number, dressed=False, seed=2):
     """One shard of identity sets."""
-    made = [identity_set((2, number * SETS + i), seen_subject) for i in range(SETS)]
+    made = [identity_set((seed, number * SETS + i), seen_subject, dressed) for i in range(SETS)]
     write(path, pictures=np.stack([p for p, _, _ in made]), boxes=np.stack([b for _, b, _ in made]),
           specs=np.array([json.dumps(s) for _, _, s in made]))
+
+
+def write_dressed(path, number):
+    """One shard of sets that differ in heads, limbs and hats."""
+    write_sets(path, number, True, 9)
 
 
 def soften(path, source, every):
@@ -162,7 +174,7 @@ def half(path, source):
 #: The kinds of shards: how one is rendered, and how its soft pictures are made.
 KINDS = {"scenes": (write_scenes, thirteenth), "sets": (write_sets, thirteenth),
          "close": (write_close, repainted), "loose": (write_loose, repainted),
-         "rich": (write_rich, half), "alone": (write_alone, half)}
+         "rich": (write_rich, half), "alone": (write_alone, half), "dressed": (write_dressed, half)}
 
 
 def main():

@@ -34,12 +34,16 @@ class Eyes:
         boxes = torch.sigmoid(self.detector.box_head(patches) + self.detector.box_bias)
         return logits.sigmoid().numpy(), (corners(boxes) * 128).numpy()
 
-    def detect(self, picture, texts, threshold):
-        """Boxes, scores, and which text: the highest score first."""
+    def detect(self, picture, texts, threshold, nms=1):
+        """Boxes, scores, and which text: the highest score first, none that overlaps a better one by more than `nms`."""
         scores, boxes = (v[0] for v in self.scores(picture[None], texts))
         best = scores.max(1)
         rows = [i for i in np.argsort(-best) if best[i] > threshold]
-        return boxes[rows], best[rows], scores[rows].argmax(1)
+        kept = []
+        for i in rows:
+            if all(iou(boxes[i], boxes[j]) <= nms for j in kept):
+                kept.append(i)
+        return boxes[kept], best[kept], scores[kept].argmax(1)
 
     @torch.no_grad()
     def cut(self, picture, box):

@@ -1,5 +1,8 @@
 """Trains the embedder of identities: a DINOv2, by contrast. See `loop.py` for the command line.
 
+With --start FOLDER --dressed SHARE it goes on from exported weights, with that share of sets whose mixtures differ from
+their subjects in heads, limbs and hats alone.
+
 It begins as the detector's picture tower. A batch holds sets of two identities: photos, crops as
 Detect-and-Compare makes them, and crops of both mixed up, which are identities of their own. What is
 compared is what Detect-and-Compare compares: the mean of all tokens.
@@ -8,9 +11,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from transformers import Dinov2Model
 
 from eyes import IMAGENET_STD, CLIP_STD, normalized
-from loop import Run, arguments
+from loop import Run, arguments, exported
 from pictures import Shards, augmented, flipped, to_float
 from queries import FIELDS, TABLES, code
 
@@ -74,6 +78,17 @@ def batch(data, rng, sets):
     return np.stack(pictures), torch.tensor(who), torch.tensor(codes)
 
 
+def both(data, rng):
+    """A batch of so many sets of each kind; identities are told apart across kinds too."""
+    parts, first = [], 0
+    for shards, sets in data:
+        pictures, who, codes = batch(shards, rng, sets)
+        parts.append((pictures, who + first, codes))
+        first += 4 * sets
+    pictures, who, codes = zip(*parts)
+    return np.concatenate(pictures), torch.cat(who), torch.cat(codes)
+
+
 def contrast(embeds, who, temperature=0.1):
     """Each picture against all others; those of its identity are right."""
     logits = embeds @ embeds.T / temperature
@@ -86,14 +101,19 @@ def contrast(embeds, who, temperature=0.1):
 
 def main():
     """Trains."""
-    args = arguments(steps=1200, batch=64, lr=2e-3)
+    args = arguments(steps=1200, batch=64, lr=2e-3, **{
+        "--dressed": dict(type=float, default=0.0, help="share of sets that differ in heads, limbs and hats"),
+        "--start": dict(help="begin with the weights of this exported folder")})
     sizes = {f: len(TABLES[f]) for f in FIELDS[:5]}
     heads = {f: torch.nn.Linear(128, n) for f, n in sizes.items()}
-    run = Run("dino", args, heads, prepare=from_detector(args.work))
-    data = Shards(args.work, "sets")
+    prepare = exported(Dinov2Model, args.start) or from_detector(args.work)
+    run = Run("dino", args, heads, prepare=prepare, stage="_dressed" if args.start else "")
+    sets = args.batch // 8
+    part = int(round(sets * args.dressed))
+    data = [(Shards(args.work, kind), n) for kind, n in (("sets", sets - part), ("dressed", part)) if n]
 
     def loss_of():
-        pictures, who, codes = batch(data, run.rng, args.batch // 8)
+        pictures, who, codes = both(data, run.rng)
         x = flipped(augmented(to_float(pictures)), torch.rand(len(who)) < 0.5)
         with torch.autocast("cpu", torch.bfloat16):
             tokens = run.model(pixel_values=normalized("dino", x)).last_hidden_state

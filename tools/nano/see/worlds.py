@@ -107,6 +107,12 @@ def mixed(a, b, rng, whole):
     return take(a, b, chosen), take(b, a, chosen)
 
 
+def swapped(a, b, rng):
+    """Both subjects as they are but for a random part of head, limbs and accessories, which they swap."""
+    chosen = [n for n in ATTRIBUTES[2:] if rng.random() < 0.6] or [str(rng.choice(ATTRIBUTES[2:]))]
+    return take(a, b, chosen), take(b, a, chosen)
+
+
 def look(subject):
     """The looks of a subject, to tell identities apart."""
     fields = key(subject) + (subject.get("head") or subject["colour"],
