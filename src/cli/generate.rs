@@ -67,6 +67,10 @@ pub struct Generate {
     /// Strength of the initialization.
     #[arg(long, default_value_t = 1.0, value_name = "G", allow_negative_numbers = true)]
     pub gamma: f32,
+    /// With --init seg-mix: each subject in a column of its own, so that none hides a part of another; without it they may
+    /// overlap, as in training.
+    #[arg(long)]
+    pub apart: bool,
     /// How the mask of the initialization is resized: bilinear or nearest.
     #[arg(long, default_value = "bilinear", value_name = "RULE")]
     pub mask_resize: String,
@@ -177,7 +181,7 @@ impl Generate {
         json!({
             "version": env!("CARGO_PKG_VERSION"), "base": self.base, "lora": self.lora,
             "prompt": r.prompt, "negative": r.negative, "init": self.init,
-            "subjects": self.subjects, "gamma": self.gamma, "mask_resize": self.mask_resize,
+            "subjects": self.subjects, "gamma": self.gamma, "apart": self.apart, "mask_resize": self.mask_resize,
             "sampler": self.sampler, "spacing": r.spacing.map(Spacing::word),
             "prediction": made.prediction.word(), "steps": r.steps, "guidance": r.guidance,
             "height": r.height, "width": r.width,
@@ -251,7 +255,8 @@ impl Generate {
         let words = self.words()?;
         let (device, dtype) = self.compute.place.open()?;
         let masks = (&device, &*self.out.join("masks"));
-        let scene = Scene::open(&self.init, self.subjects.as_deref(), &self.prompt, masks)?;
+        let file = self.subjects.as_deref();
+        let scene = Scene::open((&self.init, self.apart), file, &self.prompt, masks)?;
         let base =
             Base::open(&self.base)?.stored_as(device.types(dtype)).predicting(words.prediction);
         let base = base.vae_stored_as(words.vae)?;

@@ -28,16 +28,25 @@ pub struct Scene {
 
 impl Scene {
     /// The scene of `--init` (`none` gives none) for `prompt` with the subjects and `[method]` keys of `file`; masks that
-    /// its `[segment]` makes go into the folder `masks`.
+    /// its `[segment]` makes go into the folder `masks`. `apart` forbids that subjects overlap, whatever `[method]` says.
     ///
     /// # Errors
-    /// Without a file; for a prompt that names no subject; for a layout with an unknown subject; those of the files.
+    /// Without a file; for `apart` without random places; for a prompt that names no subject; for a layout with an unknown subject; those of the files.
     pub fn open(
-        init: &str,
+        (init, apart): (&str, bool),
         file: Option<&Path>,
         prompt: &str,
         (device, masks): (&Device, &Path),
     ) -> Result<Option<Self>> {
+        if apart && init != "seg-mix" {
+            return Err(Error::Config {
+                key: "--apart".into(),
+                found: format!("--init {init}"),
+                expected: "--init seg-mix beside it".into(),
+                fix: "add it, or leave --apart out: a layout says itself where subjects stand"
+                    .into(),
+            });
+        }
         if init == "none" {
             return Ok(None);
         }
@@ -51,7 +60,8 @@ impl Scene {
         };
         let mut config = load_for_subjects(file)?;
         missing::complete(&mut config, device, masks)?;
-        let method = config.method;
+        let mut method = config.method;
+        method.overlap &= !apart;
         let mut warnings = vec![];
         let all = load_all(&config.subjects, &mut warnings)?;
         warnings.iter().for_each(|w| warn(w));

@@ -140,7 +140,8 @@ def main():
             for path in painted(program, folder / f"weak_{k}", lora, f"{name}, {place}", 1.5, 4) if k != own else []:
                 shutil.copy(path, weak / f"{k:02}_{path.name}")
         followed, asked = judge(weak)
-        found = score(shown, "--detector", nano / "eyes/detector", "--query", word.split()[-1], "--threshold", "0.2", "--dinov2", nano / "eyes/dino")
+        found = score(shown, "--detector", nano / "eyes/detector", "--query", word.split()[-1], "--threshold", "0.2",
+                      "--nms", "0.8", "--dinov2", nano / "eyes/dino")
         likeness = [i["similarity"][0][0] for i in found["images"] if i["boxes"] == 1]
         table = json.loads((folder / "table.json").read_text())
         means = table["methods"][0]["all"]

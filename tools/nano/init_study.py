@@ -77,7 +77,7 @@ def cell(program, work, name, group, lora, gamma, flags=(), method=""):
         queries = sorted({SUBJECTS[n][1].split()[-1] for n in GROUPS[group]})
         asked = [w for q in queries for w in ("--query", q)]
         score.write_text(run(program, "score", "--images", out, "--subjects", subjects, "--detector", eyes / "detector", *asked,
-                             "--threshold", 0.4, "--dinov2", eyes / "dino", "--clip", eyes / "clip", "--out", out / "scores",
+                             "--threshold", 0.4, "--nms", 0.8, "--dinov2", eyes / "dino", "--clip", eyes / "clip", "--out", out / "scores",
                              "--device", "cpu", "--json"))
     found, wanted = json.loads(score.read_text()), len(GROUPS[group])
     right = sum(i["boxes"] == wanted for i in found["images"])
@@ -120,6 +120,7 @@ def main():
         for what, keys in (("smaller (0.5 to 0.7)", "scale_min = 0.5\nscale_max = 0.7"), ("at the side (margin 32)", "margin = 32"),
                            ("apart (no overlap)", "overlap = false")):
             add("Composition", f"{what}, gamma {gamma}", "bears", mudi, gamma, method=keys)
+    add("Composition", "dreambooth, apart (no overlap), gamma 1", "bears", dreambooth, 1, method="overlap = false")
     for steps in (300, 1800):
         adapter = trained(program, work, "bears", steps=steps)
         for gamma in (0, 0.3, 1):
@@ -131,9 +132,11 @@ def main():
         adapter = trained(program, work, group)
         for gamma in (0, 0.3, 0.6, 1):
             add("Other subjects", f"{group}, gamma {gamma}", group, adapter, gamma)
+        add("Other subjects", f"{group}, apart, gamma 1", group, adapter, 1, method="overlap = false")
     for group in ("bears", "three", "four"):
         for gamma in (0, 0.3, 1):
             add("The base without an adapter", f"base, {group}, gamma {gamma}", group, None, gamma)
+        add("The base without an adapter", f"base, {group}, apart, gamma 1", group, None, 1, method="overlap = false")
     head = "| cell | right number | D&C | D&C, spectral | similarity | CLIP score |\n|---|---|---|---|---|---|\n"
     text = "".join(f"\n## {title}\n\n{head}" + "\n".join(lines) + "\n" for title, lines in rows.items())
     out.write_text("# The mean-shifted initialization on nano\n\n" + __doc__.split("\n\n", 1)[1].strip() + "\n" + text)

@@ -168,6 +168,9 @@ impl Maker {
             "negative": g.negative, "init": g.init, "gamma": g.gamma, "sampler": g.sampler,
             "steps": g.steps, "guidance": g.guidance, "height": g.height, "width": g.width,
         }));
+        if g.apart {
+            asked["apart"] = true.into();
+        }
         if let Some(word) = &g.prediction {
             asked["prediction"] = word.as_str().into();
         }
@@ -246,6 +249,7 @@ impl Maker {
             subjects: Some(unit.subjects_file()?),
             init: row.init(unit.config.as_ref()).into(),
             gamma: row.gamma.unwrap_or(1.0),
+            apart: row.apart,
             mask_resize: "bilinear".into(),
             sampler: s.sampler.clone().unwrap_or("euler".into()),
             spacing: None,

@@ -31,6 +31,9 @@ pub struct Row {
     pub init: Option<String>,
     /// Strength of the initialization; 1 when left out.
     pub gamma: Option<f32>,
+    /// Whether subjects keep apart in the initialization, as `generate --apart`.
+    #[serde(default)]
+    pub apart: bool,
     /// What pictures are guided away from; the method's own when left out.
     pub negative: Option<String>,
 }

@@ -18,7 +18,8 @@ use std::{fs, path::Path, time::Instant};
 
 const STEPS: usize = 20;
 const GUIDANCE: f32 = 4.0;
-pub(super) const GAMMA: f32 = 0.3; // 1 leaves traces of the collage on a model this small
+/// Strength of the initialization: the paper's (methods.md §1.7).
+pub(super) const GAMMA: f32 = 1.0;
 /// How sure the detector must be in a painted picture: the paper's (methods.md §1.8).
 const THRESHOLD: f64 = 0.4;
 /// Side of a scored picture on the page, pixels.
@@ -64,7 +65,7 @@ pub(super) fn make(
     let (seen, scoring) = judge(args, &folder, photos, eyes)?;
     let title = match init {
         "none" => format!("{name}, plain noise"),
-        _ => format!("{name}, initialized from segmented subjects (gamma {GAMMA})"),
+        _ => format!("{name}, initialized from segmented subjects side by side (gamma {GAMMA})"),
     };
     let seconds = [sampling, clock.elapsed().as_secs_f64()];
     Ok(Grid { title, png, seen, seconds, commands: [command(&generate), scoring] })
@@ -87,6 +88,7 @@ pub(super) fn guided(
         subjects: Some(photos.list.clone()),
         init: init.into(),
         gamma: GAMMA,
+        apart: init != "none", // what one toy hides of another is a few latent pixels, and lost (benches/results/init_nano.md)
         mask_resize: "bilinear".into(),
         sampler: "euler".into(),
         spacing: None,
@@ -182,12 +184,13 @@ fn judge(args: &Quickstart, folder: &Path, photos: &Photos, eyes: &Eyes) -> Resu
 fn command(g: &Generate) -> String {
     let subjects = g.subjects.as_ref().map(|s| s.display().to_string()).unwrap_or_default();
     format!(
-        "selvedge generate --base nano --lora {} --prompt {:?} --no-negative --subjects {subjects} --init {} --gamma {} \
+        "selvedge generate --base nano --lora {} --prompt {:?} --no-negative --subjects {subjects} --init {} --gamma {}{} \
          --steps {STEPS} --guidance {GUIDANCE} --count {} --batch {} --seed {} --out {}",
         g.lora.join(" --lora "),
         g.prompt,
         g.init,
         g.gamma,
+        if g.apart { " --apart" } else { "" },
         g.count,
         g.batch,
         g.compute.seed,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from check import SEED, plain_noun, scenes
+from check import NMS, SEED, plain_noun, scenes
 from data import identity_set, unseen_subject
 from look import auroc
 from train_clip import caption
@@ -58,7 +58,8 @@ def segmented(binary, eyes, work, count):
         done = []
         for name, noun, _ in listed:  # one call a photo: a subjects file wants tokens of its own
             run(binary, "segment", folder / name / "0.png", "--query", noun, "--out", folder / name,
-                "--force", "--detector", eyes / "detector", "--segmenter", eyes / "segmenter")
+                "--force", "--detector", eyes / "detector", "--segmenter", eyes / "segmenter",
+                "--nms", str(NMS))
             path = folder / name / "0_mask.png"
             if path.exists():
                 mask = np.asarray(Image.open(path)) > 128
@@ -81,7 +82,7 @@ def mixing(binary, eyes, work, count):
         queries = [v for c in {a["cls"], b["cls"]} for v in ("--query", c)]
         out = json.loads(run(binary, "score", "--images", folder / "scenes", "--subjects",
                              folder / "subjects.toml", "--detector", eyes / "detector",
-                             "--dinov2", eyes / "dino", *queries, "--json"))
+                             "--nms", str(NMS), "--dinov2", eyes / "dino", *queries, "--json"))
         for kind, name in (("dc", "dc"), ("spectral", "dc_spectral")):
             for scene, shot in enumerate(out["images"]):
                 rows[kind][scene].append(shot[name])

@@ -11,6 +11,7 @@ from pathlib import Path
 HERE = Path(__file__).parent / "curves"
 NAMES = {"detector": "Detector", "detector_loose": "Detector, second stage",
          "detector_alone": "Detector, third stage", "dino": "Embedder",
+         "dino_dressed": "Embedder, second stage",
          "segmenter": "Segmenter", "clip": "CLIP", "clip_painted": "CLIP, second stage"}
 WIDTH, HEIGHT, EDGE = 460, 260, 50
 

@@ -14,7 +14,7 @@ python=${PYTHON:-python3}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} HF_HUB_OFFLINE=1
 
 "$python" "$see/data.py" "$work" "${SCENES:-60}" "${SETS:-9}" "${CLOSE:-12}" "${LOOSE:-8}" \
-    "${RICH:-10}" "${ALONE:-5}"
+    "${RICH:-10}" "${ALONE:-5}" "${DRESSED:-8}"
 "$python" "$see/check_heldout.py" "$work"
 "$python" "$see/train_detector.py" "$work" "$out" --steps "${DETECTOR_STEPS:-19000}"
 "$python" "$see/train_detector.py" "$work" "$out" --start "$out/detector" --batch 32 \
@@ -22,6 +22,8 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} HF_HUB_OFFLINE=1
 "$python" "$see/train_detector.py" "$work" "$out" --start "$out/detector" --batch 32 \
     --kinds close,loose,rich,alone --share 0.8 --steps "${ALONE_STEPS:-5000}" --lr 1e-3
 "$python" "$see/train_dino.py" "$work" "$out" --steps "${DINO_STEPS:-1200}"
+"$python" "$see/train_dino.py" "$work" "$out" --start "$out/dino" --dressed 0.5 \
+    --steps "${DRESSED_STEPS:-700}" --lr 1e-3
 "$python" "$see/train_segmenter.py" "$work" "$out" --steps "${SEGMENTER_STEPS:-1500}"
 "$python" "$see/train_clip.py" "$work" "$out" --steps "${CLIP_STEPS:-800}"
 "$python" "$see/train_clip.py" "$work" "$out" --start "$out/clip" --painted 0.5 --classes 0.3 \

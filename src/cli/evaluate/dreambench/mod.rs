@@ -190,7 +190,7 @@ impl DreamBenchArgs {
             let set = self.set.iter().cloned().chain(flags.into_iter().flatten());
             let set = set.filter(|_| train).collect();
             let (preset, init, gamma, negative) = (None, None, None, None);
-            Ok(Row { name: name.clone(), preset, set, train, init, gamma, negative })
+            Ok(Row { name: name.clone(), preset, set, train, init, gamma, apart: false, negative })
         };
         self.methods.iter().enumerate().map(row).collect()
     }
