@@ -135,6 +135,7 @@ fn generate_refuses_what_it_cannot_use() {
     let with = |more: &[&'static str]| [&base[..], more].concat();
     refused(&with(&["--lora", "missing.safetensors"]), &["missing.safetensors"]);
     refused(&with(&["--init", "seg-mix"]), &["--subjects"]);
+    refused(&with(&["--apart"]), &["--apart", "--init seg-mix"]);
     refused(&with(&["--latents", "missing.safetensors"]), &["missing.safetensors"]);
     assert!(!out.join("00000.png").exists());
 }

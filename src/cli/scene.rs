@@ -115,3 +115,46 @@ fn named(all: &[Subject], prompt: &str) -> Result<Vec<Subject>> {
         fix: "write the subject's token in the prompt, or use --init none".into(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::image::write_png;
+
+    #[test]
+    fn apart_keeps_every_subject_in_its_own_columns() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut text = String::new();
+        for (id, token, value) in [("a", "olis", 40), ("b", "hta", 90)] {
+            let photos = dir.path().join(id);
+            std::fs::create_dir(&photos).unwrap();
+            write_png(&photos.join("00.png"), &Picture::filled(80, 80, 3, value), &[]).unwrap();
+            write_png(&photos.join("00_mask.png"), &Picture::filled(80, 80, 1, 255), &[]).unwrap();
+            text += &format!(
+                "[[subject]]\nid = \"{id}\"\ntoken = \"{token}\"\nclass = \"bear\"\nimages = \"{id}\"\n"
+            );
+        }
+        let file = dir.path().join("subjects.toml");
+        std::fs::write(&file, text).unwrap();
+        let open = |init: &str, apart| {
+            let place = (&Device::Cpu, dir.path());
+            Scene::open((init, apart), Some(&file), "a olis bear and a hta bear", place)
+        };
+        let overlapping = |apart| {
+            let scene = open("seg-mix", apart).unwrap().unwrap();
+            let shared = |seed| {
+                let (picture, _) = scene.compose(seed, [128, 128]).unwrap();
+                let seen = |x: usize, value: u8| {
+                    (0..128).any(|y| picture.at(x, y)[0].abs_diff(value) < 9)
+                };
+                assert!([40, 90].iter().all(|v| (0..128).any(|x| seen(x, *v))));
+                (0..128).any(|x| seen(x, 40) && seen(x, 90))
+            };
+            (0..40).filter(|seed| shared(*seed)).count()
+        };
+        assert_eq!(overlapping(true), 0);
+        assert!(overlapping(false) > 5, "the rule of training lets them overlap");
+        assert!(open("none", true).unwrap_err().to_string().contains("--apart"));
+        assert!(open("none", false).unwrap().is_none());
+    }
+}
