@@ -98,6 +98,7 @@ def main():
         for title in ("Object Prompts", "Live Subject Prompts"):
             text += f"{title}\n\nprompt_list = [\n{listed}]\n\n"
         (data / "prompts_and_classes.txt").write_text(text)
+    if not nano.exists():
         run(program, "export", "nano", nano)
     subjects = work / "subjects.toml"
     subjects.write_text(f'[[subject]]\nid = "{story}"\ntoken = "lun"\nclass = "{subject["class"]}"\nimages = "{data / story}"\n')
