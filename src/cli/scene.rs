@@ -144,9 +144,8 @@ mod tests {
             let scene = open("seg-mix", apart).unwrap().unwrap();
             let shared = |seed| {
                 let (picture, _) = scene.compose(seed, [128, 128]).unwrap();
-                let seen = |x: usize, value: u8| {
-                    (0..128).any(|y| picture.at(x, y)[0].abs_diff(value) < 9)
-                };
+                let seen =
+                    |x: usize, value: u8| (0..128).any(|y| picture.at(x, y)[0].abs_diff(value) < 9);
                 assert!([40, 90].iter().all(|v| (0..128).any(|x| seen(x, *v))));
                 (0..128).any(|x| seen(x, 40) && seen(x, 90))
             };
