@@ -55,6 +55,7 @@ name = "bears"
 subjects = "bears.toml"
 [[row]]
 name = "MuDI"
+apart = true
 [[row]]
 name = "MuDI from noise"
 init = "none"
@@ -189,6 +190,11 @@ fn plans_that_cannot_be_done_are_one_clear_line() {
     refused("bears = [", "cats = [", "cats");
     refused("detector = \"owl\"", "", "without a detector");
     refused("threshold", "padding = \"blue\"\nthreshold", "score.padding");
+    refused("threshold = 0.5", "threshold = 5", "score.threshold");
+    refused("threshold = 0.5", "nms = -1.0", "score.nms");
+    refused("detector = \"owl\"\nthreshold = 0.5", "nms = 0.8", "without a detector");
+    refused("init = \"none\"", "init = \"none\"\napart = true", "row MuDI from noise: apart");
+    refused("train = false", "train = false\napart = true", "row base: apart");
     refused("rank = 2", "rnak = 2", "rnak");
     refused("[training.train]", "[training]\nbase = \"x\"\n[training.train]", "training");
 
@@ -196,7 +202,7 @@ fn plans_that_cannot_be_done_are_one_clear_line() {
     let out = folder.path().join("out");
     let small = text.replace("[3, 4, 9]", "1").replace("on the grass\", \"a photo of {b}", "here");
     let small = small.replace(
-        "[[row]]\nname = \"MuDI\"\n[[row]]\nname = \"MuDI from noise\"",
+        "[[row]]\nname = \"MuDI\"\napart = true\n[[row]]\nname = \"MuDI from noise\"",
         "[[row]]\nname = \"x\"\ntrain = false",
     );
     let small = small.replace("init = \"none\"\n", "");

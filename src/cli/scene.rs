@@ -31,7 +31,8 @@ impl Scene {
     /// its `[segment]` makes go into the folder `masks`. `apart` forbids that subjects overlap, whatever `[method]` says.
     ///
     /// # Errors
-    /// Without a file; for `apart` without random places; for a prompt that names no subject; for a layout with an unknown subject; those of the files.
+    /// Without a file; for `apart` without random places; for a prompt that names no subject; for a layout with an unknown
+    /// subject; those of the files.
     pub fn open(
         (init, apart): (&str, bool),
         file: Option<&Path>,

@@ -146,7 +146,7 @@ pub fn judges_name(judges: &str) -> String {
 /// The units of a combination; rows with the same training (by `config`) share one.
 ///
 /// # Errors
-/// Those of `config`.
+/// Those of `config`; [`Error::Config`] for `apart` where no subjects are placed.
 pub fn units(
     shown: &Shown,
     rows: &[Row],
@@ -156,6 +156,14 @@ pub fn units(
     let mut all: Vec<Unit> = vec![];
     for row in rows {
         let config = row.train.then(|| config(row)).transpose()?;
+        if row.apart && row.init(config.as_ref()) != "seg-mix" {
+            return Err(Error::Config {
+                key: format!("row {}: apart", row.name),
+                found: format!("init = \"{}\"", row.init(config.as_ref())),
+                expected: "init = \"seg-mix\" beside it".into(),
+                fix: "add it, or leave apart out".into(),
+            });
+        }
         match all.iter_mut().find(|u| u.config == config) {
             Some(unit) => unit.rows.push(row.clone()),
             None => all.push(Unit {

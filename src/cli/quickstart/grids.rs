@@ -19,7 +19,7 @@ use std::{fs, path::Path, time::Instant};
 const STEPS: usize = 20;
 const GUIDANCE: f32 = 4.0;
 /// Strength of the initialization: the paper's (methods.md §1.7).
-pub(super) const GAMMA: f32 = 1.0;
+const GAMMA: f32 = 1.0;
 /// How sure the detector must be in a painted picture: the paper's (methods.md §1.8).
 const THRESHOLD: f64 = 0.4;
 /// Side of a scored picture on the page, pixels.
@@ -88,7 +88,7 @@ pub(super) fn guided(
         subjects: Some(photos.list.clone()),
         init: init.into(),
         gamma: GAMMA,
-        apart: init != "none", // what one toy hides of another is a few latent pixels, and lost (benches/results/init_nano.md)
+        apart: init != "none", // what one toy hides of another is lost (benches/results/init_nano.md)
         mask_resize: "bilinear".into(),
         sampler: "euler".into(),
         spacing: None,

@@ -190,6 +190,12 @@ impl Plan {
             let key = "score.queries".to_string();
             return Err(refuse(plan, key, name.clone(), "names of combinations", "rename it"));
         }
+        for (key, value) in [("score.threshold", s.threshold), ("score.nms", s.nms)] {
+            if let Some(value) = value.filter(|v| !(0.0..=1.0).contains(v)) {
+                let found = value.to_string();
+                return Err(refuse(plan, key.into(), found, "a number from 0 to 1", "change it"));
+            }
+        }
         let set = s.threshold.or(s.nms).is_some() || s.padding.is_some() || !s.queries.is_empty();
         if s.detector.is_none() && set {
             let found = "threshold, nms, padding or queries without a detector".to_string();
