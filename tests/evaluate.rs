@@ -119,6 +119,13 @@ fn shards_and_stopped_runs_give_the_bytes_of_one_run() {
     assert!(pixels("MuDI") != pixels("MuDI from noise"), "the initialization did nothing");
     assert!(pixels("base") != pixels("MuDI from noise"), "the adapter did nothing");
 
+    // a row says whether subjects keep apart
+    let apart = |row: &str| {
+        let asked = &want[&format!("pictures/{row}/bears/00/request.json")];
+        serde_json::from_slice::<Value>(asked).unwrap()["apart"] == true
+    };
+    assert!(apart("MuDI") && !apart("MuDI from noise") && !apart("base"));
+
     // the second shard first; then pictures and scores are lost
     let parts = folder.path().join("parts");
     assert_eq!(done(&plan, &parts, &["--shard", "2/2"]), "", "no table before all is there");

@@ -1,6 +1,7 @@
 //! `selvedge quickstart`: the whole job from bare photos to scores.
 #![allow(clippy::unwrap_used)]
 
+use selvedge::tensor::image::read;
 use std::{
     fs,
     path::Path,
@@ -66,6 +67,17 @@ fn bare_photos_become_masks_adapters_pictures_and_scores_on_one_page() {
     let words = score.replacen("selvedge", env!("CARGO_BIN_EXE_selvedge"), 1);
     let again = Command::new("sh").args(["-c", &words]).output().unwrap();
     assert_eq!(again.status.code(), Some(0), "{score}: {}", error_of(&again));
+    let generate = |line: &&str| line.contains("selvedge generate") && line.contains("mudi_init");
+    let line = commands.lines().find(generate).unwrap();
+    assert!(line.contains("--gamma 1 --apart "), "{line}");
+    let other = out.join("again").display().to_string();
+    let folder = out.join("pictures/mudi_init");
+    let words = line.replacen("selvedge", env!("CARGO_BIN_EXE_selvedge"), 1);
+    let words = words.replace(&folder.display().to_string(), &other);
+    let again = Command::new("sh").args(["-c", &words]).output().unwrap();
+    assert_eq!(again.status.code(), Some(0), "{line}: {}", error_of(&again));
+    let pixels = |folder: &Path| read(&folder.join("00000.png")).unwrap().data;
+    assert!(pixels(&folder) == pixels(&out.join("again")), "{line} paints another picture");
 
     // again: nothing is segmented or trained a second time
     let run = quickstart(&["--out", &out.display().to_string()]);

@@ -5,6 +5,7 @@ use clap::Parser;
 use selvedge::{
     cli::{
         generate::{Generate, Made},
+        scene::Scene,
         train::train,
     },
     data::{TrainConfig, prior},
@@ -15,7 +16,10 @@ use selvedge::{
     tensor::{DType, image},
     train::Report,
 };
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 #[derive(Parser)]
 struct Command {
@@ -51,12 +55,11 @@ fn every_program_is_loaded_once_whatever_count_and_batch() {
     assert_eq!(single.pictures[0], three.pictures[2]);
 }
 
-#[test]
-fn an_initialization_loads_one_encoder() {
-    let dir = tempfile::tempdir().unwrap();
+/// A file with two bears, each a grey square in one photo.
+fn two_bears(folder: &Path) -> PathBuf {
     let mut text = String::new();
     for (id, token, value) in [("a", "olis", 40), ("b", "hta", 200)] {
-        let photos = dir.path().join(id);
+        let photos = folder.join(id);
         fs::create_dir(&photos).unwrap();
         png(&photos.join("00.png"), png::ColorType::Rgb, value);
         png(&photos.join("00_mask.png"), png::ColorType::Grayscale, 255);
@@ -65,8 +68,40 @@ fn an_initialization_loads_one_encoder() {
             "[[subject]]\nid = \"{id}\"\ntoken = \"{token}\"\nclass = \"bear\"\nimages = \"{photos}\"\n"
         );
     }
-    let file = dir.path().join("subjects.toml");
+    let file = folder.join("subjects.toml");
     fs::write(&file, text).unwrap();
+    file
+}
+
+#[test]
+fn apart_keeps_every_subject_in_its_own_columns() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = two_bears(dir.path());
+    let open = |init: &str, apart| {
+        let place = (&Device::Cpu, dir.path());
+        Scene::open((init, apart), Some(&file), "a olis bear and a hta bear", place)
+    };
+    let overlapping = |apart| {
+        let scene = open("seg-mix", apart).unwrap().unwrap();
+        let shared = |seed| {
+            let (picture, _) = scene.compose(seed, [128, 128]).unwrap();
+            let seen =
+                |x: usize, value: u8| (0..128).any(|y| picture.at(x, y)[0].abs_diff(value) < 9);
+            assert!([40, 200].iter().all(|v| (0..128).any(|x| seen(x, *v))));
+            (0..128).any(|x| seen(x, 40) && seen(x, 200))
+        };
+        (0..40).filter(|seed| shared(*seed)).count()
+    };
+    assert_eq!(overlapping(true), 0);
+    assert!(overlapping(false) > 5, "the rule of training lets them overlap");
+    assert!(open("none", true).unwrap_err().to_string().contains("--apart"));
+    assert!(open("none", false).unwrap().is_none());
+}
+
+#[test]
+fn an_initialization_loads_one_encoder() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = two_bears(dir.path());
     let init = ["--init", "seg-mix", "--subjects", file.to_str().unwrap()];
     let made = made(&[&init[..], &["--count", "3", "--batch", "1"]].concat());
     assert_eq!(made.loads, Loads { text: 1, encoder: 1, denoiser: 1, decoder: 1 });

@@ -101,3 +101,15 @@ impl Models {
         self.padding.as_ref().map(|word| word.parse().map_err(|_| wrong(word))).transpose()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plans_limits_reach_the_detector() {
+        let models = Models { threshold: Some(0.3), nms: Some(0.7), ..Models::default() };
+        let flags = models.flags(PathBuf::from("two.toml"), "two", "a bear").unwrap();
+        assert_eq!((flags.threshold, flags.nms), (Some(0.3), Some(0.7)));
+    }
+}
