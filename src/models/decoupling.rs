@@ -132,7 +132,8 @@ impl Decoupling {
     /// `f_com = text + keep beside` and `f_r = f_com + sum_j R(f_com)_j Expert_j(f_com)`: text `[N, L, d]`, `beside` and
     /// `keep` `[N, d]`, without `beside` the text alone.
     ///
-    /// Parameters `decoupling.fusion.*` as [`mixture`] has them; `fc2` starts at 0, so `f_r = f_com`.
+    /// Parameters `decoupling.fusion.*` as [`mixture`] has them; `fc2` starts at 0, so `f_r = f_com`. A backward pass computes
+    /// the experts again: what they keep would be `E (d + 2 hidden + d)` numbers a token for as long as the U-Net runs.
     ///
     /// # Errors
     /// Those of the operations.
@@ -142,26 +143,26 @@ impl Decoupling {
         text: Value,
         beside: Option<(Value, Option<Value>)>,
     ) -> Result<Fused> {
-        let mut common = net.rec.compute(text)?;
-        if let Some((feature, keep)) = beside {
-            let feature = match keep {
-                Some(keep) => {
-                    let keep = net.rec.compute(keep)?;
-                    net.rec.apply(Multiply, &[feature, keep])?
-                }
-                None => feature,
+        net.recomputed(PREFIX, |net| {
+            let mut common = net.rec.compute(text)?;
+            if let Some((feature, keep)) = beside {
+                let feature = match keep {
+                    Some(keep) => {
+                        let keep = net.rec.compute(keep)?;
+                        net.rec.apply(Multiply, &[feature, keep])?
+                    }
+                    None => feature,
+                };
+                common = net.rec.apply(AddChannels, &[common, feature])?;
+            }
+            let Some(f) = self.fusion else { return Ok(Fused { context: common, logits: None }) };
+            let m = Mixture {
+                experts: f.experts,
+                top_k: f.top_k,
+                hidden: f.hidden,
+                routing: f.routing,
+                way: Way::Auto,
             };
-            common = net.rec.apply(AddChannels, &[common, feature])?;
-        }
-        let Some(f) = self.fusion else { return Ok(Fused { context: common, logits: None }) };
-        let m = Mixture {
-            experts: f.experts,
-            top_k: f.top_k,
-            hidden: f.hidden,
-            routing: f.routing,
-            way: Way::Auto,
-        };
-        net.within(PREFIX, |net| {
             let mixed = mixture(net, "fusion", common, m)?;
             Ok(Fused { context: mixed.out, logits: Some(mixed.logits) })
         })

@@ -66,6 +66,19 @@ impl<'a> Net<'a> {
         self.rec.checkpoint(name, |rec| body(&mut Net { rec, adapters, path }))
     }
 
+    /// As [`Net::within`], and a segment that is always recomputed before its backward pass.
+    ///
+    /// # Errors
+    /// Those of `body`.
+    pub fn recomputed<T>(
+        &mut self,
+        name: &str,
+        body: impl FnOnce(&mut Net<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let (path, adapters) = (self.join(name), self.adapters);
+        self.rec.recompute(name, |rec| body(&mut Net { rec, adapters, path }))
+    }
+
     /// The parameter `name` of the current module, with runtime `dims`.
     pub fn param(&mut self, name: &str, dims: &[usize], layout: WeightLayout) -> Value {
         let full = self.join(name);

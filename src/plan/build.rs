@@ -33,7 +33,8 @@ pub enum Pass {
 pub struct PlanOptions {
     /// The backward pass.
     pub pass: Pass,
-    /// Repeat the forward steps of `checkpoint` segments instead of keeping their activations.
+    /// Repeat the forward steps of `checkpoint` segments instead of keeping their activations; those of `recompute` ones
+    /// are repeated anyway.
     pub checkpoint: bool,
     /// Fill every buffer with NaN before it is written and after its last use.
     pub poison: bool,
@@ -85,7 +86,7 @@ fn build(mut rec: Recorder, outputs: &[(&str, Value)], options: PlanOptions) -> 
         once: once(&rec, &nodes, &live),
         live,
         backward: vec![],
-        stays: !options.checkpoint,
+        again: nodes.iter().map(|n| rec.is_repeated(n, options.checkpoint)).collect(),
     };
     let steps = backward_steps(&rec, &nodes, &known.live, &needs, &seeds)?;
     known.backward = vec![false; nodes.len()];
@@ -112,9 +113,7 @@ fn build(mut rec: Recorder, outputs: &[(&str, Value)], options: PlanOptions) -> 
     if options.pass != Pass::Inference {
         let mut backward = backward_steps(&rec, &nodes, &live, &needs, &seeds)?;
         pass_on(&mut rec, &nodes, &mut backward);
-        if options.checkpoint {
-            inner = inner_values(&rec, &nodes, &live, &ends);
-        }
+        inner = inner_values(&rec, &nodes, &live, &ends, options.checkpoint);
         steps.extend(with_repeats(&rec, &nodes, &inner, backward));
         if shadowed {
             steps.push(Step { node: 0, action: Action::Collect });
@@ -236,15 +235,17 @@ fn backward_steps(
     Ok(steps)
 }
 
-/// Values (outputs and saved) that are produced in a segment and used only inside it: value -> segment.
+/// Values (outputs and saved) that are produced in a segment that is computed again and used only inside it:
+/// value -> segment. `all`: every segment is.
 fn inner_values(
     rec: &Recorder,
     nodes: &[Node],
     live: &[bool],
     ends: &[usize],
+    all: bool,
 ) -> HashMap<usize, usize> {
     let mut inner = HashMap::new();
-    for (n, _) in nodes.iter().zip(live).filter(|(_, l)| **l) {
+    for (n, _) in nodes.iter().zip(live).filter(|(n, l)| **l && rec.is_repeated(n, all)) {
         if let Some(s) = n.segment {
             inner.insert(rec.slots[n.out.0].root, s);
             inner.extend(n.saved.iter().map(|v| (v.0, s)));

@@ -21,8 +21,8 @@ pub(super) struct Known {
     pub once: Vec<bool>,
     /// A gradient goes back through it.
     pub backward: Vec<bool>,
-    /// Nothing is computed twice, whatever the segment.
-    pub stays: bool,
+    /// Lies in a segment that is computed again.
+    pub again: Vec<bool>,
 }
 
 /// Joins live nodes that do the same to one value, each with weights of its own, where [`Op::beside`] knows them as one:
@@ -98,7 +98,7 @@ fn groups(rec: &Recorder, nodes: &[Node], ends: &[usize], known: &Known) -> Vec<
         }
         // what it is, what it does, to what, and when
         // trainables lie in the same order whether activations are computed again or not
-        let segment = if known.stays && !known.backward[i] { None } else { n.segment };
+        let segment = if known.again[i] || known.backward[i] { n.segment } else { None };
         let when = (segment, n.detached, known.backward[i]);
         let how = (n.op.detail(), trained(rec, n));
         let like = format!("{} {how:?} {:?} {when:?}", n.op.name(), n.specs);

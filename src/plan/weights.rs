@@ -1,9 +1,6 @@
 //! The weights of a program: where they come from, and how they get to its device.
 
-use super::{
-    Plan,
-    record::{Class, WeightLayout},
-};
+use super::{Plan, WeightLayout, record::Class};
 use crate::{
     device::{Arena, Device, Weight, WeightBlock},
     error::{Error, Result},
