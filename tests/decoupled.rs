@@ -309,19 +309,19 @@ fn what_is_trained_is_a_fiftieth_of_the_published_models_and_the_plan_shows_it()
             );
             let path = f.join("plan.toml");
             fs::write(&path, text).unwrap();
-            let words = [
-                "plan",
-                "train",
-                &path.display().to_string(),
-                "--model",
-                base,
-                "--summary",
-                "--json",
-            ];
-            let output = selvedge(&words);
-            let error = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert!(output.status.success(), "{error}");
-            serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+            let path = path.display().to_string();
+            let words = ["plan", "train", &path, "--model", base];
+            let plan = |more: &[&str]| {
+                let output = selvedge(&[&words, more].concat());
+                let error = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert!(output.status.success(), "{error}");
+                output.stdout
+            };
+            // what the experts would keep is computed again
+            let steps = String::from_utf8(plan(&[])).unwrap();
+            let again = steps.lines().filter(|l| l.contains(" again moe_experts"));
+            assert_eq!(again.count(), if method == "decoupled" { 2 } else { 0 });
+            serde_json::from_slice::<serde_json::Value>(&plan(&["--summary", "--json"])).unwrap()
         };
         let (with, without) = (plan("decoupled"), plan("dreambooth"));
         let of = |plan: &serde_json::Value, key: &str| plan[key].as_f64().unwrap();

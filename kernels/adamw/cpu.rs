@@ -1,6 +1,7 @@
 //! The reference, in chunks over the cores.
 
 use super::{AdamW, StepState};
+use crate::device::cpu::wide;
 use rayon::prelude::*;
 
 const CHUNK: usize = 1 << 14;
@@ -23,12 +24,17 @@ pub(super) fn step(
     let moments = first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK));
     let weights = master.par_chunks_mut(CHUNK).zip(grad.par_chunks(CHUNK));
     weights.zip(moments).for_each(|((p, g), (m, v))| {
-        for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-            *p *= shrink;
-            *m += (g - *m) * (1.0 - beta1);
-            *v = beta2 * *v + (1.0 - beta2) * g * g;
-            *p -= size * (*m / (v.sqrt() / root + eps));
-        }
+        wide(
+            #[inline(always)]
+            || {
+                for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+                    *p *= shrink;
+                    *m += (g - *m) * (1.0 - beta1);
+                    *v = beta2 * *v + (1.0 - beta2) * g * g;
+                    *p -= size * (*m / (v.sqrt() / root + eps));
+                }
+            },
+        );
     });
 }
 

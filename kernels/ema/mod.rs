@@ -1,14 +1,16 @@
 //! Exponential moving average of the trainables.
 
+use crate::device::cpu::wide;
 use rayon::prelude::*;
 
 /// `average = decay average + (1 - decay) value`, element by element.
 pub fn update(average: &mut [f32], value: &[f32], decay: f32) {
     const CHUNK: usize = 1 << 14;
     average.par_chunks_mut(CHUNK).zip(value.par_chunks(CHUNK)).for_each(|(a, v)| {
-        for (a, v) in a.iter_mut().zip(v) {
-            *a += (v - *a) * (1.0 - decay);
-        }
+        wide(
+            #[inline(always)]
+            || a.iter_mut().zip(v).for_each(|(a, v)| *a += (v - *a) * (1.0 - decay)),
+        );
     });
 }
 

@@ -5,6 +5,7 @@ mod cuda;
 
 pub use cuda::{SQUARES_BYTES, Squares, squares_on};
 
+use crate::device::cpu::wide;
 use rayon::prelude::*;
 
 const CHUNK: usize = 1 << 14;
@@ -12,11 +13,29 @@ const CHUNK: usize = 1 << 14;
 /// The Euclidean norm of `grad`.
 ///
 /// # Numerics
-/// f64 sums of fixed chunks, added in order: the same bits for every thread count.
+/// f64 sums of fixed chunks, each in sixteen parts, added in order: the same bits for every thread count.
 pub fn norm(grad: &[f32]) -> f32 {
-    let square = |c: &[f32]| c.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>();
+    let square = |c: &[f32]| {
+        wide(
+            #[inline(always)]
+            || squares(c),
+        )
+    };
     let parts: Vec<f64> = grad.par_chunks(CHUNK).map(square).collect();
     parts.iter().sum::<f64>().sqrt() as f32
+}
+
+#[inline(always)]
+fn squares(chunk: &[f32]) -> f64 {
+    let mut lanes = [0.0f64; 16];
+    let mut parts = chunk.chunks_exact(lanes.len());
+    for part in &mut parts {
+        for (lane, g) in lanes.iter_mut().zip(part) {
+            *lane += f64::from(*g) * f64::from(*g);
+        }
+    }
+    let tail = parts.remainder().iter().map(|g| f64::from(*g) * f64::from(*g));
+    lanes.into_iter().chain(tail).sum()
 }
 
 /// Scales `grad` so that its norm is at most `limit` and returns the norm it had.
@@ -27,9 +46,14 @@ pub fn clip(grad: &mut [f32], limit: f32) -> f32 {
     let norm = norm(grad);
     let factor = limit / (norm + 1e-6);
     if limit > 0.0 && factor < 1.0 {
-        grad.par_chunks_mut(CHUNK).for_each(|c| c.iter_mut().for_each(|g| *g *= factor));
+        scale(grad, factor);
     }
     norm
+}
+
+/// `grad *= factor`.
+pub fn scale(grad: &mut [f32], factor: f32) {
+    grad.par_chunks_mut(CHUNK).for_each(|c| c.iter_mut().for_each(|g| *g *= factor));
 }
 
 #[cfg(test)]

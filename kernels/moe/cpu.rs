@@ -2,9 +2,12 @@
 
 use super::{Table, extents};
 use crate::{
-    device::cpu::{Mat, MatMut, Threads, add_row_sums, exp, matmul},
+    device::cpu::{
+        Mat, MatMut, Threads, add_row_sums, exp, fill_rows, matmul, pool_size, sum2, wide,
+    },
     op::{Backward, Forward, GradMode},
 };
+use rayon::prelude::*;
 
 /// The parts of a table of `rows` rows.
 struct View<'a> {
@@ -117,47 +120,74 @@ fn groups(offset: &[i32]) -> impl Iterator<Item = (usize, std::ops::Range<usize>
     offset.windows(2).map(|w| index(w[0])..index(w[1])).enumerate()
 }
 
+/// `data` in pieces of `lens` elements.
+fn split(mut data: &mut [f32], lens: impl Iterator<Item = usize>) -> Vec<&mut [f32]> {
+    let mut parts = vec![];
+    for len in lens {
+        let (part, rest) = std::mem::take(&mut data).split_at_mut(len);
+        parts.push(part);
+        data = rest;
+    }
+    parts
+}
+
+/// Calls `f` once for each item, one of each expert: side by side where no expert has more than a thread's share of
+/// the rows, else one after the other with all threads. The bits are the same.
+fn of_experts<T: Send>(offset: &[i32], items: Vec<T>, f: impl Fn(T, Threads) + Sync) {
+    let most = groups(offset).map(|(_, rows)| rows.len()).max().unwrap_or(0);
+    let all = groups(offset).map(|(_, rows)| rows.len()).sum::<usize>();
+    if most * pool_size() <= all {
+        items.into_par_iter().for_each(|item| f(item, Threads::One));
+    } else {
+        items.into_iter().for_each(|item| f(item, Threads::All));
+    }
+}
+
 pub(super) fn experts(mut io: Forward<'_>) {
     let (k, n) = (io.specs[0].last(), io.out_spec.last());
     let (x, w, b) = (io.ins[0].f32(), io.ins[2].f32(), io.ins[3].f32());
     let table = view(io.ins[1].i32(), io.out_spec.dims[0]);
-    for (e, rows) in groups(table.offset) {
-        let y = &mut io.out.f32()[rows.start * n..rows.end * n];
-        y.chunks_exact_mut(n.max(1)).for_each(|y| y.copy_from_slice(&b[e * n..(e + 1) * n]));
+    let y = split(io.out.f32(), groups(table.offset).map(|(_, rows)| rows.len() * n));
+    let items = groups(table.offset).zip(y).collect();
+    of_experts(table.offset, items, |((e, rows), y), threads| {
+        fill_rows(y, &b[e * n..(e + 1) * n]);
         let x = Mat::new(&x[rows.start * k..rows.end * k], rows.len(), k);
         let w = Mat::new(&w[e * n * k..(e + 1) * n * k], n, k).t();
-        matmul(MatMut::new(y, rows.len(), n), x, w, 1.0, 1.0, Threads::All);
-    }
+        matmul(MatMut::new(y, rows.len(), n), x, w, 1.0, 1.0, threads);
+    });
 }
 
 pub(super) fn experts_backward(mut io: Backward<'_>) {
     let (k, n) = (io.specs[0].last(), io.out_spec.last());
-    let dy = io.d_out.f32();
+    let (x, w, dy) = (io.ins[0].f32(), io.ins[2].f32(), io.d_out.f32());
     let table = view(io.ins[1].i32(), io.out_spec.dims[0]);
     let [d_rows, _, d_w, d_b] = io.d_ins.as_mut_slice() else {
         unreachable!("moe_experts: infer admits four inputs")
     };
-    for (e, rows) in groups(table.offset) {
-        let dy = &dy[rows.start * n..rows.end * n];
-        let weight = e * n * k..(e + 1) * n * k;
-        if d_rows.wanted() {
-            let beta = d_rows.beta();
-            let d = &mut d_rows.buf.f32()[rows.start * k..rows.end * k];
-            let w = Mat::new(&io.ins[2].f32()[weight.clone()], n, k);
-            let out = MatMut::new(d, rows.len(), k);
-            matmul(out, Mat::new(dy, rows.len(), n), w, 1.0, beta, Threads::All);
+    let betas = [d_rows.beta(), d_w.beta(), d_b.beta()];
+    // nothing of what is not wanted
+    let part = |wanted: bool, len: usize| if wanted { len } else { 0 };
+    let wanted = [d_rows.wanted(), d_w.wanted(), d_b.wanted()];
+    let d_rows =
+        split(d_rows.buf.f32(), groups(table.offset).map(|(_, r)| part(wanted[0], r.len() * k)));
+    let d_w = split(d_w.buf.f32(), groups(table.offset).map(|_| part(wanted[1], n * k)));
+    let d_b = split(d_b.buf.f32(), groups(table.offset).map(|_| part(wanted[2], n)));
+    let items = groups(table.offset).zip(d_rows).zip(d_w).zip(d_b).collect();
+    of_experts(table.offset, items, |((((e, rows), d_rows), d_w), d_b), threads| {
+        let of_rows = &dy[rows.start * n..rows.end * n];
+        let dy = Mat::new(of_rows, rows.len(), n);
+        if wanted[0] {
+            let w = Mat::new(&w[e * n * k..(e + 1) * n * k], n, k);
+            matmul(MatMut::new(d_rows, rows.len(), k), dy, w, 1.0, betas[0], threads);
         }
-        if d_w.wanted() {
-            let beta = d_w.beta();
-            let x = Mat::new(&io.ins[0].f32()[rows.start * k..rows.end * k], rows.len(), k);
-            let out = MatMut::new(&mut d_w.buf.f32()[weight], n, k);
-            matmul(out, Mat::new(dy, rows.len(), n).t(), x, 1.0, beta, Threads::All);
+        if wanted[1] {
+            let x = Mat::new(&x[rows.start * k..rows.end * k], rows.len(), k);
+            matmul(MatMut::new(d_w, n, k), dy.t(), x, 1.0, betas[1], threads);
         }
-        if d_b.wanted() {
-            let beta = d_b.beta();
-            add_row_sums(&mut d_b.buf.f32()[e * n..(e + 1) * n], dy, beta);
+        if wanted[2] {
+            add_row_sums(d_b, of_rows, betas[2]);
         }
-    }
+    });
 }
 
 /// Weight of each slot of one token.
@@ -173,7 +203,15 @@ fn weights(logits: &[f32], expert: &[i32], top_k: usize) -> Vec<f32> {
     parts.iter().map(|p| p / sum).collect()
 }
 
-pub(super) fn combine(top_k: usize, mut io: Forward<'_>) {
+pub(super) fn combine(top_k: usize, io: Forward<'_>) {
+    wide(
+        #[inline(always)]
+        || combine_rows(top_k, io),
+    );
+}
+
+#[inline(always)]
+fn combine_rows(top_k: usize, mut io: Forward<'_>) {
     let (rows, logits, c) = (io.ins[0].f32(), io.ins[2].f32(), io.out_spec.last());
     let shape = extents(&io.specs[0], &io.specs[2]);
     let table = view(io.ins[1].i32(), shape.rows());
@@ -189,7 +227,15 @@ pub(super) fn combine(top_k: usize, mut io: Forward<'_>) {
     }
 }
 
-pub(super) fn combine_backward(top_k: usize, mut io: Backward<'_>) {
+pub(super) fn combine_backward(top_k: usize, io: Backward<'_>) {
+    wide(
+        #[inline(always)]
+        || combine_slopes(top_k, io),
+    );
+}
+
+#[inline(always)]
+fn combine_slopes(top_k: usize, mut io: Backward<'_>) {
     let (logits, dy, c) = (io.ins[2].f32(), io.d_out.f32(), io.out_spec.last());
     let shape = extents(&io.specs[0], &io.specs[2]);
     let table = view(io.ins[1].i32(), shape.rows());
@@ -215,7 +261,7 @@ pub(super) fn combine_backward(top_k: usize, mut io: Backward<'_>) {
             let rows = io.ins[0].f32();
             let slope = |row: &i32| -> f64 {
                 let row = &rows[index(*row) * c..(index(*row) + 1) * c];
-                dy.iter().zip(row).map(|(g, x)| f64::from(g * x)).sum()
+                f64::from(sum2(dy, row, |g, x| g * x))
             };
             let slopes: Vec<f64> = table.row[slots].iter().map(slope).collect();
             let mean: f64 = weights.iter().zip(&slopes).map(|(w, s)| f64::from(*w) * s).sum();

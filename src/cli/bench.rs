@@ -2,19 +2,20 @@
 
 use super::{
     chips::Chip,
-    common::{Compute, note, out, positive},
+    common::{Compute, TOKENS, note, out, positive},
 };
 use crate::{
     data::config::DecouplingSection,
     device::{Device, cpu::Isa},
     error::{Error, Result},
     models::{
+        architecture::Architecture,
         builtin, builtin_names,
         checkpoint::{Component, Model},
         unet::UnetConfig,
     },
     plan::{Roofline, StoredBytes, WeightLayout, WeightSource, trace_json},
-    tensor::{DType, Floats},
+    tensor::{DType, Floats, Types},
     train::{
         Decoupled, RandomWeights, StepSize, peak_memory_bytes, plan_denoising, plan_training,
         time_denoising, time_training, trace_denoising, trace_training,
@@ -55,9 +56,9 @@ struct Step {
     /// Adapter rank.
     #[arg(long, default_value = "32", value_parser = positive)]
     rank: usize,
-    /// Text tokens.
-    #[arg(long, default_value = "77", value_parser = positive)]
-    tokens: usize,
+    /// Text tokens; by default as many as the model's tokenizer gives, 77 where there is a U-Net alone.
+    #[arg(long, value_parser = positive)]
+    tokens: Option<usize>,
     /// Timed repetitions; the median counts.
     #[arg(long, default_value = "5", value_parser = positive)]
     iterations: usize,
@@ -140,6 +141,11 @@ pub fn unet_model(model: &str) -> Result<UnetModel> {
     Ok(UnetModel { config: UnetConfig::from_json(&json)?, weights: Some(weights) })
 }
 
+/// Tokens that a prompt of `model` has; [`TOKENS`] where nothing but its U-Net is there.
+fn tokens(model: &str, types: Types) -> usize {
+    Architecture::open(model, types).map_or(TOKENS, |a| a.tokens)
+}
+
 fn has_weights(folder: &Path) -> Result<bool> {
     let entries = std::fs::read_dir(folder).map_err(Error::file("list", folder))?;
     Ok(entries.flatten().any(|e| e.path().extension().is_some_and(|x| x == "safetensors")))
@@ -211,7 +217,7 @@ pub fn run(args: Args) -> Result<u8> {
     let size = StepSize {
         batch: step.batch,
         latent: step.latent.0,
-        tokens: step.tokens,
+        tokens: step.tokens.unwrap_or_else(|| tokens(&step.model, device.types(dtype))),
         rank: step.rank,
         checkpoint: step.checkpoint,
         types: device.types(dtype),
@@ -251,6 +257,7 @@ pub fn run(args: Args) -> Result<u8> {
         std::fs::write(path, text).map_err(Error::file("write", path))?;
         note(&format!("{} operations in {}", steps.len(), path.display()));
     }
+    result.insert("tokens".into(), json!(size.tokens));
     result.insert("planned_bytes".into(), json!(planned));
     let peak = match &device {
         Device::Cpu => peak_memory_bytes(),

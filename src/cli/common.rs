@@ -12,6 +12,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Length of CLIP's texts.
+pub const TOKENS: usize = 77;
+
 /// Flags of every command that computes.
 #[derive(Clone, Debug, Args)]
 pub struct Compute {

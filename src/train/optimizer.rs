@@ -222,7 +222,7 @@ impl HostStep<'_> {
         let [first, second, average] = moments;
         let unit = 1.0 / self.rules.passes.max(1) as f32 / self.scale.map_or(1.0, |s| s.value);
         if unit != 1.0 {
-            flat.grad.iter_mut().for_each(|g| *g *= unit);
+            grad_norm::scale(flat.grad, unit);
         }
         let norm = grad_norm::clip(flat.grad, self.rules.clip);
         let after = self.rules.scaling.zip(self.scale);

@@ -11,7 +11,7 @@ mod train;
 
 use super::{
     bench::{Latent, parse_latent},
-    common::positive,
+    common::{TOKENS, positive},
 };
 use crate::{
     cli::forward::Part,
@@ -69,9 +69,6 @@ struct Common {
     #[command(flatten)]
     view: View,
 }
-
-/// Length of CLIP's texts.
-const TOKENS: usize = 77;
 
 impl Common {
     fn tokens(&self) -> usize {

@@ -1,6 +1,6 @@
 //! Plans of the towers that judge pictures.
 
-use super::TOKENS;
+use crate::cli::common::TOKENS;
 use crate::{
     cli::bench::Latent,
     error::{Error, Result},

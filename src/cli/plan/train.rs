@@ -1,14 +1,13 @@
 //! `selvedge plan train`: one pass of a training step, and with a chip the whole run.
 
 use super::{
-    TOKENS,
     forecast::{Forecast, Forecaster, Total, stand_in},
     show::{Around, Further, On, Title, View, print},
 };
 use crate::{
     cli::{
         bench::Latent,
-        common::{note, out, positive},
+        common::{TOKENS, note, out, positive},
     },
     data::{
         TrainConfig,
