@@ -247,3 +247,93 @@ fn sums_that_a_backward_pass_needs_apart_stay_apart() {
         }
     }
 }
+
+/// Values between the layers of a feed-forward part.
+const HIDDEN: usize = 24;
+
+/// A feed-forward part with its residual, `second` the name of its second layer. Where everything is to stay `apart` another
+/// operation, which leads nowhere, reads what lies between.
+fn feed_forward(rec: &mut Recorder, x: Value, second: &str, apart: bool) -> Value {
+    let y = rec.checkpoint("ff", |rec| {
+        let seen = |rec: &mut Recorder, v: Value| {
+            if apart {
+                silu(rec, v);
+            }
+        };
+        let mut param = |name: &str, dims: &[usize]| rec.param(name, dims, WeightLayout::Dense);
+        let (w1, b1) =
+            (param("first.weight", &[2 * HIDDEN, WIDTH]), param("first.bias", &[2 * HIDDEN]));
+        let mut other = vec![
+            param(&format!("{second}.weight"), &[WIDTH, HIDDEN]),
+            param(&format!("{second}.bias"), &[WIDTH]),
+        ];
+        if second.contains("adapted") {
+            other.extend([param("lora_a", &[4, HIDDEN]), param("lora_b", &[WIDTH, 4])]);
+        }
+        let h = silu(rec, x);
+        let h = rec.apply(Linear { bias: true }, &[h, w1, b1])?;
+        seen(rec, h);
+        let h = rec.apply(Geglu, &[h])?;
+        seen(rec, h);
+        let ins = [vec![h], other].concat();
+        let h = match second.contains("adapted") {
+            true => rec.apply(LoraLinear { bias: true, residual: false, scale: 0.5 }, &ins)?,
+            false => rec.apply(Linear { bias: true }, &ins)?,
+        };
+        seen(rec, h);
+        Ok(add(rec, x, h))
+    });
+    y.unwrap()
+}
+
+#[test]
+fn a_training_plan_takes_a_feed_forward_part_as_one_operation_with_the_same_gradients() {
+    // what is trained, the second layer, its name in the plan, its operations forward
+    let cases: [(&str, &str, &str, usize); 4] = [
+        ("nothing", "second", "feed-forward, GEGLU, residual", 1),
+        ("first", "second", "feed-forward, GEGLU, residual", 1),
+        ("", "second", "feed-forward, GEGLU, residual", 1),
+        ("lora", "adapted", "GEGLU, values and gates kept", 2),
+    ];
+    for (trains, second, detail, forward) in cases {
+        for checkpoint in [false, true] {
+            let run = |apart: bool| {
+                let mut rec = Recorder::new();
+                rec.train_if(move |name| name.contains(trains));
+                let x = rec.input_with_grad("x", Spec::f32(&[ROWS, WIDTH]));
+                let y = feed_forward(&mut rec, x, second, apart);
+                let options = PlanOptions { pass: Pass::Seeded, checkpoint, poison: true };
+                let plan = rec.plan(&[("y", y)], options).unwrap();
+                let (text, s) = (plan.explain(&Device::Cpu), plan.summary());
+                let params = plan.params().into_iter().filter(|p| p.trainable).map(|p| p.name);
+                let names: Vec<String> = params.collect();
+                (text, s.arena_bytes, trained(plan, &names))
+            };
+            let (fused, apart) = (run(false), run(true));
+            let of = |kind: &str| {
+                let lines = fused.0.lines().filter(|l| l.contains(kind));
+                lines.filter(|l| !l.contains("activation")).count()
+            };
+            assert_eq!(of(" fwd "), forward, "{}", fused.0);
+            assert_eq!(of(detail), 2 + usize::from(checkpoint), "{}", fused.0);
+            assert!(!apart.0.contains(detail) && apart.0.contains(" geglu "), "{}", apart.0);
+            // scratch of few rows outweighs all else here: what lay in two steps' may lie in one's
+            let most = apart.1 + 8 * ROWS * HIDDEN;
+            assert!(fused.1 <= most, "{} {}", fused.1, apart.1);
+            assert!(fused.2 == apart.2, "{trains}, {second}, {checkpoint}: the numbers differ");
+        }
+    }
+}
+
+#[test]
+fn what_no_gradient_goes_through_keeps_nothing_in_a_training_plan() {
+    let mut rec = Recorder::new();
+    rec.train_if(|name| name.starts_with("adapted"));
+    let x = rec.input("x", Spec::f32(&[ROWS, WIDTH]));
+    let frozen = feed_forward(&mut rec, x, "second", false);
+    let y = layer(&mut rec, "adapted", frozen);
+    let options = PlanOptions { pass: Pass::Seeded, ..PlanOptions::default() };
+    let text = rec.plan(&[("y", y)], options).unwrap().explain(&Device::Cpu);
+    assert!(text.lines().any(|l| l.contains(" GEGLU")), "{text}");
+    assert!(!text.contains("feed-forward") && !text.contains("kept"), "{text}");
+}

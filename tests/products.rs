@@ -116,6 +116,23 @@ fn fused_layers_agree_with_the_cpu_with_and_without_their_own_kernel() {
 }
 
 #[test]
+fn layers_around_a_geglu_agree_with_the_cpu_with_and_without_their_own_kernels() {
+    let own =
+        [("linear_gated.layer", "sm90_geglu_kept"), ("linear_gated.input", "sm90_gated_input")];
+    for (slot, variant) in own {
+        check(slot, variant, Schedule::Early, &TYPES[1..]);
+        check(slot, variant, Schedule::Random(8), &[DType::Bf16]);
+    }
+    let cuda = Cuda::emulated(Schedule::Late).unwrap();
+    cuda.force_variant("linear_gated", "two_steps");
+    let gated = |c: &&Case| c.name.starts_with("gated") || c.name.starts_with("feed-forward");
+    for (case, dtype) in cases().iter().filter(gated).flat_map(|c| TYPES.map(|t| (c, t))) {
+        let outcome = compare(case, dtype, &cuda).unwrap();
+        assert!(matches!(outcome, Outcome::Agrees { .. }), "{dtype} {}: {outcome:?}", case.name);
+    }
+}
+
+#[test]
 fn joined_layers_agree_with_the_cpu_with_and_without_their_own_kernel() {
     for variant in ["sm90_joined_256x160", "sm90_joined_128x160"] {
         for slot in ["linear.joined", "lora_linear.joined"] {

@@ -7,12 +7,24 @@ use crate::{
 };
 
 pub(super) fn forward(mut io: Forward<'_>) {
-    let (x, d) = (io.ins[0].f32(), io.out_spec.last());
+    apply(io.out.f32(), io.ins[0].f32(), io.out_spec.last());
+}
+
+pub(super) fn backward(mut io: Backward<'_>) {
+    if io.d_ins[0].wanted() {
+        let add = io.d_ins[0].mode == GradMode::Accumulate;
+        let (x, dy, d) = (io.ins[0].f32(), io.d_out.f32(), io.out_spec.last());
+        gradient(io.d_ins[0].buf.f32(), (x, dy), d, add);
+    }
+}
+
+/// `y = a gelu(g)` for rows `[a, g]` of `2 d` numbers.
+pub(crate) fn apply(y: &mut [f32], x: &[f32], d: usize) {
     if d == 0 {
         return;
     }
     for_chunks(
-        io.out.f32(),
+        y,
         d,
         #[inline(always)]
         |at, chunk| {
@@ -26,14 +38,13 @@ pub(super) fn forward(mut io: Forward<'_>) {
     );
 }
 
-pub(super) fn backward(mut io: Backward<'_>) {
-    let (x, dy, d) = (io.ins[0].f32(), io.d_out.f32(), io.out_spec.last());
-    if d == 0 || !io.d_ins[0].wanted() {
+/// `dx` of [`apply`], added to what is there or not.
+pub(crate) fn gradient(dx: &mut [f32], (x, dy): (&[f32], &[f32]), d: usize, add: bool) {
+    if d == 0 {
         return;
     }
-    let add = io.d_ins[0].mode == GradMode::Accumulate;
     for_chunks(
-        io.d_ins[0].buf.f32(),
+        dx,
         2 * d,
         #[inline(always)]
         |at, chunk| {

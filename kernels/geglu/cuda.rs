@@ -37,11 +37,30 @@ fn launch(
 }
 
 pub(super) fn forward(cuda: &Cuda, io: &Forward<'_>) -> Result<()> {
-    let (y, mut ops) = (io.out_spec, Operands::default());
+    apply(cuda, io.out_spec, io.ins[0].address(), io.out.address())
+}
+
+pub(super) fn backward(cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
+    let (x, dy, grad) = (io.ins[0].address(), io.d_out.address(), &io.d_ins[0]);
+    if !grad.wanted() {
+        return Ok(());
+    }
+    gradient(cuda, io.out_spec, [x, dy, grad.buf.address()], elementwise::mode(grad))
+}
+
+/// Rows of twice as many columns as `y` has.
+fn double(y: &Spec) -> Result<Spec> {
+    extent("geglu", y.last())?;
+    Ok(y.with(&[y.len() / y.last().max(1), 2 * y.last()]))
+}
+
+/// Launches `y = a gelu(g)`; `x` and `target` are addresses.
+pub(crate) fn apply(cuda: &Cuda, y: &Spec, x: u64, target: u64) -> Result<()> {
+    let mut ops = Operands::default();
     let args = Args {
-        x: ops.read("x", io.ins[0], &io.specs[0]),
+        x: ops.at("x", x, &double(y)?),
         dy: 0,
-        target: ops.at("y", io.out.address(), y),
+        target: ops.at("y", target, y),
         len: y.len() as u64,
         d: extent("geglu", y.last())?,
         mode: OVERWRITE,
@@ -49,16 +68,16 @@ pub(super) fn forward(cuda: &Cuda, io: &Forward<'_>) -> Result<()> {
     launch(cuda, FORWARD, y, &args, &ops)
 }
 
-pub(super) fn backward(cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
-    let (y, mut ops) = (io.out_spec, Operands::default());
-    let (target, mode) = ops.gradient("dx", &io.d_ins[0], &io.specs[0]);
-    if target == 0 {
-        return Ok(());
+/// Launches the gradient; `x`, `dy` and `dx` are addresses, `mode` is `dx`'s.
+pub(crate) fn gradient(cuda: &Cuda, y: &Spec, [x, dy, dx]: [u64; 3], mode: i32) -> Result<()> {
+    let (mut ops, wide) = (Operands::default(), double(y)?);
+    if mode != OVERWRITE {
+        ops.at("dx", dx, &wide); // read, then written
     }
     let args = Args {
-        x: ops.read("x", io.ins[0], &io.specs[0]),
-        dy: ops.read("dy", io.d_out, y),
-        target,
+        target: ops.at("dx", dx, &wide),
+        x: ops.at("x", x, &wide),
+        dy: ops.at("dy", dy, y),
         len: y.len() as u64,
         d: extent("geglu", y.last())?,
         mode,

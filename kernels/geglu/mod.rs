@@ -1,8 +1,8 @@
 //! Gated GELU.
 
 pub mod cases;
-mod cpu;
-mod cuda;
+pub(crate) mod cpu;
+pub(crate) mod cuda;
 
 use crate::{
     error::Result,

@@ -29,9 +29,10 @@ enum class Order { Cooperative, PingPong };
 enum class Layout { Forward, Input, Weight };
 
 template <int BlockM_, int BlockN_, int Stages_, Layout Layout_ = Layout::Forward,
-          Order Order_ = Order::Cooperative, int Cluster_ = 2>
+          Order Order_ = Order::Cooperative, int Cluster_ = 2, int Buffers_ = 2>
 struct Tile {
   static constexpr int BlockM = BlockM_, BlockN = BlockN_, Stages = Stages_;
+  static constexpr int Buffers = Buffers_;  // staging chunks of a warp
   // Blocks along M that share each slab of the right operand by multicast; of a convolution's weight gradient along N,
   // and the left operand.
   static constexpr int Cluster = Cluster_;
@@ -50,7 +51,7 @@ struct Tile {
   static constexpr int BlockRows = BlockM, BlockCols = BlockN;
   static constexpr int BarrierBytes = 1024;
   static constexpr int SharedBytes =
-      Stages * (LeftBytes + RightBytes) + kConsumers * 4 * 2 * ChunkBytes + BarrierBytes;
+      Stages * (LeftBytes + RightBytes) + kConsumers * 4 * Buffers * ChunkBytes + BarrierBytes;
   static_assert(GroupM % 64 == 0 && BlockN % 32 == 0 && BlockN <= 256, "wgmma is 64 x (8..256)");
   static_assert(MmaM * BlockN / 2 <= 192, "accumulators of a thread must leave room in 232 registers");
   static_assert(BlockN / Cluster % 8 == 0 || RightMn, "a multicast share is whole 8-row swizzle groups");
@@ -63,8 +64,8 @@ struct Ring {
       1024) unsigned char left[Tile::Stages][Tile::LeftBytes];  // (BlockM, 64) K-major | atoms of (64, 64)
   alignas(1024) unsigned char right[Tile::Stages]
                                    [Tile::RightBytes];  // (BlockN, 64) K-major | atoms of (64, AtomN)
-  alignas(1024) unsigned char out[kConsumers * 4][2]
-                                 [Tile::ChunkBytes];  // a consumer warp's two chunks (16, ChunkN)
+  alignas(1024) unsigned char out[kConsumers * 4][Tile::Buffers]
+                                 [Tile::ChunkBytes];  // a consumer warp's chunks (16, ChunkN)
   alignas(1024) uint64_t full[Tile::Stages];
   uint64_t empty[Tile::Stages];
   uint64_t residual[kConsumers * 4][2];

@@ -3,6 +3,7 @@
 use super::{
     BatchedLinear, Linear,
     fused::{FusedLinear, Then},
+    gated::{FeedForward, GatedLinear},
     joined::Joined,
 };
 use crate::kernels::{activation::Kind, case::Case};
@@ -34,7 +35,8 @@ pub fn cases() -> Vec<Case> {
         Case::normal(name, Linear { bias }, &dims[..2 + usize::from(bias)])
     };
     let plain = shapes.into_iter().flat_map(|s| [one(s, false), one(s, true)]);
-    plain.chain(fused_cases()).chain(joined_cases()).chain(batched_cases()).collect()
+    let more = fused_cases().into_iter().chain(gated_cases()).chain(joined_cases());
+    plain.chain(more).chain(batched_cases()).collect()
 }
 
 /// One and several samples, few rows and many, widths for the tensor cores and for none, nothing to do.
@@ -86,6 +88,36 @@ fn fused_cases() -> Vec<Case> {
     shapes.into_iter().map(one).collect()
 }
 
+/// Both operations around a GEGLU: single numbers, ragged, with and without biases and residual; widths for the tensor
+/// cores and for none; sums cut into ranges; nothing to do. `d` values, `n` results of a block.
+fn gated_cases() -> Vec<Case> {
+    let shapes: [(&[usize], usize, usize, [bool; 3]); 9] = [
+        (&[1], 1, 1, [true, true, false]),
+        (&[2, 3, 5], 3, 7, [true, true, true]),
+        (&[2, 37, 72], 136, 72, [true, true, true]),
+        (&[70, 40], 88, 40, [false, true, true]),
+        (&[300, 24], 168, 24, [true, false, false]),
+        (&[16, 1032], 24, 1032, [true, true, true]), // a long sum in both
+        (&[30, 40], 200, 48, [false, false, true]),
+        (&[0, 4], 6, 4, [true, true, true]),
+        (&[3, 2], 0, 2, [true, true, false]),
+    ];
+    let mut all = vec![];
+    for (x, d, n, [b1, b2, residual]) in shapes {
+        let k = x.last().copied().unwrap_or(1);
+        let y = [&x[..x.len() - 1], &[n]].concat();
+        let (w1, bias1, w2, bias2) = ([2 * d, k], [2 * d], [n, d], [n]);
+        let mut dims: Vec<&[usize]> = vec![x, &w1];
+        dims.extend(b1.then_some(&bias1[..]));
+        all.push(Case::normal("gated linear", GatedLinear { bias: b1 }, &dims));
+        dims.push(&w2);
+        dims.extend(b2.then_some(&bias2[..]));
+        dims.extend(residual.then_some(&y[..]));
+        all.push(Case::normal("feed-forward", FeedForward { bias: [b1, b2], residual }, &dims));
+    }
+    all
+}
+
 /// Two parts and the most; widths for the tensor cores, ragged in every extent, and for none; sums cut into ranges.
 fn joined_cases() -> Vec<Case> {
     let shapes: [(&[usize], usize, usize, bool); 8] = [
@@ -110,14 +142,17 @@ fn joined_cases() -> Vec<Case> {
     shapes.into_iter().map(one).collect()
 }
 
+/// Tokens and width of SDXL's two levels with attention, `batch` pictures.
+fn levels_of(batch: usize) -> [(usize, usize); 2] {
+    [(batch * 4096, 640), (batch * 1024, 1280)]
+}
+
 /// SDXL's layers at 1024 x 1024: the two levels with attention, one and four pictures; text keys and values;
 /// the time embedding.
 pub fn bench_cases() -> Vec<Case> {
-    let levels = [(4096, 640), (1024, 1280)];
     let mut shapes = vec![(1, 1280, 1280), (77, 2048, 640), (77, 2048, 1280)];
     for batch in [1, 2, 4] {
-        for (tokens, width) in levels {
-            let rows = batch * tokens;
+        for (rows, width) in levels_of(batch) {
             shapes.extend([
                 (rows, width, width),
                 (rows, width, 8 * width), // values and gates of GEGLU
@@ -129,6 +164,15 @@ pub fn bench_cases() -> Vec<Case> {
         Case::normal("linear", Linear { bias: true }, &[&[rows, k], &[n, k], &[n]])
     };
     let mut all: Vec<Case> = shapes.into_iter().map(one).collect();
+    // a transformer block's feed-forward part in training, four pictures: its weights are frozen
+    for (tokens, width) in levels_of(4) {
+        let op = FeedForward { bias: [true, true], residual: true };
+        let (x, d) = ([tokens, width], 4 * width);
+        let dims: [&[usize]; 6] = [&x, &[2 * d, width], &[2 * d], &[width, d], &[width], &x];
+        let mut case = Case::normal("feed-forward", op, &dims);
+        case.grads = vec![true, false, false, false, false, true];
+        all.push(case);
+    }
     // the masks of SAM's decoder, and OWLv2's classes
     for (x, o) in [([1, 65_536, 32], 4), ([1, 3600, 512], 8)] {
         all.push(Case::normal("linear batched", BatchedLinear, &[&x, &[x[0], o, x[2]]]));

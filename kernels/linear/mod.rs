@@ -7,6 +7,7 @@ pub(crate) mod cpu;
 pub(crate) mod cuda;
 mod effort;
 pub mod fused;
+pub mod gated;
 pub mod joined;
 mod narrow;
 pub(crate) mod parts;
@@ -22,7 +23,7 @@ pub use batched::BatchedLinear;
 use crate::{
     device::Cuda,
     error::Result,
-    kernels::{check, frame},
+    kernels::{check, frame, geglu::Geglu},
     op::{Backward, Cost, Forward, Keeps, Op, Signature},
     tensor::Spec,
 };
@@ -61,7 +62,7 @@ impl Linear {
 
 /// What `--variant` can choose here.
 pub(super) fn slots() -> Vec<super::variant::Slot> {
-    [tiles::slots(), fused::slots(), joined::slots()].concat()
+    [tiles::slots(), fused::slots(), gated::slots(), joined::slots()].concat()
 }
 
 impl Op for Linear {
@@ -84,6 +85,9 @@ impl Op for Linear {
     }
 
     fn followed_by(&self, next: &dyn Op, _: usize, backward: bool) -> Option<Box<dyn Op>> {
+        if backward && (next as &dyn std::any::Any).is::<Geglu>() {
+            return Some(Box::new(gated::GatedLinear { bias: self.bias }));
+        }
         fused::behind(self.bias, next, backward).map(|op| Box::new(op) as Box<dyn Op>)
     }
 

@@ -18,8 +18,8 @@ pub(super) struct TensorArgs {
     right: TensorMap,
     pub t: TensorMap,
     l: TensorMap,
-    out: TensorMap,
-    residual: TensorMap,
+    pub out: TensorMap,
+    pub residual: TensorMap,
     bias: u64,
     parts: u64,
     counters: u64,
@@ -150,8 +150,12 @@ impl Maps<'_> {
         columns: usize,
         t: &Tiling,
     ) -> Result<TensorMap> {
-        let block = [STORE_ROWS, if t.cols.is_multiple_of(64) { 64 } else { 32 }];
-        self.matrix(Matrix::dense(what, at, [self.p.m, columns]), block)
+        self.result_of(Matrix::dense(what, at, [self.p.m, columns]), t)
+    }
+
+    /// The result `m`, or what is added to it.
+    pub fn result_of(&self, m: Matrix, t: &Tiling) -> Result<TensorMap> {
+        self.matrix(m, [STORE_ROWS, if t.cols.is_multiple_of(64) { 64 } else { 32 }])
     }
 }
 

@@ -186,6 +186,21 @@ pub(super) const ACTIVATED: Tiling = Tiling {
     symbols: [["", "linear_activated_sm90_bf16", "linear_activated_sm90_f16"], NONE, NONE],
     ..SM90_128X160
 };
+/// [`super::gated`]'s: the layer, and the gradient of what the next one got.
+pub(super) const KEPT: Tiling = Tiling {
+    name: "sm90_geglu_kept",
+    symbols: [["", "linear_kept_sm90_bf16", "linear_kept_sm90_f16"], NONE, NONE],
+    ..SM90_128X256
+};
+pub(super) const GATED_INPUT: Tiling = Tiling {
+    name: "sm90_gated_input",
+    rows: 128,
+    cols: 128,
+    rate: 0.78,
+    edge_us: 0.6,
+    symbols: [NONE, ["", "linear_gated_input_sm90_bf16", "linear_gated_input_sm90_f16"], NONE],
+    ..SM90_128X256
+};
 /// [`super::joined`]'s.
 pub(super) const JOINED_256X160: Tiling = Tiling {
     name: "sm90_joined_256x160",

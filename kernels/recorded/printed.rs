@@ -9,7 +9,10 @@ use crate::{
     op::Op,
     tensor::DType,
 };
-use linear::fused::{FusedLinear, Then};
+use linear::{
+    fused::{FusedLinear, Then},
+    gated::{FeedForward, GatedLinear},
+};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -140,12 +143,16 @@ pub fn operation(text: &str) -> Option<Arc<dyn Op>> {
         // recordings of before there were added rows do not say so
         "Embedding" => Arc::new(embedding::Embedding { added: p.get("added").unwrap_or(false) }),
         "Experts" => Arc::new(moe::Experts),
+        "FeedForward" => {
+            Arc::new(FeedForward { bias: p.array("bias")?, residual: p.get("residual")? })
+        }
         "FusedLinear" => Arc::new(FusedLinear {
             bias: p.get("bias")?,
             residual: p.get("residual")?,
             then: then(p.field("then")?.name())?,
         }),
         "GatherRows" => Arc::new(embedding::GatherRows),
+        "GatedLinear" => Arc::new(GatedLinear { bias: p.get("bias")? }),
         "Geglu" => Arc::new(geglu::Geglu),
         "GroupNorm" => Arc::new(group_norm::GroupNorm {
             groups: p.get("groups")?,

@@ -79,7 +79,11 @@ fn build(mut rec: Recorder, outputs: &[(&str, Value)], options: PlanOptions) -> 
         (_, Some(v)) => vec![(None, v)],
         (_, None) => outputs.iter().enumerate().map(|(i, (_, v))| (Some(i), *v)).collect(),
     };
-    fuse(&rec, &mut nodes, &ends, options.pass != Pass::Inference);
+    let trains = options.pass != Pass::Inference;
+    let live = reachable(&rec, &nodes, &ends);
+    let needs = needing_gradient(&rec, &nodes, &live);
+    let backward: Vec<bool> = nodes.iter().map(|n| trains && needs[n.out.0]).collect();
+    fuse(&rec, &mut nodes, &ends, (trains, &backward));
     let live = reachable(&rec, &nodes, &ends);
     let needs = needing_gradient(&rec, &nodes, &live);
     let mut known = Known {

@@ -11,10 +11,16 @@ use std::collections::HashMap;
 /// layer with the GEGLU, the activation or the residual sum behind it. The joint node stands at the second's place, under the
 /// first one's scope.
 ///
-/// `ends` are the values that outlive the run. In a plan with a `backward` pass only neighbours are joined, and only where
-/// nothing has to be kept of what lies between, as with a sum: no operand then waits longer, and gradients add up in the
-/// same order. What is computed again stays the same too, as both are of one segment.
-pub(super) fn fuse(rec: &Recorder, nodes: &mut Vec<Node>, ends: &[usize], backward: bool) {
+/// `ends` are the values that outlive the run. In a plan that `trains` only neighbours are joined: no operand then waits
+/// longer, and gradients add up in the same order. Where a `backward` pass follows, as it does for the nodes marked so, the
+/// joint operation saves what lies between where that pass reads it. What is computed again stays the same too, as both are
+/// of one segment.
+pub(super) fn fuse(
+    rec: &Recorder,
+    nodes: &mut Vec<Node>,
+    ends: &[usize],
+    (trains, backward): (bool, &[bool]),
+) {
     let mut readers: HashMap<usize, usize> = HashMap::new();
     for n in nodes.iter() {
         n.ins.iter().for_each(|v| *readers.entry(rec.slots[v.0].root).or_default() += 1);
@@ -27,8 +33,9 @@ pub(super) fn fuse(rec: &Recorder, nodes: &mut Vec<Node>, ends: &[usize], backwa
             let first = *made.get(&v.0)?;
             let alone = readers.get(&v.0) == Some(&1) && !ends.contains(&v.0);
             let pair = (&nodes[first], &nodes[second]);
-            let fits = alone && (!backward || first + 1 == second && trainable(rec, pair, at));
-            if !fits { None } else { joined(rec, pair, at, backward) }.map(|n| (first, n))
+            let fits = alone && (!trains || first + 1 == second && trainable(rec, pair, at));
+            let follows = backward.get(second).copied().unwrap_or(trains);
+            if !fits { None } else { joined(rec, pair, at, follows) }.map(|n| (first, n))
         });
         if let Some((first, node)) = joint {
             gone[first] = true;
@@ -67,8 +74,12 @@ fn joined(
     let ins: Vec<_> = first.ins.iter().copied().chain(others(second, at)).collect();
     let specs: Vec<Spec> = ins.iter().map(|v| rec.slots[v.0].spec.clone()).collect();
     let signature = op.infer(&specs).ok()?;
-    let saved = second.saved.is_empty() && signature.saved == first.signature.saved;
-    if signature.out != second.signature.out || !saved {
+    let mut saved = first.saved.clone();
+    if signature.saved.len() > saved.len() {
+        saved.push(first.out); // a later backward pass reads what lay between
+    }
+    let kept = saved.iter().map(|v| &rec.slots[v.0].spec).eq(&signature.saved);
+    if signature.out != second.signature.out || !second.saved.is_empty() || !kept {
         return None;
     }
     Some(Node {
@@ -76,7 +87,7 @@ fn joined(
         ins,
         specs,
         out: second.out,
-        saved: first.saved.clone(),
+        saved,
         signature,
         scope: first.scope.clone(),
         segment: second.segment,
