@@ -5,7 +5,9 @@
 use selvedge::{
     device::Device,
     error::Result,
-    kernels::{add::Add, linear::Linear, lora_linear::LoraLinear, multiply::Multiply},
+    kernels::{
+        add::Add, affine::Affine, linear::Linear, lora_linear::LoraLinear, multiply::Multiply,
+    },
     plan::{Pass, PlanOptions, Program, Recorder, Value, WeightLayout, WeightSource},
     tensor::{Floats, Spec},
 };
@@ -195,4 +197,67 @@ fn small_results_wait_and_those_of_a_prompt_are_made_once() {
     p.set("c", &(0..400 * 16).map(|i| (i % 7) as f32 / 9.0 - 0.3).collect::<Vec<_>>()).unwrap();
     let first = run(&mut p, "y");
     assert!(run(&mut p, "y") == first && first.iter().all(|v| v.is_finite()));
+}
+
+#[test]
+fn what_a_backward_pass_keeps_is_made_together_for_all_layers() {
+    // rows of the text, whether the blocks are computed again
+    let plan = |rows: usize, checkpoint: bool| {
+        let mut rec = Recorder::new();
+        rec.train_if(|name| name.contains("lora"));
+        let (x, text) =
+            (rec.input("x", Spec::f32(&[1, WIDTH])), rec.input("c", Spec::f32(&[rows, 16])));
+        let mut y = x;
+        for i in 0..10 {
+            let block = rec.checkpoint("block", |rec| {
+                let own = adapted(rec, &format!("own {i}"), text, WIDTH);
+                let mut y = y;
+                for step in 0..6 {
+                    y = linear(rec, &format!("step {i} {step}"), y, WIDTH); // far from the next block
+                }
+                // kept: scores of the rows
+                let scores = rec.apply(Linear { bias: false }, &[own, y])?;
+                let turned = rec.view(scores, &[1, rows])?;
+                let scale = rec.table("scale", &[rows, WIDTH], vec![0.01; rows * WIDTH]);
+                let own = rec.apply(Multiply, &[own, scale])?;
+                let flat = rec.view(own, &[1, rows * WIDTH])?;
+                let fit = linear(rec, &format!("fit {i}"), flat, WIDTH);
+                let scored = linear(rec, &format!("scored {i}"), turned, WIDTH);
+                let sum = rec.apply(Add, &[fit, scored])?;
+                rec.apply(Affine { scale: 1e-3, shift: 0.0 }, &[sum]) // numbers stay small
+            });
+            y = block.unwrap();
+        }
+        let options = PlanOptions { pass: Pass::Seeded, checkpoint, poison: true };
+        rec.plan(&[("y", y)], options).unwrap()
+    };
+    let run = |checkpoint: bool| {
+        let plan = plan(400, checkpoint);
+        let text = plan.explain(&Device::Cpu);
+        let forward = text.lines().filter(|l| l.contains(" fwd ") && l.contains("parts"));
+        let parts: Vec<String> = forward.map(str::to_string).collect();
+        let params = plan.params().into_iter().filter(|p| p.trainable).map(|p| p.name);
+        let names: Vec<String> = params.collect();
+        let mut p = plan.load(Device::Cpu, &Weights).unwrap();
+        p.set("x", &[0.1; WIDTH]).unwrap();
+        p.set("c", &(0..400 * 16).map(|i| (i % 7) as f32 / 9.0 - 0.3).collect::<Vec<_>>()).unwrap();
+        p.forward().unwrap();
+        p.set_grad("y", &[0.5; WIDTH]).unwrap();
+        p.backward(true).unwrap();
+        let grads: Vec<Vec<f32>> = names.iter().map(|n| p.grad(n).unwrap()).collect();
+        assert!(
+            grads.iter().flatten().any(|g| *g != 0.0)
+                && grads.iter().flatten().all(|g| g.is_finite())
+        );
+        (parts, names.into_iter().zip(grads).collect::<std::collections::BTreeMap<_, _>>())
+    };
+    let (together, again) = (run(false), run(true));
+    assert_eq!(together.0.len(), 2, "{:?}", together.0);
+    assert!(
+        together.0[0].contains("8 parts") && together.0[1].contains("2 parts"),
+        "{:?}",
+        together.0
+    );
+    assert!(again.0.is_empty(), "{:?}", again.0);
+    assert!(together.1 == again.1, "the gradients differ");
 }

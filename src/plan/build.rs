@@ -90,6 +90,7 @@ fn build(mut rec: Recorder, outputs: &[(&str, Value)], options: PlanOptions) -> 
         once: once(&rec, &nodes, &live),
         live,
         backward: vec![],
+        kept: vec![],
         again: nodes.iter().map(|n| rec.is_repeated(n, options.checkpoint)).collect(),
     };
     let steps = backward_steps(&rec, &nodes, &known.live, &needs, &seeds)?;
@@ -97,6 +98,10 @@ fn build(mut rec: Recorder, outputs: &[(&str, Value)], options: PlanOptions) -> 
     for s in steps.iter().filter(|s| matches!(s.action, Action::Backward { .. })) {
         known.backward[s.node] = true;
     }
+    let kept = steps.iter().flat_map(|s| kept_values(&nodes, s)).map(|v| root(&rec, v));
+    let kept: HashSet<usize> = kept.collect();
+    let lasts = |(i, n): (usize, &Node)| !known.again[i] && kept.contains(&n.out.0);
+    known.kept = nodes.iter().enumerate().map(lasts).collect();
     join(&mut rec, &mut nodes, &ends, &known);
     let live = reachable(&rec, &nodes, &ends);
     let needs = needing_gradient(&rec, &nodes, &live);

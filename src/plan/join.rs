@@ -23,11 +23,13 @@ pub(super) struct Known {
     pub backward: Vec<bool>,
     /// Lies in a segment that is computed again.
     pub again: Vec<bool>,
+    /// A backward pass reads its result, which therefore waits anyway.
+    pub kept: Vec<bool>,
 }
 
 /// Joins live nodes that do the same to one value, each with weights of its own, where [`Op::beside`] knows them as one:
-/// queries, keys and values, with and without adapters; the text's keys and values, of all layers where they are made
-/// once a prompt; the time projections. The joint node stands at the first one's place, under its scope; the others'
+/// queries, keys and values, with and without adapters; the text's keys and values of all layers, where they are made
+/// once a prompt or a backward pass reads them all; the time projections. The joint node stands at the first one's place, under its scope; the others'
 /// results are parts of its output, their trainables lie one behind the other and are one operand.
 ///
 /// `ends` are the values that outlive the run. A result that would wait for long is left where it was made, so that no more
@@ -97,12 +99,11 @@ fn groups(rec: &Recorder, nodes: &[Node], ends: &[usize], known: &Known) -> Vec<
             continue;
         }
         // what it is, what it does, to what, and when
-        // trainables lie in the same order whether activations are computed again or not
-        let segment = if known.again[i] || known.backward[i] { n.segment } else { None };
+        let segment = if known.again[i] { n.segment } else { None };
         let when = (segment, n.detached, known.backward[i]);
         let how = (n.op.detail(), trained(rec, n));
         let like = format!("{} {how:?} {:?} {when:?}", n.op.name(), n.specs);
-        let waits = known.once[i] || bytes <= SMALL_BYTES;
+        let waits = known.once[i] || known.kept[i] || bytes <= SMALL_BYTES;
         let place = open.entry((x.0, like)).or_insert(usize::MAX);
         match groups.get_mut(*place) {
             Some(group) if waits || group.last().is_some_and(|last| i - last <= NEAR) => {
