@@ -82,6 +82,17 @@ pub struct Forward<'a> {
     pub scratch: BufMut<'a>,
 }
 
+/// What comes after an operation's forward step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Later {
+    /// No backward pass.
+    Nothing,
+    /// A backward pass.
+    Backward,
+    /// The same step again, for what it saves, and a backward pass.
+    Again,
+}
+
 /// One gradient to write.
 #[derive(Debug)]
 pub struct Grad<'a> {
@@ -143,9 +154,9 @@ pub trait Op: std::any::Any + std::fmt::Debug + Send + Sync {
     fn name(&self) -> &'static str;
 
     /// This operation and `next`, which alone reads its output, as input `at`, as one operation on the inputs of this one
-    /// and then the other inputs of `next`, with the same saved values; `None` where there is no such kernel, or none that a
-    /// `backward` pass can follow.
-    fn followed_by(&self, _next: &dyn Op, _at: usize, _backward: bool) -> Option<Box<dyn Op>> {
+    /// and then the other inputs of `next`, with the same saved values, or with its output as one more; `None` where there is no
+    /// such kernel, none that a backward pass can follow `later`, or none that is worth doing again.
+    fn followed_by(&self, _next: &dyn Op, _at: usize, _later: Later) -> Option<Box<dyn Op>> {
         None
     }
 

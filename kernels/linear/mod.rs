@@ -24,7 +24,7 @@ use crate::{
     device::Cuda,
     error::Result,
     kernels::{check, frame, geglu::Geglu},
-    op::{Backward, Cost, Forward, Keeps, Op, Signature},
+    op::{Backward, Cost, Forward, Keeps, Later, Op, Signature},
     tensor::Spec,
 };
 
@@ -84,11 +84,13 @@ impl Op for Linear {
         })
     }
 
-    fn followed_by(&self, next: &dyn Op, _: usize, backward: bool) -> Option<Box<dyn Op>> {
-        if backward && (next as &dyn std::any::Any).is::<Geglu>() {
+    fn followed_by(&self, next: &dyn Op, _: usize, later: Later) -> Option<Box<dyn Op>> {
+        // computed again it stays apart: one backward step would need the memory of both
+        if later == Later::Backward && (next as &dyn std::any::Any).is::<Geglu>() {
             return Some(Box::new(gated::GatedLinear { bias: self.bias }));
         }
-        fused::behind(self.bias, next, backward).map(|op| Box::new(op) as Box<dyn Op>)
+        fused::behind(self.bias, next, later != Later::Nothing)
+            .map(|op| Box::new(op) as Box<dyn Op>)
     }
 
     fn beside(&self, count: usize, trained: &[bool], backward: bool) -> Option<Box<dyn Op>> {

@@ -13,7 +13,7 @@ use crate::{
         check,
         linear::{self, joined::MOST},
     },
-    op::{Backward, Cost, Forward, Keeps, Op, Signature},
+    op::{Backward, Cost, Forward, Keeps, Later, Op, Signature},
     tensor::Spec,
 };
 use std::any::Any;
@@ -96,7 +96,7 @@ impl Op for LoraLinear {
         "lora_linear"
     }
 
-    fn followed_by(&self, next: &dyn Op, _: usize, _: bool) -> Option<Box<dyn Op>> {
+    fn followed_by(&self, next: &dyn Op, _: usize, _: Later) -> Option<Box<dyn Op>> {
         let next: &dyn Any = next;
         let sum = next.is::<Add>() && !self.residual;
         sum.then(|| Box::new(Self { residual: true, ..*self }) as Box<dyn Op>)

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    op::GradMode,
+    op::{GradMode, Later},
     tensor::DType,
 };
 use std::collections::{HashMap, HashSet};
@@ -82,8 +82,13 @@ fn build(mut rec: Recorder, outputs: &[(&str, Value)], options: PlanOptions) -> 
     let trains = options.pass != Pass::Inference;
     let live = reachable(&rec, &nodes, &ends);
     let needs = needing_gradient(&rec, &nodes, &live);
-    let backward: Vec<bool> = nodes.iter().map(|n| trains && needs[n.out.0]).collect();
-    fuse(&rec, &mut nodes, &ends, (trains, &backward));
+    let later = |n: &Node| match trains && needs[n.out.0] {
+        false => Later::Nothing,
+        true if rec.is_repeated(n, options.checkpoint) => Later::Again,
+        true => Later::Backward,
+    };
+    let later: Vec<Later> = nodes.iter().map(later).collect();
+    fuse(&rec, &mut nodes, &ends, (trains, &later));
     let live = reachable(&rec, &nodes, &ends);
     let needs = needing_gradient(&rec, &nodes, &live);
     let mut known = Known {

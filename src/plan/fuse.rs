@@ -4,7 +4,7 @@ use super::{
     Recorder, Value,
     record::{Class, Node},
 };
-use crate::tensor::Spec;
+use crate::{op::Later, tensor::Spec};
 use std::collections::HashMap;
 
 /// Joins nodes with the one that alone reads their output, where [`crate::op::Op::followed_by`] knows both as one: a linear
@@ -12,14 +12,14 @@ use std::collections::HashMap;
 /// first one's scope.
 ///
 /// `ends` are the values that outlive the run. In a plan that `trains` only neighbours are joined: no operand then waits
-/// longer, and gradients add up in the same order. Where a `backward` pass follows, as it does for the nodes marked so, the
-/// joint operation saves what lies between where that pass reads it. What is computed again stays the same too, as both are
+/// longer, and gradients add up in the same order. What comes `later` than each node decides too: where a backward pass follows, the
+/// joint operation saves what lies between if that pass reads it. What is computed again stays the same too, as both are
 /// of one segment.
 pub(super) fn fuse(
     rec: &Recorder,
     nodes: &mut Vec<Node>,
     ends: &[usize],
-    (trains, backward): (bool, &[bool]),
+    (trains, later): (bool, &[Later]),
 ) {
     let mut readers: HashMap<usize, usize> = HashMap::new();
     for n in nodes.iter() {
@@ -34,8 +34,8 @@ pub(super) fn fuse(
             let alone = readers.get(&v.0) == Some(&1) && !ends.contains(&v.0);
             let pair = (&nodes[first], &nodes[second]);
             let fits = alone && (!trains || first + 1 == second && trainable(rec, pair, at));
-            let follows = backward.get(second).copied().unwrap_or(trains);
-            if !fits { None } else { joined(rec, pair, at, follows) }.map(|n| (first, n))
+            let later = later.get(second).copied()?;
+            if !fits { None } else { joined(rec, pair, at, later) }.map(|n| (first, n))
         });
         if let Some((first, node)) = joint {
             gone[first] = true;
@@ -68,9 +68,9 @@ fn joined(
     rec: &Recorder,
     (first, second): (&Node, &Node),
     at: usize,
-    backward: bool,
+    later: Later,
 ) -> Option<Node> {
-    let op = first.op.followed_by(&*second.op, at, backward)?;
+    let op = first.op.followed_by(&*second.op, at, later)?;
     let ins: Vec<_> = first.ins.iter().copied().chain(others(second, at)).collect();
     let specs: Vec<Spec> = ins.iter().map(|v| rec.slots[v.0].spec.clone()).collect();
     let signature = op.infer(&specs).ok()?;

@@ -12,7 +12,7 @@ use crate::{
         check,
         linear::{Linear, output},
     },
-    op::{Backward, Cost, Forward, Keeps, Op, Signature},
+    op::{Backward, Cost, Forward, Keeps, Later, Op, Signature},
     tensor::Spec,
 };
 use std::any::Any;
@@ -113,8 +113,8 @@ impl Op for FeedForward {
         Ok(Signature { forward_scratch, backward_scratch, saved: vec![sums], ..Signature::of(out) })
     }
 
-    fn followed_by(&self, next: &dyn Op, _: usize, backward: bool) -> Option<Box<dyn Op>> {
-        let fits = backward && !self.residual && (next as &dyn Any).is::<Add>();
+    fn followed_by(&self, next: &dyn Op, _: usize, later: Later) -> Option<Box<dyn Op>> {
+        let fits = later == Later::Backward && !self.residual && (next as &dyn Any).is::<Add>();
         fits.then(|| Box::new(Self { residual: true, ..*self }) as Box<dyn Op>)
     }
 

@@ -13,7 +13,7 @@ use crate::{
     device::{Cuda, Device},
     error::Result,
     kernels::{check, linear::fused::FusedLinear, linear::fused::Then},
-    op::{Backward, Cost, Forward, Keeps, Op, Signature},
+    op::{Backward, Cost, Forward, Keeps, Later, Op, Signature},
     tensor::Spec,
 };
 use places::{sums, values};
@@ -74,7 +74,7 @@ impl Op for GatedLinear {
         })
     }
 
-    fn followed_by(&self, next: &dyn Op, at: usize, backward: bool) -> Option<Box<dyn Op>> {
+    fn followed_by(&self, next: &dyn Op, at: usize, later: Later) -> Option<Box<dyn Op>> {
         let next: &dyn Any = next;
         let (second, residual) = match (next.downcast_ref(), next.downcast_ref()) {
             (Some(Linear { bias }), _) => (*bias, false),
@@ -82,7 +82,7 @@ impl Op for GatedLinear {
             _ => return None,
         };
         let op = FeedForward { bias: [self.bias, second], residual };
-        (backward && at == 0).then(|| Box::new(op) as Box<dyn Op>)
+        (later == Later::Backward && at == 0).then(|| Box::new(op) as Box<dyn Op>)
     }
 
     fn keeps(&self, wants: &[bool]) -> Keeps {
