@@ -122,6 +122,7 @@ fn layers_around_a_geglu_agree_with_the_cpu_with_and_without_their_own_kernels()
     for (slot, variant) in own {
         check(slot, variant, Schedule::Early, &TYPES[1..]);
         check(slot, variant, Schedule::Random(8), &[DType::Bf16]);
+        check(slot, variant, Schedule::Late, &[DType::Bf16]);
     }
     let cuda = Cuda::emulated(Schedule::Late).unwrap();
     cuda.force_variant("linear_gated", "two_steps");

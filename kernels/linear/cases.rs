@@ -113,7 +113,11 @@ fn gated_cases() -> Vec<Case> {
         dims.push(&w2);
         dims.extend(b2.then_some(&bias2[..]));
         dims.extend(residual.then_some(&y[..]));
-        all.push(Case::normal("feed-forward", FeedForward { bias: [b1, b2], residual }, &dims));
+        all.push(Case::normal(
+            "feed-forward linear",
+            FeedForward { bias: [b1, b2], residual },
+            &dims,
+        ));
     }
     all
 }
@@ -169,7 +173,7 @@ pub fn bench_cases() -> Vec<Case> {
         let op = FeedForward { bias: [true, true], residual: true };
         let (x, d) = ([tokens, width], 4 * width);
         let dims: [&[usize]; 6] = [&x, &[2 * d, width], &[2 * d], &[width, d], &[width], &x];
-        let mut case = Case::normal("feed-forward", op, &dims);
+        let mut case = Case::normal("feed-forward linear", op, &dims);
         case.grads = vec![true, false, false, false, false, true];
         all.push(case);
     }
