@@ -47,11 +47,13 @@ fn floats(v: &mut [f32]) -> BufMut<'_> {
     BufMut::Host(bytemuck::cast_slice_mut(v))
 }
 
-/// The weight, and those of the layers joined with it, which are frozen.
+/// The weight, those of the layers joined with it, which are frozen, and that of a second layer.
 fn weights(case: &Case) -> impl Iterator<Item = usize> + '_ {
     let joined = case.name.starts_with("joined");
     let like = move |i: &usize| joined && !case.grads[*i] && case.ins[*i] == case.ins[1];
-    [1].into_iter().chain((2..case.ins.len()).filter(like))
+    let second = case.name.starts_with("feed-forward");
+    let second = (2..case.ins.len()).find(|i| second && case.ins[*i].dims.len() == 2);
+    [1].into_iter().chain(second).chain((2..case.ins.len()).filter(like))
 }
 
 /// Forward and backward of `op` on inputs rounded to `values`, the weight stored as `weight`; every buffer starts as NaN,
@@ -84,8 +86,7 @@ fn run(op: &dyn Op, case: &Case, values: DType, weight: Option<DType>) -> Result
     let mut d_out = vec![0.0; out.len()];
     fill_normal(9, 0, &mut d_out);
     let d_out = stored(&Rounded(values).all(&d_out), DType::F32);
-    let frozen = specs[1].dtype != DType::F32;
-    let wanted = |i: usize| case.grads[i] && !(frozen && i == 1);
+    let wanted = |i: usize| case.grads[i] && specs[i].dtype == DType::F32;
     let mut grads: Vec<Vec<f32>> = specs
         .iter()
         .enumerate()

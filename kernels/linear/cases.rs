@@ -6,7 +6,10 @@ use super::{
     gated::{FeedForward, GatedLinear},
     joined::Joined,
 };
-use crate::kernels::{activation::Kind, case::Case};
+use crate::kernels::{
+    activation::Kind,
+    case::{Case, Fill},
+};
 
 /// Calls that every variant must get right.
 pub fn cases() -> Vec<Case> {
@@ -109,15 +112,19 @@ fn gated_cases() -> Vec<Case> {
         let (w1, bias1, w2, bias2) = ([2 * d, k], [2 * d], [n, d], [n]);
         let mut dims: Vec<&[usize]> = vec![x, &w1];
         dims.extend(b1.then_some(&bias1[..]));
-        all.push(Case::normal("gated linear", GatedLinear { bias: b1 }, &dims));
+        // values and gates of about 1: the slope of large ones jumps, and no rounding is close to another then
+        let weight = |k: usize| Fill::Normal(1.0 / (k.max(1) as f32).sqrt());
+        let mut case = Case::normal("gated linear", GatedLinear { bias: b1 }, &dims);
+        case.data[1] = weight(k);
+        all.push(case);
+        let second = dims.len();
         dims.push(&w2);
         dims.extend(b2.then_some(&bias2[..]));
         dims.extend(residual.then_some(&y[..]));
-        all.push(Case::normal(
-            "feed-forward linear",
-            FeedForward { bias: [b1, b2], residual },
-            &dims,
-        ));
+        let op = FeedForward { bias: [b1, b2], residual };
+        let mut case = Case::normal("feed-forward linear", op, &dims);
+        (case.data[1], case.data[second]) = (weight(k), weight(d));
+        all.push(case);
     }
     all
 }
