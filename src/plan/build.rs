@@ -4,7 +4,7 @@ use super::{
     Action, Plan, Recorder, Step, Value,
     buffers::kept_values,
     fuse::fuse,
-    join::{Known, join},
+    join::{Known, join, rows},
     memory,
     passing::pass_on,
     record::{Class, Node, Slot},
@@ -105,8 +105,18 @@ fn build(mut rec: Recorder, outputs: &[(&str, Value)], options: PlanOptions) -> 
     }
     let kept = steps.iter().flat_map(|s| kept_values(&nodes, s)).map(|v| root(&rec, v));
     let kept: HashSet<usize> = kept.collect();
-    let lasts = |(i, n): (usize, &Node)| !known.again[i] && kept.contains(&n.out.0);
-    known.kept = nodes.iter().enumerate().map(lasts).collect();
+    let lasts = |again: &[bool]| {
+        let one = |(i, n): (usize, &Node)| !again[i] && kept.contains(&n.out.0);
+        nodes.iter().enumerate().map(one).collect::<Vec<_>>()
+    };
+    // trainables lie in the same order whether activations are computed again or not
+    let own = std::mem::replace(
+        &mut known.again,
+        nodes.iter().map(|n| rec.is_repeated(n, false)).collect(),
+    );
+    known.kept = lasts(&known.again);
+    rec.rows = rows(&rec, &nodes, &ends, &known);
+    (known.kept, known.again) = (lasts(&own), own);
     join(&mut rec, &mut nodes, &ends, &known);
     let live = reachable(&rec, &nodes, &ends);
     let needs = needing_gradient(&rec, &nodes, &live);

@@ -37,23 +37,52 @@ pub(super) struct Known {
 pub(super) fn join(rec: &mut Recorder, nodes: &mut Vec<Node>, ends: &[usize], known: &Known) {
     let mut joints: HashMap<usize, Node> = HashMap::new();
     let mut gone = vec![false; nodes.len()];
-    for group in groups(rec, nodes, ends, known) {
-        let mut rest = &group[..];
-        while let [first, ..] = rest {
-            let mut counts = (2..=rest.len()).rev();
-            let found = counts.find_map(|n| Some((n, beside(rec, nodes, *first, n, known)?)));
-            let Some((count, op)) = found else { break };
-            let (all, behind) = rest.split_at(count);
-            if let Some(node) = joint(rec, nodes, all, op) {
-                all[1..].iter().for_each(|i| gone[*i] = true);
-                joints.insert(*first, node);
-            }
-            rest = behind;
+    for (all, op) in parts(rec, nodes, ends, known) {
+        if let (Some(first), Some(node)) = (all.first(), joint(rec, nodes, &all, op)) {
+            all[1..].iter().for_each(|i| gone[*i] = true);
+            joints.insert(*first, node);
         }
     }
     joints.into_iter().for_each(|(i, n)| nodes[i] = n);
     let mut gone = gone.into_iter();
     nodes.retain(|_| !gone.next().unwrap_or(false));
+}
+
+/// The trainables that [`join`] lays one behind the other.
+pub(super) fn rows(
+    rec: &Recorder,
+    nodes: &[Node],
+    ends: &[usize],
+    known: &Known,
+) -> Vec<Vec<usize>> {
+    let of = |(all, _): (Vec<usize>, _)| {
+        let trained = trained(rec, &nodes[all[0]]);
+        let operands = (1..).zip(trained).filter(|(_, t)| *t).map(|(k, _)| k);
+        operands.map(|k| all.iter().map(|i| nodes[*i].ins[k].0).collect()).collect::<Vec<_>>()
+    };
+    parts(rec, nodes, ends, known).into_iter().flat_map(of).collect()
+}
+
+/// Nodes that become one, by number, and the operation that they become.
+fn parts(
+    rec: &Recorder,
+    nodes: &[Node],
+    ends: &[usize],
+    known: &Known,
+) -> Vec<(Vec<usize>, Box<dyn Op>)> {
+    let mut found = vec![];
+    for group in groups(rec, nodes, ends, known) {
+        let mut rest = &group[..];
+        while let [first, ..] = rest {
+            let mut counts = (2..=rest.len()).rev();
+            let most = counts.find_map(|n| Some((n, beside(rec, nodes, *first, n, known)?)));
+            let Some((count, op)) = most else { break };
+            let (all, behind) = rest.split_at(count);
+            found.push((all.to_vec(), op));
+            rest = behind;
+        }
+    }
+    found
 }
 
 /// `count` nodes like node `i` as one operation.

@@ -156,13 +156,26 @@ pub(super) fn place(
 /// Elements between the starts of two trainables: 64 bytes of the narrowest type.
 pub(super) const FLAT_ALIGN: usize = 32;
 
-/// The trainables in the order they were recorded in, those that lie together behind the first of them.
+/// The trainables in the order they were recorded in, those that lie together behind the first of them: as in a plan that
+/// computes nothing again, as long as that leaves together what this one reads as one operand.
 fn flat_order(rec: &Recorder, trains: &dyn Fn(usize) -> bool) -> Vec<usize> {
     let together = |s: &Slot| match &s.class {
         Class::Together(all) => Some(all.clone()),
         _ => None,
     };
-    let groups: Vec<Vec<usize>> = rec.slots.iter().filter_map(together).collect();
+    let own: Vec<Vec<usize>> = rec.slots.iter().filter_map(together).collect();
+    let order = ordered(rec, trains, &rec.rows);
+    let places: HashMap<usize, usize> = order.iter().enumerate().map(|(i, r)| (*r, i)).collect();
+    let next = |w: &[usize]| match (places.get(&w[0]), places.get(&w[1])) {
+        (Some(a), Some(b)) => a + 1 == *b,
+        _ => false,
+    };
+    let whole = own.iter().all(|all| all.windows(2).all(next));
+    if whole { order } else { ordered(rec, trains, &own) }
+}
+
+/// The trainables, those of a group behind the first of it.
+fn ordered(rec: &Recorder, trains: &dyn Fn(usize) -> bool, groups: &[Vec<usize>]) -> Vec<usize> {
     let of: HashMap<usize, &Vec<usize>> =
         groups.iter().flat_map(|g| g.iter().map(move |r| (*r, g))).collect();
     let mut order = vec![];

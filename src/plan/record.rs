@@ -89,6 +89,8 @@ pub struct Recorder {
     segment: Option<usize>,
     /// Whether each segment is always computed again.
     segments: Vec<bool>,
+    /// Trainables that lie one behind the other whether activations are computed again or not; the plan knows them.
+    pub(crate) rows: Vec<Vec<usize>>,
     trains: Option<Policy>,
     types: Types,
 }
