@@ -3,7 +3,8 @@
 //
 // A Problem P has: Element; raster(); units(); unit(u, rank); prefetch(); cursor(unit, rank): what the
 // producer remembers of a unit; load(cursor, left, right, barrier, rank): starts the copies of the unit's next slab;
-// extra_steps(e): K-steps of the adapter's e-th slab; and what epilogue_sm90.cuh asks for.
+// extra_steps(e): K-steps of the adapter's e-th slab; and what epilogue_sm90.cuh asks for. It may have leading(): units
+// that the same ring serves before the tiles, as adapted_sm90.cuh's.
 #pragma once
 #include "gemm/epilogue_sm90.cuh"
 #include "gemm/tile_sm90.cuh"
@@ -22,12 +23,23 @@ __device__ inline int rank_in_cluster() {
   return Tile::Cluster > 1 ? int(ptx::cluster_rank()) : 0;
 }
 
+// Units before the tiles.
+template <class Tile, class P>
+__device__ inline int leading_units(const P& problem) {
+  if constexpr (requires { problem.leading(); }) return problem.leading().template units<Tile>();
+  else return 0;
+}
+
 // One thread, elected.
 template <class Tile, class P>
 __device__ inline void produce(const P& problem, Ring<Tile>& s) {
   const int clusters = int(gridDim.x) / Tile::Cluster, rank = rank_in_cluster<Tile>();
   RingPlace at;
-  for (int u = int(blockIdx.x) / Tile::Cluster; u < problem.units(); u += clusters) {
+  int u = int(blockIdx.x) / Tile::Cluster;
+  const int leading = leading_units<Tile>(problem);
+  if constexpr (requires { problem.leading(); })
+    for (; u < leading; u += clusters) problem.leading().template produce<Tile>(s, at, u, rank);
+  for (u -= leading; u < problem.units(); u += clusters) {
     const Unit w = problem.unit(u, rank);
     auto cursor = problem.cursor(w, rank);
     for (int k = 0; k < w.slabs; ++k) {
@@ -120,9 +132,12 @@ __device__ inline void consume(const P& problem, Ring<Tile>& s, int consumer, in
   RingPlace at;
   uint32_t order =
       consumer == 0;  // raster() is read from the arguments each time: a copy costs registers, and spills
-  int turn = 0;
+  int turn = 0, u = int(blockIdx.x) / Tile::Cluster;
+  const int leading = leading_units<Tile>(problem);
+  if constexpr (requires { problem.leading(); })
+    for (; u < leading; u += clusters) problem.leading().template consume<Tile>(s, at, u, rank, consumer, t);
   Sums<Tile> c;
-  for (int u = int(blockIdx.x) / Tile::Cluster; u < problem.units(); u += clusters, turn ^= 1) {
+  for (u -= leading; u < problem.units(); u += clusters, turn ^= 1) {
     const Unit w = problem.unit(u, rank);
     if (Tile::PingPong && turn != consumer) {  // the other's tile
       for (int k = 0; k < w.slabs; ++k) at.template next<Tile::Stages>();

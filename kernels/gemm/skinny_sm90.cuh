@@ -19,9 +19,6 @@
 
 namespace gemm {
 
-constexpr int kNarrowAtomN = 32, kNarrowAtomBytes = kSlab * kNarrowAtomN * 2;
-constexpr int kNarrowAtomGroup = 8 * kNarrowAtomN * 2;  // 8 K-rows of an atom
-
 template <class T>
 struct alignas(64) ProjectArgs {
   ptx::TensorMap left;   // box (64, 64) K-major

@@ -16,6 +16,8 @@ constexpr int kSlab = 64;  // K-elements of a ring slot: 64 of 16 bits are one 1
 constexpr int kMmaK = 16;  // K of one wgmma
 constexpr int kWarpgroup = 128;
 constexpr int kConsumers = 2;
+constexpr int kNarrowAtomN = 32, kNarrowAtomBytes = kSlab * kNarrowAtomN * 2;  // of an MN-major adapter
+constexpr int kNarrowAtomGroup = 8 * kNarrowAtomN * 2;                        // 8 K-rows of an atom
 constexpr int kStoreRows =
     16;  // rows of a warp in a 64-row wgmma: the unit of staging, residual load and store
 constexpr int kProducerRegs = 40, kConsumerRegs = 232;  // 128 * 40 + 256 * 232 = 64512 of 65536

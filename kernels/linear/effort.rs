@@ -54,6 +54,7 @@ impl Cut {
             reads: deep * read as f64,
             bytes: bytes(p, o, columns),
             parts: self.parts as f64,
+            lead: None,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Matrix product with a weight in `[out, in]` layout.
 
+pub(crate) mod adapted;
 pub(crate) mod adapter;
 mod batched;
 pub mod cases;

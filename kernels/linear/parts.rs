@@ -1,6 +1,7 @@
 //! Launches of layers of one shape that share an input: all parts as one Hopper product.
 
 use super::{
+    adapted::{AdapterArgs, Leading},
     problem::{Operands, Parts, Problem, int},
     tensor::{self, Maps, Matrix, Raster, SLAB, TensorArgs, counters, units},
     tilings::{JOINED_128X160, JOINED_256X160, JOINED_INPUT_128X160, JOINED_INPUT_256X160, Tiling},
@@ -43,6 +44,22 @@ struct InputArgs {
     unused: [i32; 14],
 }
 
+/// `AdaptedJoinedArgs` of `gemm/adapted_sm90.cuh`.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct AdaptedJoinedArgs {
+    layer: JoinedArgs,
+    adapter: AdapterArgs,
+}
+
+/// `AdaptedJoinedInputArgs` of the same.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct AdaptedInputArgs {
+    layer: InputArgs,
+    adapter: AdapterArgs,
+}
+
 /// A kernel of `all`: the one whose tiles have `rows`, where that is asked for, else the one with the least predicted time
 /// for what `whole` makes of it.
 fn of(
@@ -57,6 +74,13 @@ fn of(
         None if us(b) < us(a) => b,
         _ => a,
     }
+}
+
+/// What a launch without an adapter's product uses of its own.
+fn own(cuda: &Cuda, r: &Raster, t: &Tiling, args: &TensorArgs) -> Vec<Touched> {
+    let sums = Touched { what: "partial sums", address: args.scratch(), bytes: r.parts_bytes(t) };
+    let all = [sums, counters(cuda, args)];
+    all.into_iter().filter(|t| t.bytes > 0).collect()
 }
 
 fn described(t: &Tiling, p: &Problem) -> String {
@@ -118,12 +142,41 @@ impl Parts {
         able.map(|t| tensor::scratch_bytes(&self.behind(), t)).max().unwrap_or(0)
     }
 
+    /// Whether [`Parts::layers`] by `t` can make `lead` too.
+    pub fn layers_make(&self, t: &Tiling, lead: &Parts) -> bool {
+        t.makes(&self.one, &self.beside(t), lead)
+    }
+
+    /// Whether [`Parts::input`] by `t` can make `lead` too.
+    pub fn input_makes(&self, t: &Tiling, lead: &Parts) -> bool {
+        t.makes(&self.one, &self.behind(), lead)
+    }
+
+    /// Scratch of [`Parts::layers`] and `lead` with any of its kernels.
+    pub fn layers_scratch_with(&self, lead: &Parts) -> usize {
+        let able = FORWARD.iter().filter(|t| t.serves(&self.one));
+        able.map(|t| lead.adapted_scratch(&self.beside(t), t)).max().unwrap_or(0)
+    }
+
+    /// Scratch of [`Parts::input`] and `lead` with any of its kernels.
+    pub fn input_scratch_with(&self, lead: &Parts) -> usize {
+        let able = INPUT.iter().filter(|t| t.serves(&self.one));
+        able.map(|t| lead.adapted_scratch(&self.behind(), t)).max().unwrap_or(0)
+    }
+
     /// Launches `y_p = x w_p^T + b_p (+ t_p l_p^T)` for the parts, whose operands are `each`; `t [M, count rank]` is the
-    /// first one's.
+    /// first one's, and made by the same launch where `lead` says how.
     ///
     /// # Errors
     /// Those of the maps and the launch.
-    pub fn layers(&self, cuda: &Cuda, t: &Tiling, each: &[Operands], scratch: u64) -> Result<()> {
+    pub fn layers(
+        &self,
+        cuda: &Cuda,
+        t: &Tiling,
+        each: &[Operands],
+        lead: Option<&Leading>,
+        scratch: u64,
+    ) -> Result<()> {
         let (p, raster) = (&self.one, Raster::new(&self.beside(t), t));
         let Some((first, others)) = each.split_first() else { return Ok(()) };
         let maps = Maps { cuda, p };
@@ -152,20 +205,32 @@ impl Parts {
                 args.l[i] = maps.right("adapter right", o.l, p.rank, t)?;
             }
         }
-        let mut touches = self.touches(each, [1, self.count], (raster.parts_bytes(t), scratch));
-        touches.push(counters(cuda, &args.product));
-        let whole = Problem { n: self.count * p.n, ..*p };
-        let kernel = cuda.kernel::<JoinedArgs>("linear", t.symbol(p))?;
-        let kernel = kernel.taking(raster.cut(t).effort(&whole, first, whole.n));
-        cuda.launch(&kernel, cuda.persistent_grid(&kernel, units(&args.product))?, &args, &touches)
+        let mut touches = self.touches(each, [1, self.count]);
+        let (whole, units) = (Problem { n: self.count * p.n, ..*p }, units(&args.product));
+        let effort = raster.cut(t).effort(&whole, first, whole.n);
+        if let Some(lead) = lead {
+            let made = lead.beside(cuda, &raster, t, scratch)?;
+            let all = AdaptedJoinedArgs { layer: args, adapter: made.args };
+            return made.launch(cuda, t.adapted_symbol(p), &all, (units, effort, touches));
+        }
+        touches.extend(own(cuda, &raster, t, &args.product));
+        let kernel = cuda.kernel::<JoinedArgs>("linear", t.symbol(p))?.taking(effort);
+        cuda.launch(&kernel, cuda.persistent_grid(&kernel, units)?, &args, &touches)
     }
 
     /// Launches `dx = sum_p dy_p w_p + t l`: `dy [count, M, K]`, `t [M, rank]`, `l [rank, N]` and `dx` are the first
-    /// part's operands.
+    /// part's operands, `t` made by the same launch where `lead` says how.
     ///
     /// # Errors
     /// As [`Parts::layers`].
-    pub fn input(&self, cuda: &Cuda, t: &Tiling, each: &[Operands], scratch: u64) -> Result<()> {
+    pub fn input(
+        &self,
+        cuda: &Cuda,
+        t: &Tiling,
+        each: &[Operands],
+        lead: Option<&Leading>,
+        scratch: u64,
+    ) -> Result<()> {
         let (p, whole) = (&self.one, self.behind());
         let raster = Raster::new(&whole, t);
         let Some((first, others)) = each.split_first() else { return Ok(()) };
@@ -185,21 +250,21 @@ impl Parts {
         for (i, o) in others.iter().enumerate().take(OTHERS) {
             args.right[i] = maps.right("right", o.right, p.k, t)?;
         }
-        let mut touches = self.touches(each, [self.count, 1], (raster.parts_bytes(t), scratch));
-        touches.push(counters(cuda, &args.product));
-        let kernel = cuda.kernel::<InputArgs>("linear", t.symbol(p))?;
-        let kernel = kernel.taking(raster.cut(t).effort(&whole, first, p.n));
-        cuda.launch(&kernel, cuda.persistent_grid(&kernel, units(&args.product))?, &args, &touches)
+        let (mut touches, units) = (self.touches(each, [self.count, 1]), units(&args.product));
+        let effort = raster.cut(t).effort(&whole, first, p.n);
+        if let Some(lead) = lead {
+            let made = lead.beside(cuda, &raster, t, scratch)?;
+            let all = AdaptedInputArgs { layer: args, adapter: made.args };
+            return made.launch(cuda, t.adapted_symbol(p), &all, (units, effort, touches));
+        }
+        touches.extend(own(cuda, &raster, t, &args.product));
+        let kernel = cuda.kernel::<InputArgs>("linear", t.symbol(p))?.taking(effort);
+        cuda.launch(&kernel, cuda.persistent_grid(&kernel, units)?, &args, &touches)
     }
 
     /// What the parts read and write, each stretch once; the first part's left operand and its adapter's are so many times
     /// as long.
-    fn touches(
-        &self,
-        each: &[Operands],
-        [left, adapter]: [usize; 2],
-        (sums, scratch): (usize, u64),
-    ) -> Vec<Touched> {
+    fn touches(&self, each: &[Operands], [left, adapter]: [usize; 2]) -> Vec<Touched> {
         let mut all: Vec<Touched> = vec![];
         for t in each.iter().flat_map(|o| self.one.touches(o, 0)) {
             let times = match t.what {
@@ -211,7 +276,6 @@ impl Parts {
                 all.push(Touched { bytes: t.bytes * times, ..t });
             }
         }
-        all.push(Touched { what: "partial sums", address: scratch, bytes: sums });
         all.retain(|t| t.bytes > 0);
         all
     }

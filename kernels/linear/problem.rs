@@ -17,6 +17,17 @@ pub(crate) enum Pass {
     Weight,
 }
 
+impl Pass {
+    /// Its row in a table of symbols.
+    pub(super) fn row(self) -> usize {
+        match self {
+            Pass::Forward => 0,
+            Pass::Input => 1,
+            Pass::Weight => 2,
+        }
+    }
+}
+
 /// What a product's kernel is chosen by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Problem {

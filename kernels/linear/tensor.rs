@@ -34,6 +34,13 @@ pub(super) struct TensorArgs {
     unused: [u32; 2],
 }
 
+impl TensorArgs {
+    /// Where its partial sums lie.
+    pub fn scratch(&self) -> u64 {
+        self.parts
+    }
+}
+
 /// `kSlab`: depth of a slab.
 pub(super) const SLAB: usize = 64;
 /// Blocks of a cluster, along M.

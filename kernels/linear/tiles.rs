@@ -12,11 +12,11 @@ use super::{
 use crate::{
     device::{COUNTERS, Cuda, cubin_table::Target},
     error::Result,
-    kernels::variant::{Slot, choose},
+    kernels::variant::{Slot, by_dtype, choose},
 };
 
 /// Multiprocessors of the chip that times are predicted for.
-const MULTIPROCESSORS: usize = 132;
+pub(super) const MULTIPROCESSORS: usize = 132;
 /// Its clock under load, in MHz.
 const CLOCK_MHZ: f64 = 1550.0;
 /// Multiply-adds of a multiprocessor's tensor cores in a clock, 16-bit operands.
@@ -24,7 +24,7 @@ const MULTIPLIES: f64 = 2048.0;
 /// A multiprocessor's share of the memory's 4.3 TB/s, in bytes a microsecond.
 const SHARE_BYTES_US: f64 = 32_000.0;
 /// What a multiprocessor gets from the second-level cache, 38 bytes a clock; bytes a microsecond.
-const PORT_BYTES_US: f64 = 59_000.0;
+pub(super) const PORT_BYTES_US: f64 = 59_000.0;
 /// Until the first product of a Hopper kernel: tensor maps, barriers, the cluster's start, the first slab.
 const HOPPER_START_US: f64 = 3.0;
 /// The same of the others.
@@ -32,7 +32,7 @@ const START_US: f64 = 1.0;
 /// A launch more, for adding partial sums or for another product.
 pub(super) const LAUNCH_US: f64 = 2.0;
 /// What the last range of a Hopper kernel waits for the others: a partial sum and a counter through L2.
-const WAIT_US: f64 = 1.5;
+pub(super) const WAIT_US: f64 = 1.5;
 /// Partial sums stay in L2 more often than not; bytes a microsecond.
 const PARTS_BYTES_US: f64 = 4.0e6;
 /// The shortest range of a sum worth a block of its own.
@@ -136,12 +136,7 @@ impl Tiling {
 
     /// The kernel of a pass and element type.
     pub fn symbol(&self, p: &Problem) -> &'static str {
-        let row = match p.pass {
-            Pass::Forward => 0,
-            Pass::Input => 1,
-            Pass::Weight => 2,
-        };
-        crate::kernels::variant::by_dtype(p.dtype, self.symbols[row])
+        by_dtype(p.dtype, self.symbols[p.pass.row()])
     }
 }
 
@@ -206,6 +201,12 @@ pub(super) fn narrow_tiling(cuda: &Cuda, p: &Problem) -> Result<Option<&'static 
         Some(t) => Some(t).filter(narrow),
         None => TILINGS.into_iter().filter(narrow).find(|t| t.applies(&on)),
     })
+}
+
+/// Kernels for `p` that can make an adapter's product before their tiles.
+pub(super) fn adapted_tilings(p: &Problem) -> impl Iterator<Item = &'static Tiling> {
+    let able = |t: &&Tiling| t.serves(p) && !by_dtype(p.dtype, t.adapted[p.pass.row()]).is_empty();
+    TILINGS.into_iter().filter(able)
 }
 
 fn fastest(p: &Problem, able: impl Fn(&Tiling) -> bool) -> &'static Tiling {

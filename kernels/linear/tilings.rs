@@ -35,6 +35,8 @@ pub(crate) struct Tiling {
     pub edge_us: f64,
     /// Symbols by pass, then element type; empty where there is none.
     pub symbols: [[&'static str; 3]; 3],
+    /// The same of the kernels that make an adapter's product first.
+    pub adapted: [[&'static str; 3]; 3],
 }
 
 /// `linear_<pass>_<tile>_<type>` of the 16-bit types.
@@ -62,6 +64,7 @@ pub(super) const SIMT: Tiling = Tiling {
         ["linear_input_simt_f32", "linear_input_simt_bf16", "linear_input_simt_f16"],
         ["linear_weight_simt_f32", "linear_weight_simt_bf16", "linear_weight_simt_f16"],
     ],
+    adapted: [NONE; 3],
 };
 pub(super) const SM80_128: Tiling = Tiling {
     name: "sm80_128",
@@ -103,12 +106,18 @@ pub(super) const SM90_256X160: Tiling = Tiling {
         symbols!("input", "sm90_256x160"),
         symbols!("weight", "sm90_256x160"),
     ],
+    adapted: [
+        symbols!("adapted_forward", "sm90_256x160"),
+        symbols!("adapted_input", "sm90_256x160"),
+        NONE,
+    ],
 };
 pub(super) const SM90_128X256: Tiling = Tiling {
     name: "sm90_128x256",
     rows: 128,
     cols: 256,
     symbols: [symbols!("forward", "sm90_128x256"), symbols!("input", "sm90_128x256"), NONE],
+    adapted: [NONE; 3],
     ..SM90_256X160
 };
 pub(super) const SM90_128X160: Tiling = Tiling {
@@ -122,6 +131,11 @@ pub(super) const SM90_128X160: Tiling = Tiling {
         symbols!("input", "sm90_128x160"),
         symbols!("weight", "sm90_128x160"),
     ],
+    adapted: [
+        symbols!("adapted_forward", "sm90_128x160"),
+        symbols!("adapted_input", "sm90_128x160"),
+        NONE,
+    ],
     ..SM90_256X160
 };
 /// The epilogue of one tile runs under the other's main loop.
@@ -129,6 +143,7 @@ pub(super) const SM90_PING: Tiling = Tiling {
     name: "sm90_128x160_ping",
     edge_us: 0.6,
     symbols: [symbols!("forward", "sm90_128x160_ping"), NONE, NONE],
+    adapted: [NONE; 3],
     ..SM90_128X160
 };
 pub(super) const SM90_NARROW_32: Tiling = Tiling {
@@ -144,6 +159,7 @@ pub(super) const SM90_NARROW_32: Tiling = Tiling {
         symbols!("input", "sm90_skinny32"),
         symbols!("weight", "sm90_skinny32"),
     ],
+    adapted: [NONE; 3],
 };
 pub(super) const SM90_NARROW_64: Tiling = Tiling {
     name: "sm90_skinny64",
@@ -184,6 +200,7 @@ pub(super) const GATED: Tiling = Tiling {
 pub(super) const ACTIVATED: Tiling = Tiling {
     name: "sm90_activated",
     symbols: [["", "linear_activated_sm90_bf16", "linear_activated_sm90_f16"], NONE, NONE],
+    adapted: [NONE; 3],
     ..SM90_128X160
 };
 /// [`super::gated`]'s: the layer, and the gradient of what the next one got.
@@ -205,11 +222,13 @@ pub(super) const GATED_INPUT: Tiling = Tiling {
 pub(super) const JOINED_256X160: Tiling = Tiling {
     name: "sm90_joined_256x160",
     symbols: [symbols!("joined", "sm90_256x160"), NONE, NONE],
+    adapted: [symbols!("adapted_joined", "sm90_256x160"), NONE, NONE],
     ..SM90_256X160
 };
 pub(super) const JOINED_128X160: Tiling = Tiling {
     name: "sm90_joined_128x160",
     symbols: [symbols!("joined", "sm90_128x160"), NONE, NONE],
+    adapted: [symbols!("adapted_joined", "sm90_128x160"), NONE, NONE],
     ..SM90_128X160
 };
 
@@ -217,11 +236,13 @@ pub(super) const JOINED_128X160: Tiling = Tiling {
 pub(super) const JOINED_INPUT_256X160: Tiling = Tiling {
     name: "sm90_joined_input_256x160",
     symbols: [NONE, symbols!("joined_input", "sm90_256x160"), NONE],
+    adapted: [NONE, symbols!("adapted_joined_input", "sm90_256x160"), NONE],
     ..SM90_256X160
 };
 pub(super) const JOINED_INPUT_128X160: Tiling = Tiling {
     name: "sm90_joined_input_128x160",
     symbols: [NONE, symbols!("joined_input", "sm90_128x160"), NONE],
+    adapted: [NONE, symbols!("adapted_joined_input", "sm90_128x160"), NONE],
     ..SM90_128X160
 };
 

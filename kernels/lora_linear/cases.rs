@@ -12,7 +12,7 @@ pub fn cases() -> Vec<Case> {
         (&[2, 9, 48], 64, 8),
         (&[5, 20], 12, 33),
         (&[264, 272], 40, 8),
-        // ranks that are copied into rows of 16 bytes
+        // ranks for no tensor core: models fill theirs up
         (&[70, 40], 24, 4),
         (&[33, 24], 16, 11),
         // the tensor cores' kernels: ranks of one K-step, a part of one, more than a slab
@@ -43,7 +43,7 @@ fn one((x, n, r): (&[usize], usize, usize), bias: bool, residual: bool) -> Case 
     Case::normal(&name, LoraLinear { bias, residual, scale: 0.5 }, &dims)
 }
 
-/// Ragged, a rank that is copied, every family of kernels, a sum cut into ranges, few columns (rank 0 too: the narrow kernels
+/// Ragged, a rank for no tensor core, every family of kernels, a sum cut into ranges, few columns (rank 0 too: the narrow kernels
 /// add nothing to their result), nothing to do.
 fn residual_cases() -> Vec<Case> {
     let shapes: [(&[usize], usize, usize); 9] = [

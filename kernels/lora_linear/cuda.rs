@@ -1,24 +1,50 @@
 //! The products of an adapted layer: the adapter is more steps of the base product's sum.
 //!
-//! The tensor cores' kernels read rows of 16 bytes, so 16-bit factors whose rank is no multiple of 8 are first
-//! copied into rows that are, zero-filled: `h [rows, r]`, `up [N, r]`, `a [r, K]`.
+//! The tensor cores' kernels read rows of 16 bytes: `up [N, r]` and `h [rows, r]` have them where the rank is a multiple of
+//! 8, as every adapter of a model is (`nn` fills its rank up with zeros); others go to the generic kernels.
 
 use super::Shape;
 use crate::{
-    device::{Cuda, Touched},
-    error::{Error, Result},
+    device::{Cuda, cubin_table::Target},
+    error::Result,
     kernels::{
         linear::{
+            adapted::Leading,
             adapter,
             cuda::{target, weight_and_bias},
-            problem::{Operands, Parts, Pass, Problem},
+            problem::{OnChip, Operands, Parts, Pass, Problem},
             sums,
         },
-        variant::by_dtype,
+        variant::{Slot, Variant, choose},
     },
     op::{Backward, Forward},
     tensor::DType,
 };
+
+/// Rows of `--variant lora_linear.adapter=...`: `h` and `g` in the launch of the layer that reads them, or before it.
+const VARIANTS: &[Variant<OnChip>] = &[
+    Variant {
+        name: "within",
+        applies: |on| {
+            let hopper = matches!(on.target, Target::Sm90a | Target::Host);
+            let p = &on.problem;
+            hopper && p.dtype != DType::F32 && p.rank > 0 && p.m > 0 && p.n > 0
+        },
+    },
+    Variant { name: "before", applies: |_| true },
+];
+const SLOT: &str = "lora_linear.adapter";
+
+/// What there is to choose from.
+pub(super) fn slots() -> Vec<Slot> {
+    vec![Slot::of(SLOT, VARIANTS)]
+}
+
+/// Whether the adapter's product is to be made in the launch of `layer`, where its kernel can.
+pub(super) fn is_within(cuda: &Cuda, layer: &Problem) -> Result<bool> {
+    let on = OnChip { problem: *layer, target: cuda.target() };
+    Ok(choose(cuda, SLOT, VARIANTS, &on)?.name == "within")
+}
 
 /// Every product of forward and backward.
 struct Products {
@@ -38,123 +64,64 @@ struct Products {
     d_up: Parts,
 }
 
-/// An adapted layer on a GPU.
-#[derive(Clone, Copy)]
-struct Layer {
-    s: Shape,
-    dtype: DType,
-    /// The rank of the copies, or of the factors themselves.
-    rank: usize,
-}
-
-impl Layer {
-    fn new(s: Shape, dtype: DType) -> Self {
-        let aligned = s.k.is_multiple_of(8) && s.n.is_multiple_of(8);
-        let copies = dtype != DType::F32 && aligned && s.rows > 0;
-        Self { s, dtype, rank: if copies { s.rank.next_multiple_of(8) } else { s.rank } }
-    }
-
-    fn copies(&self) -> bool {
-        self.rank != self.s.rank
-    }
-
-    fn products(&self) -> Products {
-        let (s, r) = (self.s, self.rank);
-        let of = |pass, mnk, rank| Problem::dense(pass, self.dtype, mnk, rank);
-        let one = |one| Parts { one, count: 1 };
-        Products {
-            down: of(Pass::Forward, [s.rows, s.rank, s.k], 0),
-            forward: of(Pass::Forward, [s.rows, s.n, s.k], r).with_residual(s.residual),
-            up: of(Pass::Input, [s.rows, r, s.n], 0),
-            input: of(Pass::Input, [s.rows, s.k, s.n], r),
-            weight: of(Pass::Weight, [s.n, s.k, s.rows], 0),
-            d_a: one(Problem { left_pitch: r, ..of(Pass::Weight, [s.rank, s.k, s.rows], 0) }),
-            d_up: one(Problem { right_pitch: r, ..of(Pass::Weight, [s.n, s.rank, s.rows], 0) }),
-        }
-    }
-
-    /// Bytes of `len` elements, and the alignment of what follows.
-    fn bytes(&self, len: usize) -> usize {
-        len.saturating_mul(self.dtype.size_bytes()).next_multiple_of(256)
-    }
-
-    /// Bytes of the copies of `h`, `up` and `a`; 0 where there are none.
-    fn copy_bytes(&self) -> [usize; 3] {
-        if !self.copies() {
-            return [0; 3];
-        }
-        [self.s.rows, self.s.n, self.s.k].map(|n| self.bytes(n.saturating_mul(self.rank)))
-    }
-
-    /// Bytes of `g`.
-    fn g_bytes(&self) -> usize {
-        self.bytes(self.s.rows.saturating_mul(self.rank))
-    }
-
-    /// `x [rows, from]` in rows of `to`, or `x` itself where they are equal.
-    fn padded(&self, cuda: &Cuda, x: u64, [rows, from, to]: [usize; 3], copy: u64) -> Result<u64> {
-        if from == to {
-            return Ok(x);
-        }
-        let symbol = by_dtype(self.dtype, ["lora_pad_f32", "lora_pad_bf16", "lora_pad_f16"]);
-        let kernel = cuda.kernel::<PadArgs>("lora_linear", symbol)?;
-        let (len, size) = (rows * to, self.dtype.size_bytes());
-        let args = PadArgs { x, out: copy, len: len as u64, from: int(from)?, to: int(to)? };
-        let touches = [
-            Touched { what: "factor", address: x, bytes: rows * from * size },
-            Touched { what: "padded factor", address: copy, bytes: len * size },
-        ];
-        let blocks = (len as u64).div_ceil(u64::from(kernel.tile().block_cols));
-        cuda.launch(&kernel, [blocks, 1, 1], &args, &touches)?;
-        Ok(copy)
+fn products(s: Shape, dtype: DType) -> Products {
+    let of = |pass, mnk, rank| Problem::dense(pass, dtype, mnk, rank);
+    let one = |mn: [usize; 2]| Parts { one: of(Pass::Weight, [mn[0], mn[1], s.rows], 0), count: 1 };
+    Products {
+        down: of(Pass::Forward, [s.rows, s.rank, s.k], 0),
+        forward: of(Pass::Forward, [s.rows, s.n, s.k], s.rank).with_residual(s.residual),
+        up: of(Pass::Input, [s.rows, s.rank, s.n], 0),
+        input: of(Pass::Input, [s.rows, s.k, s.n], s.rank),
+        weight: of(Pass::Weight, [s.n, s.k, s.rows], 0),
+        d_a: one([s.rank, s.k]),
+        d_up: one([s.n, s.rank]),
     }
 }
 
-/// The argument struct of `lora_pad.cu`.
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct PadArgs {
-    x: u64,
-    out: u64,
-    len: u64,
-    from: i32,
-    to: i32,
+/// Bytes of `g`, and the alignment of what follows.
+fn g_bytes(s: Shape, dtype: DType) -> usize {
+    let len = s.rows.saturating_mul(s.rank);
+    len.saturating_mul(dtype.size_bytes()).next_multiple_of(256)
 }
 
-fn int(n: usize) -> Result<i32> {
-    i32::try_from(n).map_err(|_| Error::NoKernel {
-        op: "lora_linear",
-        key: format!("{n} elements of a factor"),
-        tried: "up to 2^31".into(),
-    })
+impl Products {
+    /// `h` of forward, `g` of backward.
+    fn narrow(&self) -> [Parts; 2] {
+        [self.down, self.up].map(|one| Parts { one, count: 1 })
+    }
+
+    /// Whether `h` and `g` are made in the launches of `y` and `dx`.
+    fn within(&self, cuda: &Cuda) -> Result<[bool; 2]> {
+        let ([h, g], wanted) = (self.narrow(), is_within(cuda, &self.forward)?);
+        Ok([wanted && self.forward.makes(cuda, &h)?, wanted && self.input.makes(cuda, &g)?])
+    }
 }
 
 pub(super) fn forward_scratch(s: Shape, dtype: DType) -> usize {
-    let layer = Layer::new(s, dtype);
-    let p = layer.products();
-    let copies: usize = layer.copy_bytes()[..2].iter().sum();
-    copies.saturating_add(p.down.scratch_bytes().max(p.forward.scratch_bytes()))
+    let p = products(s, dtype);
+    let adapted = p.forward.adapted_scratch(&p.narrow()[0]);
+    p.down.scratch_bytes().max(p.forward.scratch_bytes()).max(adapted)
 }
 
 pub(super) fn backward_scratch(s: Shape, dtype: DType) -> usize {
-    let layer = Layer::new(s, dtype);
-    let p = layer.products();
+    let p = products(s, dtype);
     let parts = [p.up, p.input, p.weight, p.d_a.one, p.d_up.one].map(|p| p.scratch_bytes());
-    let sums = sums::column_scratch_bytes(s.rows, s.n);
-    let most = parts.into_iter().max().unwrap_or(0).max(sums);
-    let copies: usize = layer.copy_bytes().iter().sum();
-    most.saturating_add(layer.g_bytes()).saturating_add(copies)
+    let adapted = p.input.adapted_scratch(&p.narrow()[1]);
+    let sums = sums::column_scratch_bytes(s.rows, s.n).max(adapted);
+    parts.into_iter().max().unwrap_or(0).max(sums).saturating_add(g_bytes(s, dtype))
 }
 
 /// The variants of forward or backward, for the printed plan.
 pub(super) fn describe(s: Shape, dtype: DType, cuda: &Cuda, backward: bool) -> String {
-    let p = Layer::new(s, dtype).products();
+    let p = products(s, dtype);
     let name = |p: &Problem| p.describe(cuda);
+    let own = |within: bool, p: &Problem| if within { "within".into() } else { name(p) };
+    let [h, g] = p.within(cuda).unwrap_or_default();
     if !backward {
-        return format!("y {}, h {}", name(&p.forward), name(&p.down));
+        return format!("y {}, h {}", name(&p.forward), own(h, &p.down));
     }
     let adapter = adapter::describe(cuda, [("da", &p.d_a), ("dup", &p.d_up)]);
-    format!("dx {}, g {}, {adapter}", name(&p.input), name(&p.up))
+    format!("dx {}, g {}, {adapter}", name(&p.input), own(g, &p.up))
 }
 
 /// The operands of one adapted layer on the device; those of backward with their gradients.
@@ -195,17 +162,16 @@ pub(super) fn forward(s: Shape, scale: f32, cuda: &Cuda, io: &Forward<'_>) -> Re
 
 /// `h` and `y` of one layer.
 pub(super) fn layer(s: Shape, scale: f32, cuda: &Cuda, dtype: DType, at: &At) -> Result<()> {
-    let layer = Layer::new(s, dtype);
-    let p = layer.products();
-    let [h_bytes, up_bytes, _] = layer.copy_bytes();
-    let h_copy = at.scratch;
-    let up_copy = h_copy + h_bytes as u64;
-    let parts = up_copy + up_bytes as u64;
-    p.down.run(cuda, &Operands { alpha: scale, ..Operands::new(at.x, at.a, at.h) }, parts)?;
-    let t = layer.padded(cuda, at.h, [s.rows, s.rank, layer.rank], h_copy)?;
-    let l = layer.padded(cuda, at.up, [s.n, s.rank, layer.rank], up_copy)?;
-    let base = Operands::new(at.x, at.w, at.y);
-    p.forward.run(cuda, &Operands { t, l, bias: at.bias, residual: at.residual, ..base }, parts)
+    let p = products(s, dtype);
+    let down = Operands { alpha: scale, ..Operands::new(at.x, at.a, at.h) };
+    let adapter = Operands { t: at.h, l: at.up, ..Operands::new(at.x, at.w, at.y) };
+    let o = Operands { bias: at.bias, residual: at.residual, ..adapter };
+    if p.within(cuda)?[0] {
+        let lead = Leading { parts: p.narrow()[0], o: down };
+        return p.forward.run_adapted(cuda, &o, &lead, at.scratch);
+    }
+    p.down.run(cuda, &down, at.scratch)?;
+    p.forward.run(cuda, &o, at.scratch)
 }
 
 pub(super) fn backward(s: Shape, scale: f32, cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
@@ -225,37 +191,35 @@ pub(super) fn backward(s: Shape, scale: f32, cuda: &Cuda, io: &Backward<'_>) -> 
     };
     let dtype = io.out_spec.dtype;
     gradients(s, scale, cuda, dtype, &at)?;
-    weight_and_bias(cuda, io, &Layer::new(s, dtype).products().weight)
+    weight_and_bias(cuda, io, &products(s, dtype).weight)
 }
 
 /// The wanted gradients of one layer's input and adapter.
 pub(super) fn gradients(s: Shape, scale: f32, cuda: &Cuda, dtype: DType, at: &At) -> Result<()> {
-    let layer = Layer::new(s, dtype);
-    let p = layer.products();
-    let [h_bytes, up_bytes, a_bytes] = layer.copy_bytes();
+    let p = products(s, dtype);
     let (dy, g) = (at.y, at.scratch);
-    let h_copy = g + layer.g_bytes() as u64;
-    let up_copy = h_copy + h_bytes as u64;
-    let a_copy = up_copy + up_bytes as u64;
-    let parts = a_copy + a_bytes as u64;
-    if at.dx.is_some() || at.da.is_some() {
-        let up = layer.padded(cuda, at.up, [s.n, s.rank, layer.rank], up_copy)?;
-        p.up.run(cuda, &Operands { alpha: scale, ..Operands::new(dy, up, g) }, parts)?;
+    let parts = g + g_bytes(s, dtype) as u64;
+    let up = Operands { alpha: scale, ..Operands::new(dy, at.up, g) };
+    let within = at.dx.is_some() && p.within(cuda)?[1];
+    if (at.dx.is_some() || at.da.is_some()) && !within {
+        p.up.run(cuda, &up, parts)?;
     }
     if let Some((dx, accumulate)) = at.dx {
-        // (r, K) in zero-filled rows is one row of r K elements made longer
-        let len = [1, s.rank * s.k, layer.rank * s.k];
-        let l = layer.padded(cuda, at.a, len, a_copy)?;
-        let o = Operands::new(dy, at.w, dx);
-        p.input.run(cuda, &Operands { t: g, l, accumulate, ..o }, parts)?;
+        let o = Operands { t: g, l: at.a, accumulate, ..Operands::new(dy, at.w, dx) };
+        match within {
+            true => {
+                let lead = Leading { parts: p.narrow()[1], o: up };
+                p.input.run_adapted(cuda, &o, &lead, parts)?;
+            }
+            false => p.input.run(cuda, &o, parts)?,
+        }
     }
     let mut wanted = vec![];
     if let Some((da, accumulate)) = at.da {
         wanted.push((p.d_a, Operands { accumulate, ..Operands::new(g, at.x, da) }));
     }
     if let Some((dup, accumulate)) = at.dup {
-        let h = layer.padded(cuda, at.h, [s.rows, s.rank, layer.rank], h_copy)?;
-        wanted.push((p.d_up, Operands { accumulate, ..Operands::new(dy, h, dup) }));
+        wanted.push((p.d_up, Operands { accumulate, ..Operands::new(dy, at.h, dup) }));
     }
     adapter::gradients(cuda, &wanted, parts)
 }

@@ -67,7 +67,7 @@ struct Shape {
 
 /// What `--variant` can choose here.
 pub(super) fn slots() -> Vec<super::variant::Slot> {
-    joined::slots()
+    [cuda::slots(), joined::slots()].concat()
 }
 
 impl LoraLinear {

@@ -160,6 +160,10 @@ __device__ inline void tma_store_wait() {
 __device__ inline void fence_proxy_async() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
+// Between stores to global memory and the bulk copies that read them, on both sides of the flag that says so.
+__device__ inline void fence_proxy_async_global() {
+  asm volatile("fence.proxy.async.global;" ::: "memory");
+}
 #else
 inline void tma_prefetch(const TensorMap*) {}
 inline void tma_load_1d(Smem to, const TensorMap* map, Smem bar, int c0,
@@ -243,5 +247,6 @@ inline void tma_store_wait_read() { emulator::bulk_wait(N); }
 template <int N>
 inline void tma_store_wait() { emulator::bulk_wait(N); }
 inline void fence_proxy_async() { emulator::fence_proxy(); }
+inline void fence_proxy_async_global() {}  // the emulator has no proxies over global memory
 #endif
 }  // namespace ptx

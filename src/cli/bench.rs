@@ -240,7 +240,7 @@ pub fn run(args: Args) -> Result<u8> {
     }
     if step.part != Part::Denoise {
         let plan = plan_training(&config, &size)?.summary();
-        let moments = 8 * plan.trainable_parameters;
+        let moments = 8 * plan.trainable_elements;
         planned = planned.max(plan.weight_bytes + plan.arena_bytes + moments);
         let ms = time_training(&config, &size, &device, &shared, step.iterations)?;
         let flop = plan.forward_flop + plan.backward_flop;

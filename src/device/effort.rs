@@ -29,12 +29,35 @@ pub struct Effort {
     pub bytes: f64,
     /// Bytes of partial sums, written or read: between two launches of a step, or within one.
     pub parts: f64,
+    /// What some blocks do before their tiles.
+    pub lead: Option<Lead>,
+}
+
+/// A product that a launch makes before the tiles that read it, with the same instructions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Lead {
+    /// Floating-point operations, 2 per multiply-add.
+    pub flop: f64,
+    /// Equal parts of the work, each done by one block.
+    pub tiles: u64,
+    /// Bytes that they together read through the second-level cache.
+    pub reads: f64,
+    /// Bytes of what only they read, once.
+    pub bytes: f64,
 }
 
 impl Effort {
     /// A pass over `bytes` and partial sums of `parts` that multiplies next to nothing.
     pub fn pass(tiles: u64, bytes: f64, parts: f64) -> Self {
-        Self { engine: Engine::Ordinary, flop: 0.0, tiles, reads: bytes + parts, bytes, parts }
+        Self {
+            engine: Engine::Ordinary,
+            flop: 0.0,
+            tiles,
+            reads: bytes + parts,
+            bytes,
+            parts,
+            lead: None,
+        }
     }
 
     /// This and `other` in one launch, by the instructions of this.
@@ -46,7 +69,13 @@ impl Effort {
             reads: self.reads + other.reads,
             bytes: self.bytes + other.bytes,
             parts: self.parts + other.parts,
+            lead: self.lead.or(other.lead),
         }
+    }
+
+    /// The same with `lead` in front.
+    pub fn leading(self, lead: Lead) -> Self {
+        Self { bytes: self.bytes + lead.bytes, lead: Some(lead), ..self }
     }
 }
 

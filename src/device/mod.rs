@@ -39,7 +39,7 @@ pub use allocation::Memory;
 pub use blas::{Blas, Factor, MatrixProduct};
 pub use cuda::{COUNTERS, Cuda, DRIVER_LIBRARY};
 pub use driver::TensorMap;
-pub use effort::{Effort, Engine, Launched, touched_bytes};
+pub use effort::{Effort, Engine, Launched, Lead, touched_bytes};
 pub use emulated::{Emulated, Schedule};
 pub use graph::{Event, Graph};
 pub use launch::{Kernel, Occupancy};

@@ -4,7 +4,7 @@ use super::{Net, conv1x1};
 use crate::{
     error::Result,
     kernels::{conv2d::Conv2d, depthwise::Depthwise, linear::Linear, resize::Nearest, windows},
-    plan::{Value, WeightLayout},
+    plan::{Unpadded, Value, WeightLayout},
 };
 
 /// Shape of a square convolution.
@@ -59,8 +59,7 @@ pub fn conv(net: &mut Net<'_>, name: &str, x: Value, shape: Conv) -> Result<Valu
         let b = net.param("bias", &[out], WeightLayout::Dense);
         let mut y = net.rec.apply(Conv2d { stride, pad, bias: true, upsample }, &[x, w, b])?;
         for (i, a) in net.adapters.at(&net.path).iter().enumerate() {
-            let dims = [a.rank, k, k, width];
-            let [down, up] = net.adapter(i, &dims, &[out, a.rank], WeightLayout::Conv);
+            let [down, up] = net.adapter(i, a.rank, &[k, k, width], out, Unpadded::Conv);
             let h = net.rec.apply(Conv2d { stride, pad, bias: false, upsample }, &[x, down])?;
             let h = net.rec.apply(Linear { bias: false }, &[h, up])?;
             let h = net.affine(h, a.scale, 0.0)?;

@@ -4,7 +4,7 @@ use super::Net;
 use crate::{
     error::Result,
     kernels::{activation::Kind, linear::Linear, lora_linear::LoraLinear},
-    plan::{Value, WeightLayout},
+    plan::{Unpadded, Value, WeightLayout},
 };
 
 /// Whether a layer has a bias.
@@ -61,11 +61,15 @@ fn product(
     let Some(first) = all.first() else {
         return net.rec.apply(Linear { bias: has_bias }, &ins);
     };
-    ins.extend(net.adapter(0, &[first.rank, width], &[out, first.rank], layout));
+    let of = match layout {
+        WeightLayout::Dense => Unpadded::Dense,
+        _ => Unpadded::Conv1x1,
+    };
+    ins.extend(net.adapter(0, first.rank, &[width], out, of));
     let op = LoraLinear { bias: has_bias, residual: false, scale: first.scale };
     let mut y = net.rec.apply(op, &ins)?;
     for (i, a) in all.iter().enumerate().skip(1) {
-        let [down, up] = net.adapter(i, &[a.rank, width], &[out, a.rank], layout);
+        let [down, up] = net.adapter(i, a.rank, &[width], out, of);
         let h = net.rec.apply(Linear { bias: false }, &[x, down])?;
         let h = net.rec.apply(Linear { bias: false }, &[h, up])?;
         let h = net.affine(h, a.scale, 0.0)?;

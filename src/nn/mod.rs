@@ -21,8 +21,11 @@ use crate::{
     error::{Error, Result},
     kernels::{activation, add, affine},
     lora::{Adapters, down_name, up_name},
-    plan::{Recorder, Value, WeightLayout},
+    plan::{Recorder, Unpadded, Value, WeightLayout},
 };
+
+/// The tensor cores' kernels read rows of 16 bytes: adapters have a multiple of so many 16-bit numbers.
+const RANK_UNIT: usize = 8;
 
 /// A recorder, the adapters, and the path of the module that is being recorded.
 #[derive(Debug)]
@@ -160,18 +163,30 @@ impl<'a> Net<'a> {
         self.rec.apply(activation::Activation { kind }, &[x])
     }
 
-    /// Both matrices of adapter `index` of the current module.
+    /// Both matrices of adapter `index` of the current module: down `[rank, ..width]`, up `[out, rank]`. A rank that is no
+    /// multiple of 8 is filled up with zeros, which training leaves as they are: the gradients of A's further rows are
+    /// products with B's zero columns, those of B's further columns products with A's zero rows.
     fn adapter(
         &mut self,
         index: usize,
-        down: &[usize],
-        up: &[usize],
-        layout: WeightLayout,
+        rank: usize,
+        width: &[usize],
+        out: usize,
+        of: Unpadded,
     ) -> [Value; 2] {
         let (a, b) = (down_name(&self.path, index), up_name(&self.path, index));
-        let up_layout =
-            if layout == WeightLayout::Dense { WeightLayout::Dense } else { WeightLayout::Conv1x1 };
-        [self.rec.param(&a, down, layout), self.rec.param(&b, up, up_layout)]
+        let wide = rank.next_multiple_of(RANK_UNIT);
+        let up_of = if of == Unpadded::Dense { Unpadded::Dense } else { Unpadded::Conv1x1 };
+        let (last, columns) = (width.last().copied().unwrap_or(1), rank);
+        let layouts = match wide == rank {
+            true => [of.into(), up_of.into()],
+            false => [
+                WeightLayout::Padded { rows: rank, columns: last, of },
+                WeightLayout::Padded { rows: out, columns, of: up_of },
+            ],
+        };
+        let down: Vec<usize> = [wide].iter().chain(width).copied().collect();
+        [self.rec.param(&a, &down, layouts[0]), self.rec.param(&b, &[out, wide], layouts[1])]
     }
 
     fn join(&self, name: &str) -> String {

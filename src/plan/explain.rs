@@ -25,6 +25,8 @@ pub struct Summary {
     pub parameters: usize,
     /// Trained parameters.
     pub trainable_parameters: usize,
+    /// Elements they take: with the zeros that fill an adapter's rank up.
+    pub trainable_elements: usize,
     /// Work of the forward pass, FLOP (2 per multiply-add), with what runs once.
     pub forward_flop: f64,
     /// Of it, what runs only when a steady input was fed anew.
@@ -61,16 +63,14 @@ impl Plan {
         // an empty sum of floats is -0.0
         let flop = |steps: &[super::Step]| steps.iter().fold(0.0, |sum, s| sum + self.cost(s).flop);
         let params = self.params();
-        let count = |trained: bool| -> usize {
-            let of = params.iter().filter(|p| p.trainable || !trained);
-            of.map(|p| p.dims.iter().product::<usize>()).sum()
-        };
-        let (all, trained) = (count(false), count(true));
+        let own = |p: &ParamInfo| p.layout.elements(&p.dims);
+        let trained = || params.iter().filter(|p| p.trainable);
         Summary {
             steps: self.steps.len(),
             once_steps: self.once_steps,
-            parameters: all,
-            trainable_parameters: trained,
+            parameters: params.iter().map(own).sum(),
+            trainable_parameters: trained().map(own).sum(),
+            trainable_elements: trained().map(|p| p.dims.iter().product::<usize>()).sum(),
             forward_flop: flop(&self.steps[..self.forward_steps]),
             once_flop: flop(&self.steps[..self.once_steps]),
             backward_flop: flop(&self.steps[self.forward_steps..]),

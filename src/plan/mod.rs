@@ -26,7 +26,7 @@ mod weights;
 pub use build::{Pass, PlanOptions};
 pub use explain::Summary;
 pub use flat::{Flat, FlatOnDevice};
-pub use layout::WeightLayout;
+pub use layout::{Unpadded, WeightLayout};
 pub use program::Program;
 pub use record::{ParamInfo, Recorder, Value};
 pub use rehearse::{NoWeights, Rehearsed};

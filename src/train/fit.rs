@@ -17,12 +17,12 @@ pub fn plan_bytes(plan: &Plan) -> u64 {
 
 /// Both moments of the optimizer, bytes.
 pub fn moment_bytes(plan: &Plan) -> u64 {
-    8 * plan.summary().trainable_parameters as u64
+    8 * plan.summary().trainable_elements as u64
 }
 
 /// The moving average of what is trained, bytes; 0 when `train` keeps none.
 pub fn average_bytes(plan: &Plan, train: &TrainSection) -> u64 {
-    if train.ema { 4 * plan.summary().trainable_parameters as u64 } else { 0 }
+    if train.ema { 4 * plan.summary().trainable_elements as u64 } else { 0 }
 }
 
 /// What a training step needs: its plan, both moments of the optimizer, the moving average.

@@ -43,7 +43,8 @@ impl<S: WeightSource> WeightSource for InitialWeights<S> {
             return Ok(Some(data.clone()));
         }
         if name.contains(".lora_A.") {
-            return Ok(Some(gaussian(self.seed, name, dims).into()));
+            let drawn = gaussian(self.seed, name, &layout.unpadded(dims));
+            return Ok(Some(layout.pad(dims, drawn).into()));
         }
         if name.contains(".lora_B.") {
             return Ok(Some(vec![0.0; dims.iter().product()].into()));
@@ -89,6 +90,7 @@ fn gaussian(seed: u64, name: &str, dims: &[usize]) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Unpadded;
 
     struct Nothing;
     impl WeightSource for Nothing {
@@ -105,6 +107,11 @@ mod tests {
         let variance = a.iter().map(|v| v * v).sum::<f32>() / a.len() as f32;
         assert!((variance.sqrt() - 0.125).abs() < 0.002, "{variance}");
         assert_ne!(a, get("unet.y.lora_A.weight", &[8, 4096]).unwrap());
+        let padded = WeightLayout::Padded { rows: 4, columns: 64, of: Unpadded::Dense };
+        let name = "unet.x.lora_A.weight";
+        let four = start.get(name, &[8, 64], padded).unwrap().unwrap();
+        assert_eq!(four[..256], *get(name, &[4, 64]).unwrap());
+        assert_eq!(four[256..], [0.0; 256]);
         assert!(get("unet.x.lora_B.weight", &[6, 8]).unwrap().iter().all(|v| *v == 0.0));
         assert!(get("unet.x.weight", &[1]).is_none());
     }

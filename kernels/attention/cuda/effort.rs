@@ -35,6 +35,7 @@ impl Walk {
             reads: rows * (p.head_dim * p.dtype.size_bytes()) as f64,
             bytes: touched_bytes(touches),
             parts: 0.0,
+            lead: None,
         }
     }
 

@@ -52,6 +52,7 @@ fn effort(
         reads: deep * ((rows + columns) * size as u64) as f64,
         bytes: touched_bytes(touches),
         parts: parts as f64,
+        lead: None,
     }
 }
 

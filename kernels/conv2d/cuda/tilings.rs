@@ -186,6 +186,7 @@ impl Tiling {
             reads: slabs * (self.own_rows(w.pass) * ROW_BYTES) as f64,
             bytes,
             parts: 2.0 * self.parts_bytes(w) as f64, // written and read once
+            lead: None,
         }
     }
 

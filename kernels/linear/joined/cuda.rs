@@ -77,7 +77,7 @@ pub(super) fn forward(op: Joined, cuda: &Cuda, io: &Forward<'_>) -> Result<()> {
         return Ok(());
     }
     match tiling(cuda, &parts)? {
-        Some(t) => parts.layers(cuda, t, &each, scratch),
+        Some(t) => parts.layers(cuda, t, &each, None, scratch),
         None => each.iter().try_for_each(|o| parts.one.run(cuda, o, scratch)),
     }
 }

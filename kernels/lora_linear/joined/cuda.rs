@@ -8,6 +8,7 @@ use crate::{
     error::Result,
     kernels::{
         linear::{
+            adapted::Leading,
             adapter,
             cuda::target,
             problem::{OnChip, Operands, Parts, Pass, Problem},
@@ -84,6 +85,20 @@ impl Products {
     }
 }
 
+impl Products {
+    /// `h`, one product for all parts.
+    fn h(&self) -> Parts {
+        Parts { one: self.down, count: 1 }
+    }
+
+    /// Whether `h` and `g` are made in the launches by the tiles `t`.
+    fn within(&self, cuda: &Cuda, [y, dx]: [&Tiling; 2]) -> Result<[bool; 2]> {
+        let wanted = one::is_within(cuda, &self.layers.one)?;
+        let able = [self.layers.layers_make(y, &self.h()), self.input.input_makes(dx, &self.up)];
+        Ok(able.map(|able| wanted && able))
+    }
+}
+
 /// Bytes of `g`, and the alignment of what follows.
 fn g_bytes(count: usize, s: Shape, dtype: DType) -> usize {
     let len = s.rows.saturating_mul(count).saturating_mul(s.rank);
@@ -94,7 +109,9 @@ fn g_bytes(count: usize, s: Shape, dtype: DType) -> usize {
 pub(super) fn scratch(count: usize, s: Shape, dtype: DType) -> [usize; 2] {
     let p = Products::new(count, s, dtype);
     let forward = p.down.scratch_bytes().max(p.layers.layers_scratch());
+    let forward = forward.max(p.layers.layers_scratch_with(&p.h()));
     let sums = p.input.input_scratch().max(p.d_a.one.scratch_bytes());
+    let sums = sums.max(p.input.input_scratch_with(&p.up));
     let backward = sums.saturating_add(g_bytes(count, s, dtype));
     let all = dtype != DType::F32 && s.rank <= MOST_RANK;
     let [forward, backward] = if all { [forward, backward] } else { [0; 2] };
@@ -111,12 +128,16 @@ pub(super) fn describe(
 ) -> String {
     let p = Products::new(count, s, dtype);
     match (p.chosen(cuda), backward) {
-        (Ok(Some([t, _])), false) => {
-            format!("y {}, h {}", p.layers.describe_layers(t), p.down.describe(cuda))
+        (Ok(Some(t)), false) => {
+            let [within, _] = p.within(cuda, t).unwrap_or_default();
+            let h = if within { "within".into() } else { p.down.describe(cuda) };
+            format!("y {}, h {h}", p.layers.describe_layers(t[0]))
         }
-        (Ok(Some([_, t])), true) => {
+        (Ok(Some(t)), true) => {
             let adapter = adapter::describe(cuda, [("da", &p.d_a), ("dup", &p.d_up)]);
-            format!("dx {}, g {}, {adapter}", p.input.describe_input(t), p.up.adapter())
+            let [_, within] = p.within(cuda, t).unwrap_or_default();
+            let g = if within { "within" } else { p.up.adapter() };
+            format!("dx {}, g {g}, {adapter}", p.input.describe_input(t[1]))
         }
         (Ok(None), _) => format!("apart: {}", one::describe(s, dtype, cuda, backward)),
         (Err(_), _) => "none".into(),
@@ -147,17 +168,21 @@ pub(super) fn forward(op: JoinedLora, cuda: &Cuda, io: &Forward<'_>) -> Result<(
             ..At::default()
         }
     };
-    let Some([tiling, _]) = p.chosen(cuda)? else {
+    let Some(tilings) = p.chosen(cuda)? else {
         return (0..op.parts).try_for_each(|i| one::layer(s, op.scale, cuda, dtype, &layer(i)));
     };
-    p.down.run(cuda, &Operands { alpha: op.scale, ..Operands::new(x, a, h) }, scratch)?;
+    let down = Operands { alpha: op.scale, ..Operands::new(x, a, h) };
+    let lead = p.within(cuda, tilings)?[0].then(|| Leading { parts: p.h(), o: down });
+    if lead.is_none() {
+        p.down.run(cuda, &down, scratch)?;
+    }
     let each: Vec<Operands> = (0..op.parts)
         .map(|i| {
             let at = layer(i);
             Operands { t: h, l: at.up, bias: at.bias, ..Operands::new(x, at.w, at.y) }
         })
         .collect();
-    p.layers.layers(cuda, tiling, &each, scratch)
+    p.layers.layers(cuda, tilings[0], &each, lead.as_ref(), scratch)
 }
 
 pub(super) fn backward(op: JoinedLora, cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
@@ -168,7 +193,7 @@ pub(super) fn backward(op: JoinedLora, cuda: &Cuda, io: &Backward<'_>) -> Result
     let (dy, g) = (io.d_out.address(), io.scratch.address());
     let (dx, da, dup) = (target(io, 0), target(io, s.a), target(io, s.a + 1));
     let weight = |i: usize| io.ins[1 + i * op.each()].address();
-    let Some([_, tiling]) = p.chosen(cuda)? else {
+    let Some(tilings) = p.chosen(cuda)? else {
         for i in (0..op.parts).rev() {
             let of =
                 |grad: Option<(u64, bool)>, len| grad.map(|(d, add)| (part(d, i, len, dtype), add));
@@ -191,13 +216,16 @@ pub(super) fn backward(op: JoinedLora, cuda: &Cuda, io: &Backward<'_>) -> Result
         return Ok(());
     };
     let scratch = g + g_bytes(op.parts, s, dtype) as u64;
-    if dx.is_some() || da.is_some() {
-        p.up.project(cuda, &Operands { alpha: op.scale, ..Operands::new(dy, up, g) })?;
+    let up = Operands { alpha: op.scale, ..Operands::new(dy, up, g) };
+    let within = dx.is_some() && p.within(cuda, tilings)?[1];
+    if (dx.is_some() || da.is_some()) && !within {
+        p.up.project(cuda, &up)?;
     }
     if let Some((dx, accumulate)) = dx {
         let one = |i| Operands { t: g, l: a, accumulate, ..Operands::new(dy, weight(i), dx) };
         let each: Vec<Operands> = (0..op.parts).map(one).collect();
-        p.input.input(cuda, tiling, &each, scratch)?;
+        let lead = within.then_some(Leading { parts: p.up, o: up });
+        p.input.input(cuda, tilings[1], &each, lead.as_ref(), scratch)?;
     }
     let da = da.map(|(da, add)| (p.d_a, Operands { accumulate: add, ..Operands::new(g, x, da) }));
     let dup =

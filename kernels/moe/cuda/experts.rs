@@ -182,6 +182,7 @@ fn product(
         reads: deep * (1.0 / down + 1.0 / across) * size,
         bytes: touched_bytes(touches),
         parts: 0.0,
+        lead: None,
     });
     cuda.launch(&kernel, grid, &args, touches)
 }

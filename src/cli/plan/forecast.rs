@@ -197,6 +197,14 @@ fn launch_time(chip: &Chip, effort: &Effort, bytes: f64) -> Time {
     time.0[bound] = ideal * 1e6;
     time.0[WAVES] = (real - ideal) * 1e6;
     time.0[START] = chip.start_us();
+    if let Some(lead) = effort.lead {
+        // its tiles wait for it, so its time is added
+        let tiles = (lead.tiles as f64).max(1.0);
+        let arithmetic = lead.flop / chip.sustained_flop(effort.engine);
+        let whole = (tiles / all).ceil() * all / tiles;
+        let (matrix, l2) = (arithmetic * whole, lead.reads / rates.l2 * all / tiles.min(all));
+        time.0[if matrix > l2 { MATRIX } else { L2 }] += matrix.max(l2) * 1e6;
+    }
     time
 }
 

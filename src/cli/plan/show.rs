@@ -96,7 +96,7 @@ struct Memory {
 }
 
 fn memory(s: &Summary) -> Memory {
-    let moments = 8 * s.trainable_parameters;
+    let moments = 8 * s.trainable_elements;
     let (weights, arena) = (s.weight_bytes, s.arena_bytes);
     Memory { weights, arena, moments, peak: weights + arena + moments }
 }

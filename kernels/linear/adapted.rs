@@ -1,0 +1,262 @@
+//! An adapter's own product in the launch of its layer, which reads it: Hopper, see `gemm/adapted_sm90.cuh`.
+
+use super::{
+    problem::{Operands, Parts, Pass, Problem, int},
+    tensor::{self, CLUSTER, CONSUMERS, Maps, Matrix, Raster, SLAB, TensorArgs},
+    tiles::{self, MULTIPROCESSORS, PORT_BYTES_US, WAIT_US},
+    tilings::Tiling,
+};
+use crate::{
+    device::{COUNTERS, Cuda, Effort, Lead, TensorMap, Touched},
+    error::{Error, Result},
+    kernels::variant::by_dtype,
+};
+
+/// `kAdapterRows`: rows of a block's unit.
+const ROWS: usize = 128;
+/// Columns that there is a loop for.
+const COLS: [usize; 4] = [32, 64, 96, 128];
+/// Ranges that a unit's sum may be cut into.
+const RANGES: [usize; 4] = [1, 2, 4, 8];
+
+/// `AdapterArgs` of `gemm/adapted_sm90.cuh`.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub(super) struct AdapterArgs {
+    wide: TensorMap,
+    narrow: TensorMap,
+    out: u64,
+    parts: u64,
+    counters: u64,
+    ready: u64,
+    alpha: f32,
+    m: i32,
+    n: i32,
+    k_slabs: i32,
+    splits: i32,
+    count: i32,
+    pitch: i32,
+    depth: i32,
+    cols: i32,
+    tiles_m: i32,
+    readers: i32,
+    unused: [i32; 13],
+}
+
+/// `AdaptedArgs` of the same.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct AdaptedArgs {
+    layer: TensorArgs,
+    adapter: AdapterArgs,
+}
+
+/// `h = s x a^T`, or `g_p = s dy_p up_p`: the narrow product that a layer's launch makes before its tiles.
+///
+/// `out` is `[M, count N]`; its operands lie one part behind the other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Leading {
+    pub parts: Parts,
+    pub o: Operands,
+}
+
+/// How it is cut beside a layer of so many clusters of rows.
+struct Cut {
+    tiles_m: usize,
+    /// Clusters of blocks, of all parts.
+    tiles: usize,
+    ranges: usize,
+    cols: usize,
+}
+
+impl Cut {
+    /// Words that its ranges are counted in.
+    fn words(&self) -> usize {
+        if self.ranges == 1 { 0 } else { self.tiles * CLUSTER * CONSUMERS }
+    }
+
+    fn scratch_bytes(&self) -> usize {
+        let tile = ROWS * self.cols * size_of::<f32>();
+        (self.ranges - 1).saturating_mul(self.tiles).saturating_mul(CLUSTER * tile)
+    }
+}
+
+/// Words that the layer's own ranges are counted in.
+fn layer_words(raster: &Raster) -> usize {
+    match raster.ranges {
+        1 => 0,
+        _ => raster.tiles_m * raster.tiles_n * CLUSTER * CONSUMERS,
+    }
+}
+
+/// Bytes in front of the narrow product's partial sums: the layer's.
+fn layer_scratch(raster: &Raster, t: &Tiling) -> usize {
+    raster.parts_bytes(t).next_multiple_of(256)
+}
+
+impl Parts {
+    /// The columns of a narrow product's kernel, where there is one.
+    fn columns(&self) -> Option<usize> {
+        let p = &self.one;
+        let whole = p.n > 0 && [p.n, p.k].iter().all(|n| n.is_multiple_of(8));
+        COLS.into_iter().find(|cols| p.n <= *cols).filter(|_| whole && p.k > 0)
+    }
+
+    /// How it is cut as part of a launch with `raster`: the least predicted time.
+    fn leading(&self, raster: &Raster, t: &Tiling) -> Option<Cut> {
+        let (cols, tiles_m) = (self.columns()?, raster.tiles_m);
+        let tiles = tiles_m.saturating_mul(t.rows / ROWS).saturating_mul(self.count);
+        let of = |ranges| Cut { tiles_m, tiles, ranges, cols };
+        let slabs = self.one.k.div_ceil(SLAB);
+        let us = |ranges: usize| {
+            let waves = (tiles * ranges).div_ceil(MULTIPROCESSORS / CLUSTER);
+            let bytes = waves * slabs.div_ceil(ranges) * (ROWS + cols) * SLAB * 2;
+            bytes as f64 / PORT_BYTES_US + if ranges == 1 { 0.0 } else { WAIT_US }
+        };
+        let able = RANGES.into_iter().filter(|r| *r <= slabs);
+        let cut = of(able.min_by(|a, b| us(*a).total_cmp(&us(*b)))?);
+        (layer_words(raster) + cut.words() + tiles_m <= COUNTERS).then_some(cut)
+    }
+
+    /// Scratch of a launch by `t` of a layer, cut as `whole` is, that makes this product too; 0 where none can.
+    pub(super) fn adapted_scratch(&self, whole: &Problem, t: &Tiling) -> usize {
+        let raster = Raster::new(whole, t);
+        let cut = self.leading(&raster, t).filter(|_| t.serves(whole));
+        cut.map_or(0, |cut| layer_scratch(&raster, t).saturating_add(cut.scratch_bytes()))
+    }
+}
+
+impl Problem {
+    /// Scratch of [`Problem::run_adapted`] with any kernel that has a way to make `lead`.
+    pub fn adapted_scratch(&self, lead: &Parts) -> usize {
+        let able = tiles::adapted_tilings(self);
+        able.map(|t| lead.adapted_scratch(self, t)).max().unwrap_or(0)
+    }
+
+    /// Whether the chosen kernel makes `lead` too.
+    pub fn makes(&self, cuda: &Cuda, lead: &Parts) -> Result<bool> {
+        let t = tiles::tiling(cuda, self)?;
+        Ok(t.makes(self, self, lead))
+    }
+
+    /// Launches the product with its adapter's own, whose result is the `t` of `o`; only where [`Problem::makes`] says so.
+    ///
+    /// # Errors
+    /// Those of the maps and the launch.
+    pub fn run_adapted(&self, cuda: &Cuda, o: &Operands, lead: &Leading, at: u64) -> Result<()> {
+        let t = tiles::tiling(cuda, self)?;
+        let layer = tensor::args(cuda, self, t, o, at, self.n)?;
+        let raster = Raster::new(self, t);
+        let mut touches = self.touches(o, 0);
+        touches.retain(|t| t.address != 0);
+        let effort = raster.cut(t).effort(self, o, self.n);
+        let made = lead.beside(cuda, &raster, t, at)?;
+        let args = AdaptedArgs { layer, adapter: made.args };
+        made.launch(cuda, t.adapted_symbol(self), &args, (tensor::units(&layer), effort, touches))
+    }
+}
+
+impl Tiling {
+    /// The kernel that makes an adapter's product before `p`; empty where there is none.
+    pub(super) fn adapted_symbol(&self, p: &Problem) -> &'static str {
+        by_dtype(p.dtype, self.adapted[p.pass.row()])
+    }
+
+    /// Whether it has a kernel that makes `lead` beside `one`, cut as `whole` is.
+    pub(super) fn makes(&self, one: &Problem, whole: &Problem, lead: &Parts) -> bool {
+        !self.adapted_symbol(one).is_empty()
+            && one.rank > 0
+            && lead.leading(&Raster::new(whole, self), self).is_some()
+    }
+}
+
+/// A narrow product as part of a launch.
+pub(super) struct Made {
+    pub args: AdapterArgs,
+    /// Units of work, each of a cluster.
+    pub units: u64,
+    pub effort: Lead,
+    /// What it touches besides its result; all counters and partial sums of the launch.
+    pub touches: Vec<Touched>,
+}
+
+impl Made {
+    /// Launches `args`, of a layer with so many units and such an effort, which touches so much.
+    ///
+    /// # Errors
+    /// Those of the launch.
+    pub(super) fn launch<A: bytemuck::Pod>(
+        &self,
+        cuda: &Cuda,
+        symbol: &'static str,
+        args: &A,
+        (units, effort, touches): (u64, Effort, Vec<Touched>),
+    ) -> Result<()> {
+        let kernel = cuda.kernel::<A>("linear", symbol)?.taking(effort.leading(self.effort));
+        let grid = cuda.persistent_grid(&kernel, units + self.units)?;
+        cuda.launch(&kernel, grid, args, &[&touches[..], &self.touches].concat())
+    }
+}
+
+impl Leading {
+    /// As part of a launch by `t` with `raster`, whose scratch is at `at`.
+    ///
+    /// # Errors
+    /// Those of the maps.
+    pub(super) fn beside(&self, cuda: &Cuda, r: &Raster, t: &Tiling, at: u64) -> Result<Made> {
+        let (Parts { one: p, count }, o) = (&self.parts, &self.o);
+        let Some(cut) = self.parts.leading(r, t) else {
+            let key = format!("an adapter of rank {} on {} columns", p.n, p.k);
+            let tried = "ranks up to 128, both multiples of 8".into();
+            return Err(Error::NoKernel { op: "linear", key, tried });
+        };
+        let maps = Maps { cuda, p };
+        let narrow = match p.pass {
+            Pass::Forward => {
+                let a = Matrix::dense("adapter", o.right, [p.n, p.k]);
+                maps.matrix(a, [cut.cols as u32, 64])?
+            }
+            _ => maps.matrix(Matrix::dense("adapter", o.right, [count * p.k, p.n]), [64, 32])?,
+        };
+        let wide = Matrix::dense("left", o.left, [count * p.m, p.k]);
+        let (own, words) = (layer_words(r), cuda.counters());
+        let args = AdapterArgs {
+            wide: maps.matrix(wide, [ROWS as u32, 64])?,
+            narrow,
+            out: o.out,
+            parts: at + layer_scratch(r, t) as u64,
+            counters: words + 4 * own as u64,
+            ready: words + 4 * (own + cut.words()) as u64,
+            alpha: o.alpha,
+            m: int(p.m)?,
+            n: int(p.n)?,
+            k_slabs: int(p.k.div_ceil(SLAB))?,
+            splits: int(cut.ranges)?,
+            count: int(*count)?,
+            pitch: int(count * p.n)?,
+            depth: int(p.k)?,
+            cols: int(cut.cols)?,
+            tiles_m: int(cut.tiles_m)?,
+            readers: int(r.tiles_n)?,
+            unused: [0; 13],
+        };
+        let size = p.dtype.size_bytes();
+        let all = own + cut.words() + cut.tiles_m;
+        let touches = [
+            ("adapter", o.right, count * p.k * p.n * size),
+            ("counters", words, 4 * all),
+            ("partial sums", at, layer_scratch(r, t) + cut.scratch_bytes()),
+        ];
+        let touches = touches.into_iter().filter(|(_, _, bytes)| *bytes > 0);
+        let touches = touches.map(|(what, address, bytes)| Touched { what, address, bytes });
+        let units = cut.tiles * cut.ranges;
+        let deep = (CLUSTER * cut.tiles * p.k) as f64;
+        let effort = Lead {
+            flop: 2.0 * deep * (ROWS * cut.cols) as f64,
+            tiles: (CLUSTER * units) as u64,
+            reads: deep * ((ROWS + cut.cols) * size) as f64 + 2.0 * cut.scratch_bytes() as f64,
+            bytes: (count * p.k * p.n * size) as f64,
+        };
+        Ok(Made { args, units: units as u64, effort, touches: touches.collect() })
+    }
+}
