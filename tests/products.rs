@@ -32,8 +32,13 @@ fn uses(case: &Case, dtype: DType, cuda: &Cuda, variant: &str) -> bool {
 
 /// Compares the cases that use `variant` with the CPU.
 fn check(slot: &str, variant: &str, schedule: Schedule, types: &[DType]) {
+    check_forced(&[(slot, variant)], variant, schedule, types);
+}
+
+/// Compares the cases that use `variant` when all of `forced` are with the CPU.
+fn check_forced(forced: &[(&str, &str)], variant: &str, schedule: Schedule, types: &[DType]) {
     let cuda = Cuda::emulated(schedule).unwrap();
-    cuda.force_variant(slot, variant);
+    forced.iter().for_each(|(slot, name)| cuda.force_variant(slot, name));
     let mut wrong = vec![];
     for dtype in types {
         let all: Vec<Case> =
@@ -153,6 +158,29 @@ fn joined_layers_agree_with_the_cpu_with_and_without_their_own_kernel() {
                 "{dtype} {}: {outcome:?}",
                 case.name
             );
+        }
+    }
+}
+
+/// Adapters' products in the launches of their layers, forward and backward, alone and joined, and before them by the same
+/// tiles. The tests above have them within, early, in both types.
+#[test]
+fn adapters_agree_with_the_cpu_within_their_layers_launch_and_before_it() {
+    for (size, other) in [("256x160", Schedule::Late), ("128x160", Schedule::Random(11))] {
+        let (tile, joined) = (format!("sm90_{size}"), format!("sm90_joined_{size}"));
+        for (adapter, schedule, words) in [
+            ("within", other, ["within"; 2]),
+            ("before", Schedule::Early, [&tile[..], &joined[..]]),
+        ] {
+            let forced = [
+                ("linear.forward", &tile[..]),
+                ("linear.input", &tile[..]),
+                ("lora_linear.joined", &joined[..]),
+                ("lora_linear.adapter", adapter),
+            ];
+            for word in &words[usize::from(words[0] == words[1])..] {
+                check_forced(&forced, word, schedule, &TYPES[1..2]);
+            }
         }
     }
 }

@@ -70,6 +70,8 @@ if [ "$device" = cuda ]; then
   part 40 step-denoise-2.json "${step[@]}" --batch 2 --part denoise --iterations 10
   part 40 step-train-1.json "${step[@]}" --batch 1 --part train --iterations 8 --trace "$out/train-1.trace.json"
   part 40 step-train-4.json "${step[@]}" --batch 4 --part train --iterations 6
+  # Adapters in the launches of their layers against launches of their own.
+  part 40 step-train-4-before.json "${step[@]}" --batch 4 --part train --iterations 6 --variant lora_linear.adapter=before
   peers 75 steps
   # Thirty steps to a picture of 1024 x 1024, the same random weights on both sides.
   part 20 nano.txt "$bin" export nano "$scratch/nano"

@@ -5,7 +5,7 @@ use crate::kernels::case::Case;
 
 /// Calls that every variant must get right.
 pub fn cases() -> Vec<Case> {
-    let shapes: [(&[usize], usize, usize); 15] = [
+    let shapes: [(&[usize], usize, usize); 16] = [
         (&[1, 1], 1, 1),
         (&[2, 3, 5], 4, 1),
         (&[7, 17], 33, 4),
@@ -19,6 +19,7 @@ pub fn cases() -> Vec<Case> {
         (&[70, 72], 136, 16),
         (&[2, 9, 1032], 24, 24),
         (&[300, 88], 168, 72),
+        (&[150, 392], 200, 120),
         // rows for every block of a cluster that sums da and dup, and for a part of them; tiles of both, ragged
         (&[2, 290, 264], 136, 32),
         (&[200, 136], 264, 40),

@@ -115,7 +115,9 @@ fn build(mut rec: Recorder, outputs: &[(&str, Value)], options: PlanOptions) -> 
         nodes.iter().map(|n| rec.is_repeated(n, false)).collect(),
     );
     known.kept = lasts(&known.again);
-    rec.rows = rows(&rec, &nodes, &ends, &known);
+    if options.pass != Pass::Inference {
+        rec.rows = rows(&rec, &nodes, &ends, &known);
+    }
     (known.kept, known.again) = (lasts(&own), own);
     join(&mut rec, &mut nodes, &ends, &known);
     let live = reachable(&rec, &nodes, &ends);

@@ -5,11 +5,11 @@ use super::{
     places::{Places, values},
 };
 use crate::{
-    device::{Cuda, Device},
+    device::Cuda,
     error::{Error, Result},
     kernels::{
         add::{self, Add},
-        check,
+        check, frame,
         linear::{Linear, output},
     },
     op::{Backward, Cost, Forward, Keeps, Later, Op, Signature},
@@ -182,37 +182,26 @@ impl Op for FeedForward {
     }
 
     fn forward(&self, io: Forward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::block(self.places(), io);
-                Ok(())
-            }
-            Device::Cuda(cuda) => {
-                self.on_gpu(io.specs)?;
-                cuda::block(self.places(), &cuda.clone(), &io)
-            }
-        }
+        let (name, p) = (self.name(), self.places());
+        let on_cpu = |io| cpu::block(p, io);
+        frame::forward(name, io, on_cpu, |cuda, io| {
+            self.on_gpu(io.specs)?;
+            cuda::block(p, cuda, io)
+        })
     }
 
     fn backward(&self, mut io: Backward<'_>) -> Result<()> {
         if self.residual {
             add::residual_gradient(&mut io)?;
         }
-        let p = self.places();
+        let (name, p) = (self.name(), self.places());
         let second = [io.specs[0].clone(), io.specs[p.weight].clone()];
-        check::frozen_half(self.name(), io.specs, io.d_ins[1].wanted())?;
-        check::frozen_half(self.name(), &second, io.d_ins[p.weight].wanted())?;
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::block_backward(p, io);
-                Ok(())
-            }
-            Device::Cuda(cuda) => {
-                self.on_gpu(io.specs)?;
-                cuda::block_backward(p, &cuda.clone(), &io)
-            }
-        }
+        check::frozen_half(name, io.specs, io.d_ins[1].wanted())?;
+        check::frozen_half(name, &second, io.d_ins[p.weight].wanted())?;
+        let on_cpu = |io| cpu::block_backward(p, io);
+        frame::backward(name, io, on_cpu, |cuda, io| {
+            self.on_gpu(io.specs)?;
+            cuda::block_backward(p, cuda, io)
+        })
     }
 }

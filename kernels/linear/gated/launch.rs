@@ -1,13 +1,13 @@
 //! Launches of both products around a GEGLU: one Hopper kernel each, or the product and a pass.
 
 use crate::{
-    device::{Cuda, Touched, cubin_table::Target},
+    device::{Cuda, TensorMap, Touched, cubin_table::Target},
     error::Result,
     kernels::{
         elementwise::OVERWRITE,
         geglu,
         linear::{
-            problem::{OnChip, Operands, Problem},
+            problem::{OnChip, Operands, Pass, Problem},
             tensor::{self, Maps, Matrix, Raster, TensorArgs, counters, units},
             tilings::{GATED_INPUT, KEPT, Tiling},
         },
@@ -42,8 +42,8 @@ fn on_hopper(p: &OnChip, t: &Tiling) -> bool {
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct GatedArgs {
     product: TensorArgs,
-    first: crate::device::TensorMap,
-    second: crate::device::TensorMap,
+    first: TensorMap,
+    second: TensorMap,
 }
 
 /// One of the two products, and the `[v, g]` of the layer.
@@ -57,7 +57,7 @@ pub(super) struct Gated {
 
 impl Gated {
     fn is_layer(&self) -> bool {
-        self.problem.pass == crate::kernels::linear::problem::Pass::Forward
+        self.problem.pass == Pass::Forward
     }
 
     fn tiling(&self) -> &'static Tiling {

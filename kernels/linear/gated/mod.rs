@@ -10,9 +10,9 @@ pub use feed_forward::FeedForward;
 
 use super::Linear;
 use crate::{
-    device::{Cuda, Device},
+    device::Cuda,
     error::Result,
-    kernels::{check, linear::fused::FusedLinear, linear::fused::Then},
+    kernels::{check, frame, linear::fused::FusedLinear, linear::fused::Then},
     op::{Backward, Cost, Forward, Keeps, Later, Op, Signature},
     tensor::Spec,
 };
@@ -114,31 +114,19 @@ impl Op for GatedLinear {
     }
 
     fn forward(&self, io: Forward<'_>) -> Result<()> {
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::forward(io);
-                Ok(())
-            }
-            Device::Cuda(cuda) => {
-                check::gpu_weight(self.name(), io.specs)?;
-                cuda::forward(&cuda.clone(), &io)
-            }
-        }
+        let name = self.name();
+        frame::forward(name, io, cpu::forward, |cuda, io| {
+            check::gpu_weight(name, io.specs)?;
+            cuda::forward(cuda, io)
+        })
     }
 
     fn backward(&self, io: Backward<'_>) -> Result<()> {
-        check::frozen_half(self.name(), io.specs, io.d_ins[1].wanted())?;
-        match io.device {
-            Device::Cpu => {
-                check::cpu_dtype(self.name(), io.out_spec.dtype)?;
-                cpu::backward(io);
-                Ok(())
-            }
-            Device::Cuda(cuda) => {
-                check::gpu_weight(self.name(), io.specs)?;
-                cuda::backward(&cuda.clone(), &io)
-            }
-        }
+        let name = self.name();
+        check::frozen_half(name, io.specs, io.d_ins[1].wanted())?;
+        frame::backward(name, io, cpu::backward, |cuda, io| {
+            check::gpu_weight(name, io.specs)?;
+            cuda::backward(cuda, io)
+        })
     }
 }
