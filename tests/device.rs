@@ -122,6 +122,15 @@ fn a_folder_of_objects_replaces_kernels_and_an_empty_one_is_refused() {
 }
 
 #[test]
+fn kernels_that_start_early_compute_the_same() {
+    let (cuda, plain) = (emulated(), emulated());
+    assert!(!cuda.is_programmatic());
+    cuda.swap(&Swap { programmatic: true, ..Swap::default() }).unwrap();
+    assert!(cuda.is_programmatic() && !plain.is_programmatic());
+    assert_eq!(noise(&cuda), noise(&plain));
+}
+
+#[test]
 fn what_cannot_be_swapped_is_said_clearly() {
     let folder = tempfile::tempdir().unwrap();
     let cuda = emulated();

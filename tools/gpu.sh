@@ -56,6 +56,13 @@ peers() { # LIMIT PART [MORE...]: what torch needs for the same work
     --seconds $((limit - 3)) --wheels "${WHEELS:-}" "$@"
 }
 
+# Twenty steps of nano with a flag and without: $1 the program, $2 the flag, $3 a folder.
+same_bits='set -e
+"$1" quickstart --device cuda --steps 20 --count 1 --out "$3/plain"
+"$1" quickstart --device cuda --steps 20 --count 1 --out "$3/flag" "$2"
+cmp "$3/plain/mudi/adapter.safetensors" "$3/flag/mudi/adapter.safetensors"
+echo "the same bits"'
+
 if [ "$device" = cuda ]; then
   step=("$bin" bench step --model sdxl --latent 128 --device cuda --json)
   fields=name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,memory.total
@@ -70,8 +77,6 @@ if [ "$device" = cuda ]; then
   part 40 step-denoise-2.json "${step[@]}" --batch 2 --part denoise --iterations 10
   part 40 step-train-1.json "${step[@]}" --batch 1 --part train --iterations 8 --trace "$out/train-1.trace.json"
   part 40 step-train-4.json "${step[@]}" --batch 4 --part train --iterations 6
-  # Adapters in the launches of their layers against launches of their own.
-  part 40 step-train-4-before.json "${step[@]}" --batch 4 --part train --iterations 6 --variant lora_linear.adapter=before
   peers 75 steps
   # Thirty steps to a picture of 1024 x 1024, the same random weights on both sides.
   part 20 nano.txt "$bin" export nano "$scratch/nano"
@@ -80,6 +85,11 @@ if [ "$device" = cuda ]; then
   part 40 picture-1.txt "${picture[@]}" "$out/pictures-1" --count 1
   part 40 picture-3.txt "${picture[@]}" "$out/pictures-3" --count 3
   peers 45 picture --folder "$scratch/sdxl"
+  # Adapters in the launches of their layers against launches of their own; kernels that start while the one before ends.
+  part 30 step-train-4-before.json "${step[@]}" --batch 4 --part train --iterations 6 --variant lora_linear.adapter=before
+  part 30 step-train-4-programmatic.json "${step[@]}" --batch 4 --part train --iterations 6 --programmatic
+  part 20 step-denoise-2-programmatic.json "${step[@]}" --batch 2 --part denoise --iterations 10 --programmatic
+  part 30 programmatic.txt bash -c "$same_bits" - "$bin" --programmatic "$scratch"
   peers 60 compiled
   # The rest of the kernels, and the whole job.
   part 60 kernels.jsonl "$bin" kernels bench --device cuda --json

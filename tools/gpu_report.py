@@ -119,8 +119,14 @@ def steps(found, peers, table):
         measured[what, batch] = ours, series(rival)
         memory = [f"{m / 1e9:.1f} GB" for m in (row.get("peak_bytes"), (rival or {}).get("peak_bytes")) if m]
         table.add(f"SDXL {what}, batch {batch}", ours, series(rival), "diffusers, peft, eager", "peak " + " / ".join(memory) if memory else "not measured")
-    before = (found.get("step-train-4-before") or [{}])[-1]
-    table.add("SDXL train, batch 4", measured["train", 4][0], series({"ms": before.get("train_step_ms")}), "ours, adapters in launches of their own", "" if before else "not measured")
+    for what, batch, other, name in (
+        ("train", 4, "before", "ours, adapters in launches of their own"),
+        ("train", 4, "programmatic", "ours, --programmatic"),
+        ("denoise", 2, "programmatic", "ours, --programmatic"),
+    ):
+        row = (found.get(f"step-{what}-{batch}-{other}") or [{}])[-1]
+        rival = series({"ms": row.get(f"{what}_step_ms")})
+        table.add(f"SDXL {what}, batch {batch}", measured[what, batch][0], rival, name, "" if rival else "not measured")
     compiled = torch.get(("train", 4, "compiled"))
     table.add("SDXL train, batch 4", measured["train", 4][0], series(compiled), "torch.compile", (compiled or {}).get("skipped", "" if compiled else "not measured"))
     one, three = (found.get(f"seconds-{n}") for n in ("picture-1.txt", "picture-3.txt"))

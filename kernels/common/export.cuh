@@ -1,5 +1,6 @@
 // EXPORT: publishes one kernel together with the tile the host reads back from the compiled object.
 #pragma once
+#include "ptx/grid.cuh"
 #ifndef __CUDACC__
 #include "emulator/kernel.h"
 #endif
@@ -37,14 +38,18 @@ struct FlatTile {
 };
 
 #define TILE_RECORD(T, ARGS)                                                             \
-  {2, T::BlockRows, T::BlockCols, T::Stages, T::Threads, T::SharedBytes, int(sizeof(ARGS)), \
+  {3, T::BlockRows, T::BlockCols, T::Stages, T::Threads, T::SharedBytes, int(sizeof(ARGS)), \
    T::BlocksPerSm, cluster_of<T>()}
 
+// A kernel may be started while the one before it runs (`--programmatic`): it waits for its end before anything else, then
+// lets the next one start, so at most one waits. Since version 3 of the record every kernel does.
 #ifdef __CUDACC__
 #define EXPORT(NAME, T, ARGS, BODY)                                               \
   extern "C" __constant__ TileRecord NAME##_tile = TILE_RECORD(T, ARGS);          \
   extern "C" __global__ __launch_bounds__(T::Threads, T::BlocksPerSm) void NAME( \
       const __grid_constant__ ARGS args) {                                        \
+    ptx::grid_wait();                                                             \
+    ptx::grid_launch_dependents();                                                \
     BODY(args);                                                                   \
   }
 #else

@@ -23,7 +23,7 @@ struct TileRecord {
   int version, block_rows, block_cols, stages, threads, shared_bytes, args_bytes, blocks_per_sm;
   int cluster;
 };
-constexpr int kTileVersion = 2;
+constexpr int kTileVersion = 3;
 
 struct Module {
   void* library;

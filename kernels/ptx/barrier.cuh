@@ -14,12 +14,6 @@ __device__ inline void barrier_sync(int id, int threads) {
 __device__ inline void barrier_arrive(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
-// The next kernel of the stream may start when every block has called it.
-__device__ inline void grid_launch_dependents() {
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-}
-// The kernel before has ended and its writes are visible.
-__device__ inline void grid_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 #else
 inline void barrier_sync(int id, int threads, int line = __builtin_LINE()) {
   emulator::named_barrier(id, threads, true, line);
@@ -27,7 +21,5 @@ inline void barrier_sync(int id, int threads, int line = __builtin_LINE()) {
 inline void barrier_arrive(int id, int threads, int line = __builtin_LINE()) {
   emulator::named_barrier(id, threads, false, line);
 }
-inline void grid_launch_dependents() {}
-inline void grid_wait() {}
 #endif
 }  // namespace ptx

@@ -60,6 +60,10 @@ pub struct Kernels {
     /// Act as if this kernel had not been compiled: what needs it fails by name (repeatable).
     #[arg(long = "without-kernel", value_name = "NAME")]
     pub left_out: Vec<String>,
+    /// Let every kernel start while the one before it runs, whose end it waits for: programmatic dependent launch, on
+    /// Hopper (and emulated). Off unless asked for: no GPU has measured it.
+    #[arg(long)]
+    pub programmatic: bool,
 }
 
 impl Kernels {
@@ -74,7 +78,7 @@ impl Kernels {
                 return Ok(());
             }
             return Err(Error::Config {
-                key: "--variant, --kernel-dir, --kernel-source".into(),
+                key: "--variant, --kernel-dir, --kernel-source, --programmatic".into(),
                 found: "the CPU".into(),
                 expected: "a device with kernels: cuda[:N] or emulated".into(),
                 fix: "leave them out, or choose another --device".into(),
@@ -110,6 +114,7 @@ impl Kernels {
             kernel_dir: self.kernel_dir.clone(),
             kernel_sources: self.kernel_sources.clone(),
             left_out: self.left_out.clone(),
+            programmatic: self.programmatic,
         }
     }
 }

@@ -45,7 +45,7 @@ pub struct KernelInfo {
     pub param_bytes: Option<u32>,
 }
 
-const TILE_VERSION: u32 = 2;
+const TILE_VERSION: u32 = 3;
 const TILE_WORDS: usize = 9;
 const SYMTAB: u64 = 2;
 const DYNSYM: u64 = 11;
@@ -75,7 +75,7 @@ pub fn read(at: &str, image: &[u8]) -> Result<Vec<KernelInfo>> {
                     "symbol {index} ({}) is no tile record of version {TILE_VERSION}",
                     symbol.name
                 ),
-                "a record of 9 words",
+                "a record of 9 words; objects made before need tools/kernel.sh again",
             ));
         };
         let tile = Tile {

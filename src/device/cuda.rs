@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::ffi::c_int;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The library of a real driver.
@@ -45,6 +45,7 @@ pub struct Cuda {
     pub(super) captured: Mutex<Captured>,
     pub(super) kernels: Mutex<Kernels>,
     forced: Mutex<BTreeMap<String, String>>,
+    programmatic: AtomicBool,
     pub(super) watch: Watch,
     #[allow(dead_code)] // without the feature `cust` it is empty
     pub(super) second: Second,
@@ -157,6 +158,7 @@ impl Cuda {
             captured: Mutex::default(),
             kernels: Mutex::default(),
             forced: Mutex::default(),
+            programmatic: AtomicBool::new(false),
             watch: Watch::default(),
             #[allow(clippy::default_constructed_unit_structs)] // it has fields with the feature cust
             second: Second::default(),
@@ -176,6 +178,29 @@ impl Cuda {
     /// What its kernels were compiled for.
     pub fn target(&self) -> Target {
         self.target
+    }
+
+    /// Lets every kernel from now on start while the one before it runs, whose end it waits for (programmatic dependent
+    /// launch).
+    ///
+    /// # Errors
+    /// [`Error::Config`] on a chip before compute capability 9.0, or one that has no objects of this program.
+    pub fn start_early(&self) -> Result<()> {
+        if !matches!(self.target, Target::Sm90a | Target::Host) {
+            return Err(Error::Config {
+                key: "--programmatic".into(),
+                found: format!("{} with kernels for {}", self.chip, self.target.name()),
+                expected: "a Hopper chip (compute capability 9.0), or emulated".into(),
+                fix: "leave it out".into(),
+            });
+        }
+        self.programmatic.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether kernels start early.
+    pub fn is_programmatic(&self) -> bool {
+        self.programmatic.load(Ordering::Relaxed)
     }
 
     /// Asks for variant `name` of `slot` (`attention.forward`, or `attention` for all its passes) wherever it

@@ -41,9 +41,9 @@ impl<A> Kernel<A> {
         Self { effort: Some(effort), ..self }
     }
 
-    fn geometry(&self, grid: [u32; 3]) -> Geometry {
+    fn geometry(&self, grid: [u32; 3], programmatic: bool) -> Geometry {
         let Tile { threads, shared_bytes, cluster, .. } = self.tile;
-        Geometry { grid, threads, shared_bytes, cluster }
+        Geometry { grid, threads, shared_bytes, cluster, programmatic }
     }
 }
 
@@ -132,7 +132,7 @@ impl Cuda {
             return Ok(*known);
         }
         self.make_current()?;
-        let geometry = kernel.geometry([kernel.tile.cluster, 1, 1]);
+        let geometry = kernel.geometry([kernel.tile.cluster, 1, 1], false);
         let clusters = self.driver.max_clusters(kernel.function, geometry, self.stream)?;
         if clusters == 0 {
             let Tile { cluster, shared_bytes, .. } = kernel.tile;
@@ -226,7 +226,7 @@ impl Cuda {
             return Ok(());
         }
         self.make_current()?;
-        let geometry = kernel.geometry(grid.map(|n| n as u32));
+        let geometry = kernel.geometry(grid.map(|n| n as u32), self.is_programmatic());
         let args = bytemuck::bytes_of(args);
         #[cfg(feature = "cust")]
         if let Some(done) = self.launch_by_cust(kernel.symbol, geometry, args) {

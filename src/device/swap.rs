@@ -1,4 +1,4 @@
-//! Kernels of a researcher in place of the embedded ones: chosen variants, compiled files, sources.
+//! Kernels of a researcher in place of the embedded ones: chosen variants, compiled files, sources; how they start.
 
 use super::{Cuda, compile, cubin_table::Target, objects::Swapped};
 use crate::error::{Error, Result};
@@ -16,6 +16,8 @@ pub struct Swap {
     pub kernel_sources: Vec<PathBuf>,
     /// Names of kernels to act without.
     pub left_out: Vec<String>,
+    /// Whether kernels start while the one before them runs.
+    pub programmatic: bool,
 }
 
 impl Swap {
@@ -42,6 +44,9 @@ impl Cuda {
                 });
             };
             self.force_variant(slot, name);
+        }
+        if swap.programmatic {
+            self.start_early()?;
         }
         self.leave_out(&swap.left_out);
         let mut names = vec![];

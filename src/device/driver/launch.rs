@@ -11,6 +11,8 @@ const MAX_DYNAMIC_SHARED: c_int =
 const REGISTERS: c_int = FunctionAttribute::CU_FUNC_ATTRIBUTE_NUM_REGS as c_int;
 const CLUSTER: sys::CUlaunchAttributeID =
     sys::CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+const PROGRAMMATIC: sys::CUlaunchAttributeID =
+    sys::CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
 
 /// The extents of a launch.
 #[derive(Clone, Copy, Debug)]
@@ -20,24 +22,41 @@ pub(crate) struct Geometry {
     pub shared_bytes: u32,
     /// Blocks of a cluster, along x.
     pub cluster: u32,
+    /// Whether it may start while the kernel before it runs, whose end it waits for itself.
+    pub programmatic: bool,
 }
 
-/// The extent of a cluster.
-fn cluster_attribute(g: Geometry) -> sys::CUlaunchAttribute {
+/// An attribute without a value.
+fn attribute(id: sys::CUlaunchAttributeID) -> sys::CUlaunchAttribute {
     // SAFETY: a union of plain numbers, for which zeros are a value.
     let mut attribute: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
-    attribute.id = CLUSTER;
-    attribute.value.clusterDim.x = g.cluster;
-    attribute.value.clusterDim.y = 1;
-    attribute.value.clusterDim.z = 1;
+    attribute.id = id;
     attribute
 }
 
-/// A launch with one attribute, which must live as long as the result is used.
+/// What a launch says besides its extents: its clusters, and whether it starts early.
+fn attributes(g: Geometry) -> Vec<sys::CUlaunchAttribute> {
+    let mut all = vec![];
+    if g.cluster > 1 {
+        let mut cluster = attribute(CLUSTER);
+        cluster.value.clusterDim.x = g.cluster;
+        cluster.value.clusterDim.y = 1;
+        cluster.value.clusterDim.z = 1;
+        all.push(cluster);
+    }
+    if g.programmatic {
+        let mut early = attribute(PROGRAMMATIC);
+        early.value.programmaticStreamSerializationAllowed = 1;
+        all.push(early);
+    }
+    all
+}
+
+/// A launch with attributes, which must live as long as the result is used.
 fn config(
     g: Geometry,
     stream: Handle,
-    attribute: &mut sys::CUlaunchAttribute,
+    attributes: &mut [sys::CUlaunchAttribute],
 ) -> sys::CUlaunchConfig {
     sys::CUlaunchConfig {
         gridDimX: g.grid[0],
@@ -48,8 +67,8 @@ fn config(
         blockDimZ: 1,
         sharedMemBytes: g.shared_bytes,
         hStream: stream as sys::CUstream,
-        attrs: attribute,
-        numAttrs: 1,
+        attrs: attributes.as_mut_ptr(),
+        numAttrs: attributes.len() as u32,
     }
 }
 
@@ -89,8 +108,13 @@ impl Driver {
     pub fn launch(&self, f: Handle, g: Geometry, stream: Handle, args: &[u8]) -> Result<()> {
         let mut list = [args.as_ptr().cast_mut().cast::<c_void>()];
         let args = list.as_mut_ptr();
-        if g.cluster > 1 {
-            return self.launch_clusters(f, g, stream, args);
+        let mut attributes = attributes(g);
+        if !attributes.is_empty() {
+            let config = config(g, stream, &mut attributes);
+            let none = std::ptr::null_mut();
+            // SAFETY: as below; the configuration and its attributes live until the call returns.
+            let code = unsafe { (self.table.launch_ex)(&config, f, args, none) };
+            return self.ok("cuLaunchKernelEx", code);
         }
         let [x, y, z] = g.grid;
         let none = std::ptr::null_mut();
@@ -101,26 +125,12 @@ impl Driver {
         self.ok("cuLaunchKernel", code)
     }
 
-    fn launch_clusters(
-        &self,
-        f: Handle,
-        g: Geometry,
-        stream: Handle,
-        args: *mut *mut c_void,
-    ) -> Result<()> {
-        let mut attribute = cluster_attribute(g);
-        let config = config(g, stream, &mut attribute);
-        // SAFETY: as `launch`; the configuration and its one attribute live until the call returns.
-        let code = unsafe { (self.table.launch_ex)(&config, f, args, std::ptr::null_mut()) };
-        self.ok("cuLaunchKernelEx", code)
-    }
-
     /// Clusters of a function that the device holds at a time, when nothing else runs.
     pub fn max_clusters(&self, function: Handle, g: Geometry, stream: Handle) -> Result<u32> {
         let mut clusters = 0;
-        let mut attribute = cluster_attribute(g);
-        let config = config(g, stream, &mut attribute);
-        // SAFETY: a live function; the configuration and its attribute live until the call returns; writes one int.
+        let mut attributes = attributes(g);
+        let config = config(g, stream, &mut attributes);
+        // SAFETY: a live function; the configuration and its attributes live until the call returns; writes one int.
         let code = unsafe { (self.table.max_clusters)(&mut clusters, function, &config) };
         self.ok("cuOccupancyMaxActiveClusters", code)?;
         Ok(u32::try_from(clusters).unwrap_or(0))
@@ -172,5 +182,23 @@ impl Driver {
         };
         self.ok("cuTensorMapEncodeTiled", code)?;
         Ok(map.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_launch_says_its_cluster_and_that_it_starts_early() {
+        let of = |cluster, programmatic| {
+            let g =
+                Geometry { grid: [4, 1, 1], threads: 32, shared_bytes: 0, cluster, programmatic };
+            attributes(g).iter().map(|a| a.id).collect::<Vec<_>>()
+        };
+        assert_eq!(of(1, false), []);
+        assert_eq!(of(2, false), [CLUSTER]);
+        assert_eq!(of(2, true), [CLUSTER, PROGRAMMATIC]);
+        assert_eq!(of(1, true), [PROGRAMMATIC]);
     }
 }

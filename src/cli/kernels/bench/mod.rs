@@ -224,6 +224,14 @@ fn open(args: &Bench, from: usize) -> Result<Session<'_>> {
     let at_once = if args.against_built_in { &none } else { &args.kernels };
     let cuda = super::open(&args.device, at_once)?;
     if args.launcher == Launcher::Cust {
+        if cuda.is_programmatic() {
+            return Err(Error::Config {
+                key: "--launcher".into(),
+                found: "cust with --programmatic".into(),
+                expected: "own: cust 0.3 has no such launch".into(),
+                fix: "leave one of them out".into(),
+            });
+        }
         launch::open(&cuda)?;
     }
     let emulated = cuda.name() == "emulated";
