@@ -11,7 +11,8 @@ namespace gemm {
 
 constexpr int kAdapterRows = 128;  // of a unit's block, 64 a consumer
 
-// h (m, pitch), part p from column p n: alpha wide_p narrow_p, wide (count m, K), narrow (n, K), or (count depth, n) MN-major.
+// h (m, pitch), part p from column p n: alpha wide_p narrow_p, wide (m, K) of all or (count m, K), narrow (count n, K), or
+// (count depth, n) MN-major.
 template <class T>
 struct alignas(64) AdapterArgs {
   ptx::TensorMap wide;    // box (128, 64) K-major
@@ -22,10 +23,11 @@ struct alignas(64) AdapterArgs {
   unsigned* ready;     // a word a cluster's rows: pieces that are there, then tiles that have seen them; zero before and after
   float alpha;
   int m, n, k_slabs, splits, count, pitch, depth;
-  int cols;     // 32, 64, 96 or 128, at least n
+  int wide_step;  // from a part's rows of `wide` to the next one's; 0: one for all
+  int cols;       // 32, 64, 96 or 128, at least n
   int tiles_m;  // of the layer
   int readers;  // tiles of the layer beside each other
-  int unused[13];
+  int unused[12];
 };
 
 template <int Cols>
@@ -71,10 +73,10 @@ struct AdapterProduct {
       uint64_t* bar = &s.full[at.slot];
       ptx::mbarrier_wait(&s.empty[at.slot], at.phase ^ 1);
       ptx::mbarrier_expect_tx(bar, (kAdapterRows + a.cols) * kSlab * 2);
-      // rows beyond a part's are the next one's: their sums are not stored
-      ptx::tma_load_2d(s.left[at.slot], &a.wide, bar, k * kSlab, w.part * a.m + w.m0);
+      // rows beyond a part's are the next one's, of both: their sums are not stored
+      ptx::tma_load_2d(s.left[at.slot], &a.wide, bar, k * kSlab, w.part * a.wide_step + w.m0);
       if constexpr (!Tile::RightMn) {
-        ptx::tma_load_2d(s.right[at.slot], &a.narrow, bar, k * kSlab, 0);
+        ptx::tma_load_2d(s.right[at.slot], &a.narrow, bar, k * kSlab, w.part * a.n);
       } else {
         for (int j = 0; j < a.cols / kNarrowAtomN; ++j)
           ptx::tma_load_2d(s.right[at.slot] + j * kNarrowAtomBytes, &a.narrow, bar, j * kNarrowAtomN,

@@ -37,10 +37,11 @@ pub(super) struct AdapterArgs {
     count: i32,
     pitch: i32,
     depth: i32,
+    wide_step: i32,
     cols: i32,
     tiles_m: i32,
     readers: i32,
-    unused: [i32; 13],
+    unused: [i32; 12],
 }
 
 /// `AdaptedArgs` of the same.
@@ -53,7 +54,7 @@ struct AdaptedArgs {
 
 /// `h = s x a^T`, or `g_p = s dy_p up_p`: the narrow product that a layer's launch makes before its tiles.
 ///
-/// `out` is `[M, count N]`; its operands lie one part behind the other.
+/// `out` is `[M, count N]`; `right` lies one part behind the other, and so does `left` in [`Pass::Input`]; else all parts have one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Leading {
     pub parts: Parts,
@@ -211,14 +212,18 @@ impl Leading {
             return Err(Error::NoKernel { op: "linear", key, tried });
         };
         let maps = Maps { cuda, p };
-        let narrow = match p.pass {
+        let (narrow, wide_step) = match p.pass {
             Pass::Forward => {
-                let a = Matrix::dense("adapter", o.right, [p.n, p.k]);
-                maps.matrix(a, [cut.cols as u32, 64])?
+                let a = Matrix::dense("adapter", o.right, [count * p.n, p.k]);
+                (maps.matrix(a, [cut.cols as u32, 64])?, 0)
             }
-            _ => maps.matrix(Matrix::dense("adapter", o.right, [count * p.k, p.n]), [64, 32])?,
+            _ => {
+                let up = Matrix::dense("adapter", o.right, [count * p.k, p.n]);
+                (maps.matrix(up, [64, 32])?, p.m)
+            }
         };
-        let wide = Matrix::dense("left", o.left, [count * p.m, p.k]);
+        let lefts = if wide_step == 0 { 1 } else { *count };
+        let wide = Matrix::dense("left", o.left, [lefts * p.m, p.k]);
         let (own, words) = (layer_words(r), cuda.counters());
         let args = AdapterArgs {
             wide: maps.matrix(wide, [ROWS as u32, 64])?,
@@ -235,10 +240,11 @@ impl Leading {
             count: int(*count)?,
             pitch: int(count * p.n)?,
             depth: int(p.k)?,
+            wide_step: int(wide_step)?,
             cols: int(cut.cols)?,
             tiles_m: int(cut.tiles_m)?,
             readers: int(r.tiles_n)?,
-            unused: [0; 13],
+            unused: [0; 12],
         };
         let size = p.dtype.size_bytes();
         let all = own + cut.words() + cut.tiles_m;

@@ -64,7 +64,7 @@ fn residual_cases() -> Vec<Case> {
 /// Two parts and the most; ragged extents, ranks of a part of a K-step, of more than a slab, and for no tensor core; a sum
 /// cut into ranges; nothing to do.
 fn joined_cases() -> Vec<Case> {
-    let shapes: [(&[usize], usize, usize, usize, bool); 11] = [
+    let shapes: [(&[usize], usize, usize, usize, bool); 12] = [
         (&[2, 3, 5], 4, 1, 2, true),
         (&[7, 24], 40, 8, 3, false),
         (&[2, 37, 72], 136, 32, 3, false),
@@ -75,6 +75,7 @@ fn joined_cases() -> Vec<Case> {
         (&[530, 136], 40, 24, 2, false),
         (&[2, 70, 264], 136, 40, 3, false),
         (&[33, 24], 16, 11, 2, false),
+        (&[140, 72], 88, 48, 3, true), // too wide for one h
         (&[130, 40], 8, 8, 7, true),
         (&[0, 4], 3, 2, 2, false),
     ];

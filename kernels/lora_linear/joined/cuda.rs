@@ -86,9 +86,13 @@ impl Products {
 }
 
 impl Products {
-    /// `h`, one product for all parts.
+    /// `h` as the launch of the layers makes it: one product for all parts, or one of each where that is too wide.
     fn h(&self) -> Parts {
-        Parts { one: self.down, count: 1 }
+        let (down, count) = (self.down, self.layers.count);
+        match down.n <= MOST_RANK {
+            true => Parts { one: down, count: 1 },
+            false => Parts { one: Problem { n: down.n / count, ..down }, count },
+        }
     }
 
     /// Whether `h` and `g` are made in the launches by the tiles `t`.
