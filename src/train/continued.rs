@@ -103,7 +103,7 @@ pub fn give<S: WeightSource>(
         let Some(tensor) = found.and_then(|raw| raw.to_tensor()) else {
             return Err(Error::Weights {
                 source_name: "train.from".into(),
-                missing: vec![format!("{} {:?}", p.name, p.dims)],
+                missing: vec![format!("{} {:?}", p.name, p.layout.checkpoint_dims(&p.dims))],
                 unknown: vec![],
                 misshaped: vec![],
             });

@@ -101,7 +101,7 @@ pub fn run(
     let (accumulate, steps) = (config.train.accumulate as u64, config.train.steps);
     let mut outputs = Outputs::open(folder, checkpoints, first, &columns(&trainer))?;
     let report = Report {
-        trainable_parameters: entries.iter().map(|(_, r)| r.len()).sum(),
+        trainable_parameters: trainer.stepper.program.plan().summary().trainable_parameters,
         ..Report::default()
     };
     let mut progress = Progress::new(first, steps, begin, report);
