@@ -106,6 +106,9 @@ fn targets() -> Vec<Target> {
     all
 }
 
+/// Operations with kernels that only a model's sizes are given to.
+const LARGE: [&str; 2] = ["group_norm", "lora_linear"];
+
 #[test]
 fn every_listed_kernel_exists_for_every_chip_and_every_compiled_one_is_asked_for() {
     let mut cases = kernels::cases();
@@ -122,7 +125,7 @@ fn every_listed_kernel_exists_for_every_chip_and_every_compiled_one_is_asked_for
     cases.retain(|c| bytes(c) < 1 << 20);
     let large = kernels::bench_cases().into_iter();
     let large: Vec<Case> =
-        large.filter(|c| c.op.name() == "group_norm" && bytes(c) < 64 << 20).collect();
+        large.filter(|c| LARGE.contains(&c.op.name()) && bytes(c) < 64 << 20).collect();
     for target in [Target::Sm80, Target::Sm90a] {
         asked.extend(coverage::rehearse_variants(&cases, target).unwrap());
     }

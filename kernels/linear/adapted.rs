@@ -3,7 +3,7 @@
 use super::{
     problem::{Operands, Parts, Pass, Problem, int},
     tensor::{self, CLUSTER, CONSUMERS, Maps, Matrix, Raster, SLAB, TensorArgs},
-    tiles::{self, MULTIPROCESSORS, PORT_BYTES_US, WAIT_US},
+    tiles::{self, LAUNCH_US, MULTIPROCESSORS, PORT_BYTES_US, WAIT_US},
     tilings::Tiling,
 };
 use crate::{
@@ -68,6 +68,8 @@ struct Cut {
     tiles: usize,
     ranges: usize,
     cols: usize,
+    /// Predicted time before the tiles.
+    us: f64,
 }
 
 impl Cut {
@@ -107,7 +109,6 @@ impl Parts {
     fn leading(&self, raster: &Raster, t: &Tiling) -> Option<Cut> {
         let (cols, tiles_m) = (self.columns()?, raster.tiles_m);
         let tiles = tiles_m.saturating_mul(t.rows / ROWS).saturating_mul(self.count);
-        let of = |ranges| Cut { tiles_m, tiles, ranges, cols };
         let slabs = self.one.k.div_ceil(SLAB);
         let us = |ranges: usize| {
             let waves = (tiles * ranges).div_ceil(MULTIPROCESSORS / CLUSTER);
@@ -115,7 +116,8 @@ impl Parts {
             bytes as f64 / PORT_BYTES_US + if ranges == 1 { 0.0 } else { WAIT_US }
         };
         let able = RANGES.into_iter().filter(|r| *r <= slabs);
-        let cut = of(able.min_by(|a, b| us(*a).total_cmp(&us(*b)))?);
+        let ranges = able.min_by(|a, b| us(*a).total_cmp(&us(*b)))?;
+        let cut = Cut { tiles_m, tiles, ranges, cols, us: us(ranges) };
         (layer_words(raster) + cut.words() + tiles_m <= COUNTERS).then_some(cut)
     }
 
@@ -134,18 +136,40 @@ impl Problem {
         able.map(|t| lead.adapted_scratch(self, t)).max().unwrap_or(0)
     }
 
-    /// Whether the chosen kernel makes `lead` too.
-    pub fn makes(&self, cuda: &Cuda, lead: &Parts) -> Result<bool> {
-        let t = tiles::tiling(cuda, self)?;
-        Ok(t.makes(self, self, lead))
+    /// The kernel that makes `lead` too: the one this product has alone, or, where none is forced, another that is
+    /// predicted to take less time than both launches; `None` for a launch of its own.
+    pub fn maker(&self, cuda: &Cuda, lead: &Parts) -> Result<Option<&'static Tiling>> {
+        let alone = tiles::tiling(cuda, self)?;
+        if alone.makes(self, self, lead) {
+            return Ok(Some(alone));
+        }
+        if !tiles::is_free(cuda, self)? {
+            return Ok(None);
+        }
+        let us = |t: &Tiling, p: &Problem| t.predicted_us(p, t.ranges(p));
+        let both = |t: &Tiling| {
+            let cut = lead.leading(&Raster::new(self, t), t);
+            cut.map_or(f64::INFINITY, |cut| us(t, self) + cut.us)
+        };
+        let able = tiles::adapted_tilings(self).filter(|t| t.on(cuda) && t.makes(self, self, lead));
+        let best = able.min_by(|a, b| both(a).total_cmp(&both(b)));
+        let narrow = tiles::tiling(cuda, &lead.one)?;
+        let apart = us(alone, self) + us(narrow, &lead.one) + LAUNCH_US;
+        Ok(best.filter(|t| both(t) < apart))
     }
 
-    /// Launches the product with its adapter's own, whose result is the `t` of `o`; only where [`Problem::makes`] says so.
+    /// Launches the product with its adapter's own, whose result is the `t` of `o`, by the kernel that [`Problem::maker`] gave.
     ///
     /// # Errors
     /// Those of the maps and the launch.
-    pub fn run_adapted(&self, cuda: &Cuda, o: &Operands, lead: &Leading, at: u64) -> Result<()> {
-        let t = tiles::tiling(cuda, self)?;
+    pub fn run_adapted(
+        &self,
+        cuda: &Cuda,
+        t: &Tiling,
+        o: &Operands,
+        lead: &Leading,
+        at: u64,
+    ) -> Result<()> {
         let layer = tensor::args(cuda, self, t, o, at, self.n)?;
         let raster = Raster::new(self, t);
         let mut touches = self.touches(o, 0);

@@ -7,7 +7,7 @@ use super::{
     tilings::{JOINED_128X160, JOINED_256X160, JOINED_INPUT_128X160, JOINED_INPUT_256X160, Tiling},
 };
 use crate::{
-    device::{Cuda, TensorMap, Touched, cubin_table::Target},
+    device::{Cuda, Effort, TensorMap, Touched, cubin_table::Target},
     error::Result,
 };
 
@@ -76,17 +76,46 @@ fn of(
     }
 }
 
-/// What a launch without an adapter's product uses of its own.
-fn own(cuda: &Cuda, r: &Raster, t: &Tiling, args: &TensorArgs) -> Vec<Touched> {
-    let sums = Touched { what: "partial sums", address: args.scratch(), bytes: r.parts_bytes(t) };
-    let all = [sums, counters(cuda, args)];
-    all.into_iter().filter(|t| t.bytes > 0).collect()
+/// One launch of all parts.
+struct Launch<'a> {
+    cuda: &'a Cuda,
+    /// One of them.
+    p: &'a Problem,
+    t: &'a Tiling,
+    raster: Raster,
+    /// What its arguments begin with.
+    product: &'a TensorArgs,
+    effort: Effort,
+    /// Operands and results.
+    touches: Vec<Touched>,
 }
 
-fn described(t: &Tiling, p: &Problem) -> String {
-    match t.ranges(p) {
-        1 => t.name.into(),
-        ranges => format!("{} split {ranges}", t.name),
+impl Launch<'_> {
+    /// With `args`, or, where there is a `lead` to make first, with what `both` makes of its arguments.
+    fn run<A: bytemuck::Pod, B: bytemuck::Pod>(
+        mut self,
+        args: &A,
+        lead: Option<&Leading>,
+        both: impl FnOnce(AdapterArgs) -> B,
+    ) -> Result<()> {
+        let (cuda, p, t, units) = (self.cuda, self.p, self.t, units(self.product));
+        let scratch = self.product.scratch();
+        if let Some(lead) = lead {
+            let made = lead.beside(cuda, &self.raster, t, scratch)?;
+            let all = both(made.args);
+            return made.launch(
+                cuda,
+                t.adapted_symbol(p),
+                &all,
+                (units, self.effort, self.touches),
+            );
+        }
+        let bytes = self.raster.parts_bytes(t);
+        let sums = Touched { what: "partial sums", address: scratch, bytes };
+        let own = [sums, counters(cuda, self.product)];
+        self.touches.extend(own.into_iter().filter(|t| t.bytes > 0));
+        let kernel = cuda.kernel::<A>("linear", t.symbol(p))?.taking(self.effort);
+        cuda.launch(&kernel, cuda.persistent_grid(&kernel, units)?, args, &self.touches)
     }
 }
 
@@ -122,12 +151,12 @@ impl Parts {
 
     /// The variant of the layers by `t`, and its ranges.
     pub fn describe_layers(&self, t: &Tiling) -> String {
-        described(t, &self.beside(t))
+        self.beside(t).describe_by(t)
     }
 
     /// The variant of their input gradient by `t`.
     pub fn describe_input(&self, t: &Tiling) -> String {
-        described(t, &self.behind())
+        self.behind().describe_by(t)
     }
 
     /// Scratch of [`Parts::layers`] with any of its kernels.
@@ -205,17 +234,11 @@ impl Parts {
                 args.l[i] = maps.right("adapter right", o.l, p.rank, t)?;
             }
         }
-        let mut touches = self.touches(each, [1, self.count]);
-        let (whole, units) = (Problem { n: self.count * p.n, ..*p }, units(&args.product));
+        let whole = Problem { n: self.count * p.n, ..*p };
         let effort = raster.cut(t).effort(&whole, first, whole.n);
-        if let Some(lead) = lead {
-            let made = lead.beside(cuda, &raster, t, scratch)?;
-            let all = AdaptedJoinedArgs { layer: args, adapter: made.args };
-            return made.launch(cuda, t.adapted_symbol(p), &all, (units, effort, touches));
-        }
-        touches.extend(own(cuda, &raster, t, &args.product));
-        let kernel = cuda.kernel::<JoinedArgs>("linear", t.symbol(p))?.taking(effort);
-        cuda.launch(&kernel, cuda.persistent_grid(&kernel, units)?, &args, &touches)
+        let touches = self.touches(each, [1, self.count]);
+        let launch = Launch { cuda, p, t, raster, product: &args.product, effort, touches };
+        launch.run(&args, lead, |adapter| AdaptedJoinedArgs { layer: args, adapter })
     }
 
     /// Launches `dx = sum_p dy_p w_p + t l`: `dy [count, M, K]`, `t [M, rank]`, `l [rank, N]` and `dx` are the first
@@ -250,16 +273,10 @@ impl Parts {
         for (i, o) in others.iter().enumerate().take(OTHERS) {
             args.right[i] = maps.right("right", o.right, p.k, t)?;
         }
-        let (mut touches, units) = (self.touches(each, [self.count, 1]), units(&args.product));
         let effort = raster.cut(t).effort(&whole, first, p.n);
-        if let Some(lead) = lead {
-            let made = lead.beside(cuda, &raster, t, scratch)?;
-            let all = AdaptedInputArgs { layer: args, adapter: made.args };
-            return made.launch(cuda, t.adapted_symbol(p), &all, (units, effort, touches));
-        }
-        touches.extend(own(cuda, &raster, t, &args.product));
-        let kernel = cuda.kernel::<InputArgs>("linear", t.symbol(p))?.taking(effort);
-        cuda.launch(&kernel, cuda.persistent_grid(&kernel, units)?, &args, &touches)
+        let touches = self.touches(each, [self.count, 1]);
+        let launch = Launch { cuda, p, t, raster, product: &args.product, effort, touches };
+        launch.run(&args, lead, |adapter| AdaptedInputArgs { layer: args, adapter })
     }
 
     /// What the parts read and write, each stretch once; the first part's left operand and its adapter's are so many times

@@ -19,10 +19,14 @@ impl Problem {
 
     /// The chosen variant and its ranges, for the printed plan.
     pub fn describe(&self, cuda: &Cuda) -> String {
-        match tiles::tiling(cuda, self) {
-            Ok(t) if t.ranges(self) > 1 => format!("{} split {}", t.name, t.ranges(self)),
-            Ok(t) => t.name.into(),
-            Err(_) => "none".into(),
+        tiles::tiling(cuda, self).map_or("none".into(), |t| self.describe_by(t))
+    }
+
+    /// The variant `t` and its ranges.
+    pub fn describe_by(&self, t: &Tiling) -> String {
+        match t.ranges(self) {
+            1 => t.name.into(),
+            ranges => format!("{} split {ranges}", t.name),
         }
     }
 

@@ -42,11 +42,20 @@ const RANGES: [usize; 12] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
 impl Tiling {
     /// Whether element type, extents and chip are right for it.
     pub fn applies(&self, on: &OnChip) -> bool {
-        let chip = match self.family {
+        self.is_for(on.target) && self.serves(&on.problem)
+    }
+
+    /// Whether it is compiled for `target`.
+    fn is_for(&self, target: Target) -> bool {
+        match self.family {
             Family::Simt | Family::Sm80 => true, // compiled for every target
-            Family::Sm90 | Family::Narrow => matches!(on.target, Target::Sm90a | Target::Host),
-        };
-        chip && self.serves(&on.problem)
+            Family::Sm90 | Family::Narrow => matches!(target, Target::Sm90a | Target::Host),
+        }
+    }
+
+    /// Whether it is compiled for the chip of `cuda`.
+    pub(super) fn on(&self, cuda: &Cuda) -> bool {
+        self.is_for(cuda.target())
     }
 
     /// Whether element type and extents are right for it: rows of 16 bytes wherever it copies 16 bytes, no empty
@@ -201,6 +210,14 @@ pub(super) fn narrow_tiling(cuda: &Cuda, p: &Problem) -> Result<Option<&'static 
         Some(t) => Some(t).filter(narrow),
         None => TILINGS.into_iter().filter(narrow).find(|t| t.applies(&on)),
     })
+}
+
+/// Whether no kernel is forced on `p`.
+///
+/// # Errors
+/// As [`tiling`].
+pub(super) fn is_free(cuda: &Cuda, p: &Problem) -> Result<bool> {
+    Ok(forced(cuda, p)?.is_none())
 }
 
 /// Kernels for `p` that can make an adapter's product before their tiles.

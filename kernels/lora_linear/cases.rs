@@ -79,18 +79,20 @@ fn joined_cases() -> Vec<Case> {
         (&[130, 40], 8, 8, 7, true),
         (&[0, 4], 3, 2, 2, false),
     ];
-    let one = |(x, n, r, parts, bias): (&[usize], usize, usize, usize, bool)| {
-        let k = x.last().copied().unwrap_or(1);
-        let (w, b, a, up) = ([n, k], [n], [parts * r, k], [parts * n, r]);
-        let own: &[&[usize]] = if bias { &[&w, &b] } else { &[&w] };
-        let frozen = (0..parts).flat_map(|_| own.iter().copied());
-        let dims: Vec<&[usize]> = [x].into_iter().chain(frozen).chain([&a[..], &up[..]]).collect();
-        let mut case = Case::normal("joined lora", JoinedLora { bias, parts, scale: 0.5 }, &dims);
-        let last = dims.len() - 2;
-        case.grads = (0..dims.len()).map(|i| i == 0 || i >= last).collect();
-        case
-    };
-    shapes.into_iter().map(one).collect()
+    shapes.into_iter().map(joined).collect()
+}
+
+/// Layers of `n` outputs and rank `r` on one `x`.
+fn joined((x, n, r, parts, bias): (&[usize], usize, usize, usize, bool)) -> Case {
+    let k = x.last().copied().unwrap_or(1);
+    let (w, b, a, up) = ([n, k], [n], [parts * r, k], [parts * n, r]);
+    let own: &[&[usize]] = if bias { &[&w, &b] } else { &[&w] };
+    let frozen = (0..parts).flat_map(|_| own.iter().copied());
+    let dims: Vec<&[usize]> = [x].into_iter().chain(frozen).chain([&a[..], &up[..]]).collect();
+    let mut case = Case::normal("joined lora", JoinedLora { bias, parts, scale: 0.5 }, &dims);
+    let last = dims.len() - 2;
+    case.grads = (0..dims.len()).map(|i| i == 0 || i >= last).collect();
+    case
 }
 
 /// SDXL's attention projections at 1024 x 1024, one and four pictures, usual ranks; with the sum behind them.
@@ -98,7 +100,7 @@ pub fn bench_cases() -> Vec<Case> {
     let layer = |residual| LoraLinear { bias: true, residual, scale: 1.0 };
     let mut all = vec![];
     for (rows, width) in [(4096, 640), (1024, 1280), (16384, 640), (4096, 1280)] {
-        for rank in [4, 16, 32, 128] {
+        for rank in [8, 16, 32, 128] {
             let dims: [&[usize]; 5] =
                 [&[rows, width], &[width, width], &[width], &[rank, width], &[width, rank]];
             let mut case = Case::normal("lora_linear", layer(false), &dims);
@@ -110,6 +112,8 @@ pub fn bench_cases() -> Vec<Case> {
         let mut case = Case::normal("lora_linear residual", layer(true), &dims);
         case.grads = vec![true, false, false, true, true, false]; // the residual's is another name of dy
         all.push(case);
+        // q, k and v
+        all.push(joined((&[rows, width], width, 32, 3, false)));
     }
     all
 }

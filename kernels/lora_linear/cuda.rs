@@ -14,6 +14,7 @@ use crate::{
             cuda::{target, weight_and_bias},
             problem::{OnChip, Operands, Parts, Pass, Problem},
             sums,
+            tilings::Tiling,
         },
         variant::{Slot, Variant, choose},
     },
@@ -90,10 +91,20 @@ impl Products {
         [self.down, self.up].map(|one| Parts { one, count: 1 })
     }
 
-    /// Whether `h` and `g` are made in the launches of `y` and `dx`.
-    fn within(&self, cuda: &Cuda) -> Result<[bool; 2]> {
-        let ([h, g], wanted) = (self.narrow(), is_within(cuda, &self.forward)?);
-        Ok([wanted && self.forward.makes(cuda, &h)?, wanted && self.input.makes(cuda, &g)?])
+    /// The kernel that makes `y` and `h`; `None` for one after the other.
+    fn y_and_h(&self, cuda: &Cuda) -> Result<Option<&'static Tiling>> {
+        match is_within(cuda, &self.forward)? {
+            true => self.forward.maker(cuda, &self.narrow()[0]),
+            false => Ok(None),
+        }
+    }
+
+    /// The same of `dx` and `g`.
+    fn dx_and_g(&self, cuda: &Cuda) -> Result<Option<&'static Tiling>> {
+        match is_within(cuda, &self.forward)? {
+            true => self.input.maker(cuda, &self.narrow()[1]),
+            false => Ok(None),
+        }
     }
 }
 
@@ -115,13 +126,17 @@ pub(super) fn backward_scratch(s: Shape, dtype: DType) -> usize {
 pub(super) fn describe(s: Shape, dtype: DType, cuda: &Cuda, backward: bool) -> String {
     let p = products(s, dtype);
     let name = |p: &Problem| p.describe(cuda);
-    let own = |within: bool, p: &Problem| if within { "within".into() } else { name(p) };
-    let [h, g] = p.within(cuda).unwrap_or_default();
     if !backward {
-        return format!("y {}, h {}", name(&p.forward), own(h, &p.down));
+        return match p.y_and_h(cuda) {
+            Ok(Some(t)) => format!("y {}, h within", p.forward.describe_by(t)),
+            _ => format!("y {}, h {}", name(&p.forward), name(&p.down)),
+        };
     }
     let adapter = adapter::describe(cuda, [("da", &p.d_a), ("dup", &p.d_up)]);
-    format!("dx {}, g {}, {adapter}", name(&p.input), own(g, &p.up))
+    match p.dx_and_g(cuda) {
+        Ok(Some(t)) => format!("dx {}, g within, {adapter}", p.input.describe_by(t)),
+        _ => format!("dx {}, g {}, {adapter}", name(&p.input), name(&p.up)),
+    }
 }
 
 /// The operands of one adapted layer on the device; those of backward with their gradients.
@@ -166,9 +181,9 @@ pub(super) fn layer(s: Shape, scale: f32, cuda: &Cuda, dtype: DType, at: &At) ->
     let down = Operands { alpha: scale, ..Operands::new(at.x, at.a, at.h) };
     let adapter = Operands { t: at.h, l: at.up, ..Operands::new(at.x, at.w, at.y) };
     let o = Operands { bias: at.bias, residual: at.residual, ..adapter };
-    if p.within(cuda)?[0] {
+    if let Some(t) = p.y_and_h(cuda)? {
         let lead = Leading { parts: p.narrow()[0], o: down };
-        return p.forward.run_adapted(cuda, &o, &lead, at.scratch);
+        return p.forward.run_adapted(cuda, t, &o, &lead, at.scratch);
     }
     p.down.run(cuda, &down, at.scratch)?;
     p.forward.run(cuda, &o, at.scratch)
@@ -200,18 +215,18 @@ pub(super) fn gradients(s: Shape, scale: f32, cuda: &Cuda, dtype: DType, at: &At
     let (dy, g) = (at.y, at.scratch);
     let parts = g + g_bytes(s, dtype) as u64;
     let up = Operands { alpha: scale, ..Operands::new(dy, at.up, g) };
-    let within = at.dx.is_some() && p.within(cuda)?[1];
-    if (at.dx.is_some() || at.da.is_some()) && !within {
+    let within = if at.dx.is_some() { p.dx_and_g(cuda)? } else { None };
+    if (at.dx.is_some() || at.da.is_some()) && within.is_none() {
         p.up.run(cuda, &up, parts)?;
     }
     if let Some((dx, accumulate)) = at.dx {
         let o = Operands { t: g, l: at.a, accumulate, ..Operands::new(dy, at.w, dx) };
         match within {
-            true => {
+            Some(t) => {
                 let lead = Leading { parts: p.narrow()[1], o: up };
-                p.input.run_adapted(cuda, &o, &lead, parts)?;
+                p.input.run_adapted(cuda, t, &o, &lead, parts)?;
             }
-            false => p.input.run(cuda, &o, parts)?,
+            None => p.input.run(cuda, &o, parts)?,
         }
     }
     let mut wanted = vec![];

@@ -22,6 +22,7 @@ use crate::{
     kernels::{activation, add, affine},
     lora::{Adapters, down_name, up_name},
     plan::{Recorder, Unpadded, Value, WeightLayout},
+    tensor::DType,
 };
 
 /// The tensor cores' kernels read rows of 16 bytes: adapters have a multiple of so many 16-bit numbers.
@@ -163,9 +164,9 @@ impl<'a> Net<'a> {
         self.rec.apply(activation::Activation { kind }, &[x])
     }
 
-    /// Both matrices of adapter `index` of the current module: down `[rank, ..width]`, up `[out, rank]`. A rank that is no
-    /// multiple of 8 is filled up with zeros, which training leaves as they are: the gradients of A's further rows are
-    /// products with B's zero columns, those of B's further columns products with A's zero rows.
+    /// Both matrices of adapter `index` of the current module: down `[rank, ..width]`, up `[out, rank]`. In 16 bits a rank
+    /// that is no multiple of 8 is filled up with zeros, which training leaves as they are: the gradients of A's further
+    /// rows are products with B's zero columns, those of B's further columns products with A's zero rows.
     fn adapter(
         &mut self,
         index: usize,
@@ -175,7 +176,10 @@ impl<'a> Net<'a> {
         of: Unpadded,
     ) -> [Value; 2] {
         let (a, b) = (down_name(&self.path, index), up_name(&self.path, index));
-        let wide = rank.next_multiple_of(RANK_UNIT);
+        let wide = match self.rec.dtype() {
+            DType::F32 | DType::I32 => rank,
+            DType::Bf16 | DType::F16 => rank.next_multiple_of(RANK_UNIT),
+        };
         let up_of = if of == Unpadded::Dense { Unpadded::Dense } else { Unpadded::Conv1x1 };
         let (last, columns) = (width.last().copied().unwrap_or(1), rank);
         let layouts = match wide == rank {

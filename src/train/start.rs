@@ -31,7 +31,7 @@ impl<S: WeightSource> InitialWeights<S> {
         Self { base, seed, given: HashMap::new() }
     }
 
-    /// Takes the parameter `name` (runtime layout) from `data` instead.
+    /// Takes the parameter `name` (runtime layout, with or without a padded one's zeros) from `data` instead.
     pub fn give(&mut self, name: &str, data: Vec<f32>) {
         self.given.insert(name.into(), data.into());
     }
@@ -40,7 +40,11 @@ impl<S: WeightSource> InitialWeights<S> {
 impl<S: WeightSource> WeightSource for InitialWeights<S> {
     fn get(&self, name: &str, dims: &[usize], layout: WeightLayout) -> Result<Option<Floats>> {
         if let Some(data) = self.given.get(name) {
-            return Ok(Some(data.clone()));
+            let bare = data.len() == layout.elements(dims) && data.len() < dims.iter().product();
+            return Ok(Some(match bare {
+                true => layout.pad(dims, data.to_vec()).into(),
+                false => data.clone(),
+            }));
         }
         if name.contains(".lora_A.") {
             let drawn = gaussian(self.seed, name, &layout.unpadded(dims));
