@@ -9,7 +9,7 @@ use selvedge::{
     kernels::adamw::AdamW,
     lora::Adapters,
     models::{base::Base, unet::UnetConfig},
-    plan::{Plan, Program, WeightLayout, WeightSource},
+    plan::{ParamInfo, Plan, Program, WeightLayout, WeightSource},
     sample::{Pipeline, Request, Sampler, StartLatents, unit_noise},
     tensor::{DType, Floats, philox},
     train::{
@@ -88,8 +88,7 @@ fn scaled_training_step(
 ) -> BTreeMap<String, Vec<f32>> {
     let config = nano();
     let plan = plan_training(&config, &size(dtype)).unwrap();
-    let trained: Vec<String> =
-        plan.params().iter().filter(|p| p.trainable).map(|p| p.name.clone()).collect();
+    let trained: Vec<ParamInfo> = plan.params().into_iter().filter(|p| p.trainable).collect();
     let mut program = load_rounded(plan, &config, device, weights);
     let positions = LATENT[0] * LATENT[1];
     let len = positions * config.in_channels;
@@ -103,8 +102,11 @@ fn scaled_training_step(
     program.scale_loss(scale).unwrap();
     let mut results = || {
         program.forward_backward(true, None).unwrap();
-        let mut all: BTreeMap<String, Vec<f32>> =
-            trained.iter().map(|n| (n.clone(), program.grad(n).unwrap())).collect();
+        let grad = |p: &ParamInfo| {
+            let grad = p.layout.to_checkpoint(&p.dims, program.grad(&p.name).unwrap());
+            (p.name.clone(), grad) // without the zeros that fill a rank up in 16 bits
+        };
+        let mut all: BTreeMap<String, Vec<f32>> = trained.iter().map(grad).collect();
         all.insert("loss".into(), vec![program.loss().unwrap()]);
         all
     };

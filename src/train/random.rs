@@ -62,12 +62,13 @@ impl RandomWeights {
 }
 
 impl WeightSource for RandomWeights {
-    fn get(&self, name: &str, dims: &[usize], _: WeightLayout) -> Result<Option<Floats>> {
+    fn get(&self, name: &str, dims: &[usize], layout: WeightLayout) -> Result<Option<Floats>> {
         let made = || self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(w) = made().get(name) {
             return Ok(Some(w.clone()));
         }
-        let w = Floats::from(self.draw(name, dims)); // the others need not wait for it
+        let drawn = self.draw(name, &layout.unpadded(dims)); // the others need not wait for it
+        let w = Floats::from(layout.pad(dims, drawn));
         Ok(Some(made().entry(name.into()).or_insert(w).clone()))
     }
 
