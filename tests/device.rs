@@ -3,12 +3,15 @@
 #![cfg(feature = "emulate")]
 
 use selvedge::{
-    device::{COUNTERS, Cuda, Emulated, Schedule, Swap, TensorMapSpec, Touched, compile},
+    device::{
+        COUNTERS, Cuda, Emulated, Schedule, Swap, TensorMapSpec, Touched, compile,
+        cubin_table::Target,
+    },
     error::Error,
     kernels::{
         case::Case,
         compare::{Outcome, compare},
-        conv2d, linear,
+        conv2d, linear, lora_linear,
     },
     tensor::{DType, Spec},
 };
@@ -77,16 +80,32 @@ struct NoiseArgs {
     len: u64,
 }
 
+/// The same without the wait that EXPORT puts in front of a kernel.
+fn hasty() -> String {
+    let by_hand = "extern \"C\" {
+EMULATED_SYMBOL extern const TileRecord noise_normal_tile;
+const TileRecord noise_normal_tile = TILE_RECORD(FlatTile<4>, Args);
+EMULATED_SYMBOL int emulated_noise_normal(const emulator::Launch* l, const void* args) {
+  return emulator::run_grid(*l, [](const void* a) { sevens(*static_cast<const Args*>(a)); }, args);
+}
+}";
+    SEVENS.replace("EXPORT(noise_normal, FlatTile<4>, Args, sevens)", by_hand)
+}
+
 fn noise(cuda: &Arc<Cuda>) -> Vec<f32> {
+    try_noise(cuda).unwrap()
+}
+
+fn try_noise(cuda: &Arc<Cuda>) -> Result<Vec<f32>, Error> {
     let (state, out) = (cuda.alloc(16).unwrap(), cuda.alloc(40).unwrap());
     cuda.upload(state.address(), &[1; 16]).unwrap();
     let kernel = cuda.kernel::<NoiseArgs>("noise", "noise_normal").unwrap();
     let args = NoiseArgs { state: state.address(), out: out.address(), len: 10 };
     let touches = [Touched::new("out", args.out, &Spec::f32(&[10]))];
-    cuda.launch(&kernel, [1, 1, 1], &args, &touches).unwrap();
+    cuda.launch(&kernel, [1, 1, 1], &args, &touches)?;
     let mut got = vec![0.0; 10];
-    cuda.download(out.address(), bytemuck::cast_slice_mut(&mut got)).unwrap();
-    got
+    cuda.download(out.address(), bytemuck::cast_slice_mut(&mut got))?;
+    Ok(got)
 }
 
 fn source(folder: &tempfile::TempDir, text: &str) -> PathBuf {
@@ -128,6 +147,17 @@ fn kernels_that_start_early_compute_the_same() {
     cuda.swap(&Swap { programmatic: true, ..Swap::default() }).unwrap();
     assert!(cuda.is_programmatic() && !plain.is_programmatic());
     assert_eq!(noise(&cuda), noise(&plain));
+    // one that does not wait is started early all the same, and found
+    let folder = tempfile::tempdir().unwrap();
+    let swap = Swap { kernel_sources: vec![source(&folder, &hasty())], ..Swap::default() };
+    plain.swap(&swap).unwrap();
+    assert_eq!(noise(&plain), [7.0; 10]);
+    cuda.swap(&swap).unwrap();
+    let error = try_noise(&cuda).unwrap_err().to_string();
+    assert!(error.contains("noise_normal: started early, and never waited"), "{error}");
+    let ampere = Cuda::rehearsal(Target::Sm80).unwrap();
+    let error = ampere.start_early().unwrap_err().to_string();
+    assert!(error.contains("--programmatic") && !ampere.is_programmatic(), "{error}");
 }
 
 #[test]
@@ -253,12 +283,15 @@ fn an_old_driver_is_named_with_what_is_needed() {
     assert!(Cuda::emulated_as(&Emulated { driver_version: 13_010, ..old }).is_ok());
 }
 
-/// Products and convolutions whose sums are cut into ranges that wait for each other.
+/// Products and convolutions whose sums are cut into ranges that wait for each other; adapted layers whose tiles wait for h.
 fn agree(cuda: &Arc<Cuda>) {
-    let cut = |c: &Case| [&[16, 1032][..], &[2, 6, 10, 128]].contains(&&c.ins[0].dims[..]);
-    let cases = [linear::cases::cases(), conv2d::cases::cases()].concat();
+    const CUT: [&[usize]; 4] = [&[16, 1032], &[2, 6, 10, 128], &[2, 290, 264], &[2, 9, 1032]];
+    let cut = |c: &Case| CUT.contains(&&c.ins[0].dims[..]);
+    let adapted = lora_linear::cases::cases();
+    let cases = [linear::cases::cases(), adapted, conv2d::cases::cases()].concat();
     let cases: Vec<_> = cases.into_iter().filter(cut).collect();
-    assert!(cases.len() >= 3);
+    let adapted = cases.iter().filter(|c| c.op.name() == "lora_linear").count();
+    assert!(cases.len() >= 3 + adapted && adapted >= 4);
     for case in cases {
         let outcome = compare(&case, DType::Bf16, cuda).unwrap();
         assert!(matches!(outcome, Outcome::Agrees { .. }), "{}: {outcome:?}", case.name);
@@ -286,10 +319,10 @@ fn counters_are_zero_again_after_every_launch() {
         words
     };
     assert!(counters().iter().all(|b| *b == 0));
-    cuda.force_variant("linear", "sm90_128x160_ping");
-    for _ in 0..2 {
+    for tile in ["sm90_128x160_ping", "sm90_256x160"] {
+        cuda.force_variant("linear", tile);
         agree(&cuda);
-        assert!(counters().iter().all(|b| *b == 0));
+        assert!(counters().iter().all(|b| *b == 0), "{tile}");
     }
 }
 

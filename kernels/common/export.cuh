@@ -1,9 +1,6 @@
 // EXPORT: publishes one kernel together with the tile the host reads back from the compiled object.
 #pragma once
 #include "ptx/grid.cuh"
-#ifndef __CUDACC__
-#include "emulator/kernel.h"
-#endif
 
 // Read by src/device/cubin.rs, in this order; tile numbers exist nowhere else.
 struct TileRecord {
@@ -58,8 +55,12 @@ struct FlatTile {
   EMULATED_SYMBOL extern const TileRecord NAME##_tile;                                    \
   const TileRecord NAME##_tile = TILE_RECORD(T, ARGS);                                    \
   EMULATED_SYMBOL int emulated_##NAME(const emulator::Launch* launch, const void* args) { \
-    return emulator::run_grid(                                                            \
-        *launch, [](const void* a) { BODY(*static_cast<const ARGS*>(a)); }, args);        \
+    const auto body = [](const void* a) {                                                 \
+      ptx::grid_wait();                                                                   \
+      ptx::grid_launch_dependents();                                                      \
+      BODY(*static_cast<const ARGS*>(a));                                                 \
+    };                                                                                    \
+    return emulator::run_grid(*launch, body, args);                                       \
   }                                                                                       \
   }
 #endif

@@ -67,7 +67,11 @@ unsigned run(const Function& f, Launch l, const void* args) {
   l.schedule = schedule, l.seed = schedule_seed;
   l.resident = unsigned(resident_clusters);
   l.message = message, l.message_bytes = sizeof message;
+  char waited = 0;
+  l.waited = &waited;
   if (f.entry(&l, args)) return failed(f.name + ": " + message);
+  if (l.programmatic && !waited)
+    return failed(f.name + ": started early, and never waited for the end of the kernel before it");
   if (const size_t n = memory.damaged())
     return failed(f.name + ": wrote outside an allocation of " + std::to_string(n) + " bytes");
   return kSuccess;
@@ -206,8 +210,8 @@ API cuLaunchKernelEx(const LaunchConfig* c, void* function, void** args, void**)
   for (unsigned i = 0; i < c->attribute_count; ++i) {
     const LaunchAttribute& a = c->attributes[i];
     switch (a.id) {
-      case kIgnore: case kCooperative: case kSchedulingPolicy: case kProgrammaticSerialization:
-      case kPriority: break;
+      case kIgnore: case kCooperative: case kSchedulingPolicy: case kPriority: break;
+      case kProgrammaticSerialization: l.programmatic = a.cluster[0] != 0; break;
       case kClusterDimension:
         if (a.cluster[1] != 1 || a.cluster[2] != 1) return kInvalidClusterSize;  // along x only, here
         l.cluster = a.cluster[0];

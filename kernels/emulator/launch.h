@@ -23,6 +23,8 @@ struct Launch {
   size_t message_bytes;
   unsigned cluster = 1;  // blocks of a cluster, along x
   unsigned workers = 0;  // threads of the host; 0: as many as it has cores (1 under Random)
+  bool programmatic = false;  // started before the kernel in front of it has ended
+  char* waited = nullptr;     // becomes 1 when a thread waits for that end
   unsigned resident = 0; // clusters that run at a time, the others wait until one has ended; 0: all
 };
 

@@ -275,6 +275,10 @@ void yield() {
   wait_here("a yield", 0);
 }
 
+void grid_wait() {
+  if (char* waited = here()->unit->launch->launch->waited) __atomic_store_n(waited, 1, __ATOMIC_RELAXED);
+}
+
 void fence() {
   static char token;  // to ThreadSanitizer, a fence is ordered after every earlier one
   sanitizer::acquire(&token);

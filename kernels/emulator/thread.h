@@ -52,6 +52,9 @@ void yield();
 // What this thread wrote before is visible to whoever sees what it writes after.
 void fence();
 
+// The kernel before has ended: it has, but one that was started early must ask.
+void grid_wait();
+
 }  // namespace emulator
 
 #define threadIdx (emulator::here()->thread)

@@ -2,7 +2,7 @@
 
 use super::{
     problem::{Operands, Parts, Pass, Problem, int},
-    tensor::{self, CLUSTER, CONSUMERS, Maps, Matrix, Raster, SLAB, TensorArgs},
+    tensor::{self, CLUSTER, Maps, Matrix, Raster, SLAB, TensorArgs},
     tiles::{self, LAUNCH_US, MULTIPROCESSORS, PORT_BYTES_US, WAIT_US},
     tilings::Tiling,
 };
@@ -75,7 +75,7 @@ struct Cut {
 impl Cut {
     /// Words that its ranges are counted in.
     fn words(&self) -> usize {
-        if self.ranges == 1 { 0 } else { self.tiles * CLUSTER * CONSUMERS }
+        tensor::counter_words(self.tiles * CLUSTER, self.ranges)
     }
 
     fn scratch_bytes(&self) -> usize {
@@ -86,10 +86,7 @@ impl Cut {
 
 /// Words that the layer's own ranges are counted in.
 fn layer_words(raster: &Raster) -> usize {
-    match raster.ranges {
-        1 => 0,
-        _ => raster.tiles_m * raster.tiles_n * CLUSTER * CONSUMERS,
-    }
+    tensor::counter_words(raster.tiles(), raster.ranges)
 }
 
 /// Bytes in front of the narrow product's partial sums: the layer's.
@@ -138,6 +135,9 @@ impl Problem {
 
     /// The kernel that makes `lead` too: the one this product has alone, or, where none is forced, another that is
     /// predicted to take less time than both launches; `None` for a launch of its own.
+    ///
+    /// # Errors
+    /// Those of the choice.
     pub fn maker(&self, cuda: &Cuda, lead: &Parts) -> Result<Option<&'static Tiling>> {
         let alone = tiles::tiling(cuda, self)?;
         if alone.makes(self, self, lead) {

@@ -69,7 +69,7 @@ impl Raster {
         }
     }
 
-    fn tiles(&self) -> usize {
+    pub fn tiles(&self) -> usize {
         self.tiles_m.saturating_mul(CLUSTER).saturating_mul(self.tiles_n)
     }
 
@@ -249,10 +249,15 @@ pub(super) fn units(args: &TensorArgs) -> u64 {
     args.tiles_m as u64 * args.tiles_n as u64 * args.splits as u64
 }
 
+/// Words that the ranges of so many tiles are counted in.
+pub(super) fn counter_words(tiles: usize, ranges: usize) -> usize {
+    if ranges == 1 { 0 } else { tiles * CONSUMERS }
+}
+
 /// The words that the ranges of a product are counted in.
 pub(super) fn counters(cuda: &Cuda, args: &TensorArgs) -> Touched {
     let tiles = CLUSTER * args.tiles_m as usize * args.tiles_n as usize;
-    let words = if args.splits == 1 { 0 } else { tiles * CONSUMERS };
+    let words = counter_words(tiles, args.splits as usize);
     Touched { what: "counters", address: cuda.counters(), bytes: words * 4 }
 }
 

@@ -222,8 +222,7 @@ pub(super) fn is_free(cuda: &Cuda, p: &Problem) -> Result<bool> {
 
 /// Kernels for `p` that can make an adapter's product before their tiles.
 pub(super) fn adapted_tilings(p: &Problem) -> impl Iterator<Item = &'static Tiling> {
-    let able = |t: &&Tiling| t.serves(p) && !by_dtype(p.dtype, t.adapted[p.pass.row()]).is_empty();
-    TILINGS.into_iter().filter(able)
+    TILINGS.into_iter().filter(|t| t.serves(p) && !t.adapted_symbol(p).is_empty())
 }
 
 fn fastest(p: &Problem, able: impl Fn(&Tiling) -> bool) -> &'static Tiling {

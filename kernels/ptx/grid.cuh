@@ -16,4 +16,10 @@ __device__ inline void grid_launch_dependents() {
 #endif
 }
 }  // namespace ptx
+#else
+#include "emulator/kernel.h"
+namespace ptx {
+inline void grid_wait() { emulator::grid_wait(); }
+inline void grid_launch_dependents() {}
+}  // namespace ptx
 #endif

@@ -273,7 +273,7 @@ impl Forecast {
 mod tests {
     use super::*;
     use crate::{
-        device::cubin_table::Target,
+        device::{Lead, cubin_table::Target},
         kernels::{coverage, linear::Linear},
         plan::{Recorder, WeightLayout},
         tensor::Spec,
@@ -309,6 +309,13 @@ mod tests {
         is(time(matrix, 8.64e6), [0.0, 2.0, 0.0, 0.0]);
         let cache = 5120.0 * 1830.0 * 0.85;
         is(time(Effort { reads: 3.0 * cache, ..matrix }, 4.32e6), [0.0, 0.0, 3.0, 0.0]);
+        // what tiles wait for is added, by half of the multiprocessors: its products, or its reads
+        let lead = Lead { flop: 791.6e6, tiles: 66, reads: 0.0, bytes: 0.0 };
+        is(time(matrix.leading(lead), 0.0), [3.0, 0.0, 0.0, 0.0]);
+        is(
+            time(matrix.leading(Lead { flop: 0.0, reads: cache, ..lead }), 0.0),
+            [1.0, 0.0, 2.0, 0.0],
+        );
         // a third of the multiprocessors reads at a third of the cache's rate
         let third = Effort { tiles: 44, reads: cache, ..none };
         is(time(third, 0.0), [0.0, 0.0, 1.0, 2.0]);

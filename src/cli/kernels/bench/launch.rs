@@ -51,9 +51,16 @@ impl LaunchCost {
 /// Opens cust beside the program's own launcher.
 ///
 /// # Errors
-/// [`Error::Config`] in a build without the feature `cust`; those of the driver.
-#[allow(unused_variables)]
+/// [`Error::Config`] in a build without the feature `cust`, and with `--programmatic`; those of the driver.
 pub fn open(cuda: &Cuda) -> Result<()> {
+    if cuda.is_programmatic() {
+        return Err(Error::Config {
+            key: "--launcher".into(),
+            found: "cust with --programmatic".into(),
+            expected: "own: cust 0.3 has no such launch".into(),
+            fix: "leave one of them out".into(),
+        });
+    }
     #[cfg(feature = "cust")]
     return cuda.open_cust();
     #[cfg(not(feature = "cust"))]

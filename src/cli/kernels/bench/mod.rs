@@ -220,18 +220,10 @@ fn types_of(case: &Case, asked: &[DType]) -> Vec<DType> {
 fn open(args: &Bench, from: usize) -> Result<Session<'_>> {
     let rivals = rivals(args)?;
     // Files that are compared with the built-in kernels come in later.
-    let none = Kernels::default();
+    let none = Kernels { programmatic: args.kernels.programmatic, ..Kernels::default() };
     let at_once = if args.against_built_in { &none } else { &args.kernels };
     let cuda = super::open(&args.device, at_once)?;
     if args.launcher == Launcher::Cust {
-        if cuda.is_programmatic() {
-            return Err(Error::Config {
-                key: "--launcher".into(),
-                found: "cust with --programmatic".into(),
-                expected: "own: cust 0.3 has no such launch".into(),
-                fix: "leave one of them out".into(),
-            });
-        }
         launch::open(&cuda)?;
     }
     let emulated = cuda.name() == "emulated";
