@@ -344,7 +344,7 @@ fn pinned_memory_is_uploaded_and_can_be_written_again() {
     let cuda = emulated();
     let memory = cuda.alloc(64).unwrap();
     let mut pinned = cuda.pinned(64).unwrap();
-    assert_eq!(pinned.read(), [0; 64]);
+    assert_eq!(pinned.read().unwrap(), [0; 64]);
     for value in [7, 9] {
         pinned.write().unwrap().fill(value);
         pinned.upload(memory.address()).unwrap();
@@ -371,4 +371,21 @@ fn the_device_says_what_it_has() {
     let map = cuda.tensor_map(&matrix(memory.address())).unwrap();
     let other = TensorMapSpec { swizzle: 128, block: vec![64, 16], ..matrix(memory.address()) };
     assert_ne!(map, cuda.tensor_map(&other).unwrap());
+}
+
+#[test]
+fn what_is_fetched_is_what_lay_there_then_and_is_seen_after_a_wait() {
+    let cuda = emulated();
+    let memory = cuda.alloc(64).unwrap();
+    let mut pinned = cuda.pinned(128).unwrap();
+    for (i, value) in [3, 5].into_iter().enumerate() {
+        cuda.fill(memory.address(), 64, value).unwrap();
+        pinned.fetch(64 * i..64 * (i + 1), memory.address()).unwrap();
+    }
+    cuda.fill(memory.address(), 64, 9).unwrap();
+    assert_eq!(pinned.read().unwrap(), [[3; 64], [5; 64]].concat());
+    for (to, at) in [(65..129, 0), (0..64, 1)] {
+        assert!(pinned.fetch(to, memory.address() + at).is_err());
+    }
+    assert!(pinned.fetch(7..7, memory.address()).is_ok());
 }

@@ -6,15 +6,15 @@ use selvedge::{
     data::config::TrainSection,
     device::{Cuda, Device, Schedule},
     error::Result,
-    kernels::adamw::AdamW,
+    kernels::{adamw::AdamW, noise::state},
     lora::Adapters,
     models::{base::Base, unet::UnetConfig},
     plan::{ParamInfo, Plan, Program, WeightLayout, WeightSource},
     sample::{Pipeline, Request, Sampler, StartLatents, unit_noise},
     tensor::{DType, Floats, philox},
     train::{
-        Batch, Group, Optimizer, RandomWeights, Rules, StepSize, Stepper, fit::step_bytes,
-        plan_denoising, plan_training, step_options,
+        Batch, Group, Optimizer, PassNoise, RandomWeights, Rules, StepSize, Stepper,
+        fit::step_bytes, plan_denoising, plan_training, step_options,
     },
 };
 use std::collections::BTreeMap;
@@ -93,8 +93,8 @@ fn scaled_training_step(
     let positions = LATENT[0] * LATENT[1];
     let len = positions * config.in_channels;
     program.set("moments", &noise(1, 2 * len)).unwrap();
-    program.set("posterior_noise", &noise(2, len)).unwrap();
-    program.set("noise", &noise(3, len)).unwrap();
+    program.set_i32("posterior_noise_state", &state(1, 2)).unwrap();
+    program.set_i32("noise_state", &state(1, 3)).unwrap();
     program.set_i32("timesteps", &[500]).unwrap();
     program.set("timestep", &[500.0]).unwrap();
     program.set("weight", &vec![1.0; positions]).unwrap();
@@ -218,7 +218,7 @@ fn three_steps(device: &Device, dtype: DType, rate: f64) -> (Vec<f32>, Vec<f32>)
     let factors = vec![0.5 * rate, rate, 0.25 * rate];
     let rules = Rules { passes: 2, clip: 0.5, ema: Some(0.9), factors, scaling: None };
     let optimizer = Optimizer::new(&mut program, group, rules).unwrap();
-    let mut stepper = Stepper::new(program, optimizer, &step_options(&config, &size));
+    let mut stepper = Stepper::new(program, optimizer, &step_options(&config, &size)).unwrap();
     let positions = LATENT[0] * LATENT[1];
     let len = positions * config.in_channels;
     let mut norms = vec![];
@@ -227,8 +227,10 @@ fn three_steps(device: &Device, dtype: DType, rate: f64) -> (Vec<f32>, Vec<f32>)
             let draw = |k: u64, n: usize| noise(100 + 10 * (2 * step + pass) + k, n);
             let batch = Batch {
                 moments: draw(1, 2 * len),
-                posterior_noise: draw(2, len),
-                noise: draw(3, len),
+                noise: PassNoise::Drawn {
+                    posterior: state(2, 2 * step + pass),
+                    forward: state(3, 2 * step + pass),
+                },
                 timesteps: vec![200 + 100 * step as i32],
                 weight: vec![1.0; positions],
                 coefficient: vec![1.0],
@@ -236,7 +238,8 @@ fn three_steps(device: &Device, dtype: DType, rate: f64) -> (Vec<f32>, Vec<f32>)
             };
             stepper.accumulate(&batch).unwrap();
         }
-        norms.push(stepper.update().unwrap());
+        stepper.update().unwrap();
+        norms.push(stepper.results(0).unwrap()[0].grad_norm);
     }
     if let Device::Cuda(cuda) = device {
         let share = cuda.most_bytes() as f64 / planned as f64;

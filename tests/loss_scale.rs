@@ -13,8 +13,8 @@ use selvedge::{
     plan::{Recorder, WeightLayout, WeightSource},
     tensor::{DType, Floats, philox::fill_normal},
     train::{
-        Batch, Checkpoints, Group, Objective, Optimizer, Rules, State, StepOptions, Stepper,
-        config_hash, record,
+        Batch, Checkpoints, Group, Objective, Optimizer, PassNoise, Rules, State, StepOptions,
+        Stepper, config_hash, record,
     },
 };
 use std::{path::Path, process::Command};
@@ -58,6 +58,7 @@ fn stepper(device: &Device, dtype: DType, rules: Rules) -> Stepper {
         objective: Objective::Mse,
         decoupled: None,
         checkpoint: false,
+        drawn: false,
         poison: false,
         types: device.types(dtype),
     };
@@ -72,15 +73,17 @@ fn stepper(device: &Device, dtype: DType, rules: Rules) -> Stepper {
     let mut program = plan.load(device.clone(), &Guess).unwrap();
     let group = |_: &str| Group { learning_rate: 1e-2, adamw: AdamW::default() };
     let optimizer = Optimizer::new(&mut program, group, rules).unwrap();
-    Stepper::new(program, optimizer, &options)
+    Stepper::new(program, optimizer, &options).unwrap()
 }
 
 /// One pass whose loss weighs `weight` everywhere.
 fn batch(stream: u64, weight: f32) -> Batch {
     Batch {
         moments: normal(100 + stream, 2 * EACH),
-        posterior_noise: normal(200 + stream, EACH),
-        noise: normal(300 + stream, EACH),
+        noise: PassNoise::Fed {
+            posterior: normal(200 + stream, EACH),
+            forward: normal(300 + stream, EACH),
+        },
         timesteps: vec![500],
         weight: vec![weight; SIDE * SIDE],
         coefficient: vec![1.0],
@@ -92,7 +95,8 @@ fn batch(stream: u64, weight: f32) -> Batch {
 fn step(stepper: &mut Stepper, stream: u64, weight: f32) -> Result<f32> {
     stepper.accumulate(&batch(2 * stream, weight))?;
     stepper.accumulate(&batch(2 * stream + 1, 1.0))?;
-    stepper.update()
+    stepper.update()?;
+    Ok(stepper.results(0)?[0].grad_norm)
 }
 
 fn state(stepper: &Stepper) -> State {

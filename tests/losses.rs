@@ -45,6 +45,7 @@ fn program(batch: usize) -> Program {
         objective: Objective::Mse,
         decoupled: None,
         checkpoint: false,
+        drawn: false,
         poison: true,
         types: DType::F32.into(),
     };

@@ -173,7 +173,7 @@ fn ten_steps_have_the_bits_of_the_cpu() {
             device.set_gradient(&gradient(step));
             adamw.step(&device.buffers(averaged, shadow)).unwrap();
             let norm = host.step(step, gradient(step), passes, averaged);
-            assert_eq!(adamw.done().unwrap().norm, norm);
+            assert_eq!(adamw.state().unwrap().check().unwrap().norm, norm);
         }
         assert_eq!(adamw.state().unwrap().step as usize, STEPS);
         assert_same(&device.floats(&device.master), &host.master, "weights");
@@ -210,7 +210,7 @@ fn a_gradient_that_is_not_finite_stops_the_run_and_changes_nothing() {
         let after = [&device.master, &device.first, &device.second, &device.average]
             .map(|m| device.floats(m));
         assert_eq!(before, after);
-        let error = adamw.done().unwrap_err().to_string();
+        let error = adamw.state().unwrap().check().unwrap_err().to_string();
         assert!(error.contains("step 2") && error.contains("not finite"), "{error}");
         assert_eq!((adamw.state().unwrap().step, adamw.state().unwrap().stopped), (1, 1));
     }
@@ -252,7 +252,7 @@ fn the_scale_moves_on_the_device() {
             device.set_gradient(&grad);
             graph.launch().unwrap();
             scale = scaling.after(scale, finite);
-            let state = adamw.done().unwrap();
+            let state = adamw.state().unwrap().check().unwrap();
             assert_eq!((state.scale, state.step as usize), (scale, step + 1));
             let mut start = [0f32];
             cuda.download(device.start.address(), bytemuck::cast_slice_mut(&mut start)).unwrap();

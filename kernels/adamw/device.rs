@@ -46,6 +46,25 @@ pub struct DeviceStep {
     pub kinds: [[f32; 8]; KINDS],
 }
 
+impl DeviceStep {
+    /// This state, unless it stands still.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when the gradient was not finite and the loss is not scaled: the weights are those before
+    /// that step.
+    pub fn check(self) -> Result<Self> {
+        if self.stopped == 0 {
+            return Ok(self);
+        }
+        Err(Error::Data {
+            at: format!("step {}", self.step + 1),
+            found: "a gradient that is not finite".into(),
+            expected: "finite numbers".into(),
+            fix: "lower train.learning_rate, or check the weights".into(),
+        })
+    }
+}
+
 /// Constants of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Constants {
@@ -203,7 +222,8 @@ impl DeviceAdamW {
         self.state.address()
     }
 
-    /// The state after everything launched so far.
+    /// The state after everything launched so far; with a scaled loss its norm is not finite where the last update was
+    /// skipped.
     ///
     /// # Errors
     /// Those of the device.
@@ -219,24 +239,6 @@ impl DeviceAdamW {
     /// Those of the device.
     pub fn set_state(&self, state: &DeviceStep) -> Result<()> {
         self.cuda.upload(self.state.address(), bytemuck::bytes_of(state))
-    }
-
-    /// The state after the last step; with a scaled loss its norm is not finite where the update was skipped.
-    ///
-    /// # Errors
-    /// [`Error::Data`] when the gradient was not finite and the loss is not scaled: the weights are those before
-    /// that step. Those of the device.
-    pub fn done(&self) -> Result<DeviceStep> {
-        let state = self.state()?;
-        if state.stopped == 0 {
-            return Ok(state);
-        }
-        Err(Error::Data {
-            at: format!("step {}", state.step + 1),
-            found: "a gradient that is not finite".into(),
-            expected: "finite numbers".into(),
-            fix: "lower train.learning_rate, or check the weights".into(),
-        })
     }
 
     /// Launches one step: norm, factors and clipping, update. It neither waits nor copies, so it

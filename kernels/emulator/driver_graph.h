@@ -1,5 +1,6 @@
 // Streams, their capture into graphs, and events. Part of driver.cpp.
-// Work is done when the call that submits it returns, so streams have no queue.
+// Work is done when the call that submits it returns, so streams have no queue; only what is copied to pinned memory is
+// not seen before a wait.
 #pragma once
 #include "emulator/driver_state.h"
 
@@ -14,6 +15,7 @@ struct Graph {
 struct Event {
   bool timed, recorded = false, captured = false;
   Clock::time_point at;
+  uint64_t landed = 0;  // copies to pinned memory before it
 };
 
 }  // namespace
@@ -32,7 +34,7 @@ API cuStreamDestroy_v2(void* s) {
 }
 API cuStreamSynchronize(void* s) {
   std::lock_guard lock(guard);
-  if (!is_capturing(s)) return kSuccess;
+  if (!is_capturing(s)) return land_until(last_landing), kSuccess;
   static_cast<Stream*>(s)->invalidated = true;
   return kCaptureUnsupported;
 }
@@ -108,12 +110,14 @@ API cuEventRecord(void* event, void* stream) {
   auto* e = static_cast<Event*>(event);
   e->captured = is_capturing(stream);
   if (e->captured) return static_cast<Stream*>(stream)->invalidated ? kCaptureInvalidated : kSuccess;
-  e->recorded = true, e->at = Clock::now();
+  e->recorded = true, e->at = Clock::now(), e->landed = last_landing;
   return kSuccess;
 }
 API cuEventSynchronize(void* e) {
   std::lock_guard lock(guard);
-  return static_cast<Event*>(e)->captured ? kCapturedEvent : kSuccess;
+  const auto* event = static_cast<Event*>(e);
+  if (event->captured) return kCapturedEvent;
+  return land_until(event->landed), kSuccess;
 }
 API cuEventQuery(void* e) { return cuEventSynchronize(e); }
 API cuEventElapsedTime_v2(float* ms, void* start, void* end) {

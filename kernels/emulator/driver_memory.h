@@ -31,6 +31,7 @@ API cuMemHostAlloc(void** p, size_t n, unsigned) {
 API cuMemFreeHost(void* p) {
   std::lock_guard lock(guard);
   if (forbidden_by_capture()) return kCaptureUnsupported;
+  land_until(last_landing);
   if (!pinned.erase(uint64_t(p))) return kInvalidValue;
   std::free(p);
   return kSuccess;
@@ -41,6 +42,7 @@ API cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t n, void* stream) 
   if (!memory.holds(to, n)) return kInvalidValue;
   if (!host_ok(stream, from, n)) return kCaptureUnsupported;
   return submit(stream, [=] {
+    land_until(last_landing);  // it may read what an earlier copy brought
     std::memcpy(reinterpret_cast<void*>(to), from, n);
     return unsigned(kSuccess);
   });
@@ -50,7 +52,9 @@ API cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t n, void* stream) {
   if (!memory.holds(from, n)) return kInvalidValue;
   if (!host_ok(stream, to, n)) return kCaptureUnsupported;
   return submit(stream, [=] {
-    std::memcpy(to, reinterpret_cast<const void*>(from), n);
+    const auto* source = reinterpret_cast<const void*>(from);
+    if (is_pinned(to, n)) land_later(to, source, n);
+    else std::memcpy(to, source, n);
     return unsigned(kSuccess);
   });
 }

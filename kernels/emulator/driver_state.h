@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -105,14 +106,37 @@ unsigned submit(void* stream, Work work) {
 
 bool is_capturing(void* stream) { return stream && static_cast<Stream*>(stream)->capturing; }
 
-// A captured copy reads host memory when the graph runs: it must be pinned.
-bool host_ok(void* stream, const void* p, size_t n) {
-  if (!is_capturing(stream)) return true;
+bool is_pinned(const void* p, size_t n) {
   auto it = pinned.upper_bound(uint64_t(p));
   if (it == pinned.begin()) return false;
   --it;
   const uint64_t offset = uint64_t(p) - it->first;
   return offset <= it->second && n <= it->second - offset;
+}
+
+// A captured copy reads host memory when the graph runs: it must be pinned.
+bool host_ok(void* stream, const void* p, size_t n) { return !is_capturing(stream) || is_pinned(p, n); }
+
+// Copies to pinned memory, numbered from 1, that the host sees only after it has waited: until then 0xFF.
+struct Landing {
+  uint64_t number;
+  void* to;
+  std::vector<char> bytes;
+};
+std::deque<Landing> landings;
+uint64_t last_landing = 0;
+
+void land_later(void* to, const void* from, size_t n) {
+  const auto* start = static_cast<const char*>(from);
+  landings.push_back({++last_landing, to, {start, start + n}});
+  std::memset(to, 0xFF, n);
+}
+
+void land_until(uint64_t number) {
+  for (; !landings.empty() && landings.front().number <= number; landings.pop_front()) {
+    const Landing& l = landings.front();
+    std::memcpy(l.to, l.bytes.data(), l.bytes.size());
+  }
 }
 
 }  // namespace

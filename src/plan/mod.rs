@@ -21,6 +21,7 @@ mod rehearse;
 mod replay;
 mod run;
 mod trace;
+mod transfer;
 mod weights;
 
 pub use build::{Pass, PlanOptions};

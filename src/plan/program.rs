@@ -27,7 +27,7 @@ pub struct Program {
     pub(super) arena: Arena,
     weights: Weights,
     operands: Vec<Operands>,
-    names: HashMap<String, Value>,
+    pub(super) names: HashMap<String, Value>,
     pub(super) entries: Vec<(String, Range<usize>)>,
     replays: Replays,
     /// Where each input waits for its copy to a GPU.
@@ -231,17 +231,6 @@ impl Program {
         Ok(dtype.decode(&self.arena.get(&at)?))
     }
 
-    /// Where an input or an output lies in a GPU's memory; `None` on the host.
-    ///
-    /// # Errors
-    /// [`Error::Plan`] for an unknown name.
-    pub fn address(&self, name: &str) -> Result<Option<u64>> {
-        let output = self.plan.outputs.iter().find(|(n, _)| n == name).map(|(_, v)| *v);
-        let v = self.names.get(name).copied().or(output).ok_or_else(|| unknown(name))?;
-        let at = self.plan.places.at.get(&Buffer::Value(self.plan.rec.slots[v.0].root));
-        Ok(at.and_then(|at| self.arena.address(at)))
-    }
-
     /// Runs the forward pass.
     ///
     /// # Errors
@@ -385,7 +374,7 @@ impl Program {
     }
 }
 
-fn unknown(name: &str) -> Error {
+pub(super) fn unknown(name: &str) -> Error {
     Error::Plan {
         at: name.into(),
         problem: "no input, output, parameter or scope of that name".into(),

@@ -81,6 +81,7 @@ impl<'a> Blueprint<'a> {
             objective: objective(config)?,
             decoupled: decoupled(config, &architecture)?,
             checkpoint: t.checkpoint_gradients,
+            drawn: true,
             poison: false,
             types: architecture.types,
         };

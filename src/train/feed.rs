@@ -1,9 +1,10 @@
 //! What a pass is made of, and the thread that prepares the next one while the current one runs.
 
-use super::NoiseSchedule;
+use super::{NoiseSchedule, PassNoise};
 use crate::{
     error::Result,
-    tensor::philox::{self, Stream, streams},
+    kernels::noise::state,
+    tensor::philox::{Stream, streams},
 };
 use std::sync::{
     Arc,
@@ -59,10 +60,8 @@ pub trait SampleSource: Sync {
 pub struct Prepared {
     /// Pictures.
     pub samples: Vec<TrainingSample>,
-    /// Noise of the posterior.
-    pub posterior_noise: Vec<f32>,
-    /// Noise of the forward process.
-    pub noise: Vec<f32>,
+    /// What its noise is drawn from.
+    pub noise: PassNoise,
     /// Timesteps.
     pub timesteps: Vec<i32>,
     /// Whether the background of each sample is kept, in a decoupled run.
@@ -90,8 +89,6 @@ impl Prepared {
 pub struct Draws {
     /// Seed of the run.
     pub seed: u64,
-    /// Numbers in the latent of one picture.
-    pub latent: usize,
     /// Timesteps of the noise schedule.
     pub timesteps: usize,
     /// Probability that a sample's background is left out.
@@ -99,19 +96,15 @@ pub struct Draws {
 }
 
 impl Draws {
-    /// Draws under `seed` for latents of `latent` numbers.
-    pub fn new(seed: u64, latent: usize, noise: &NoiseSchedule) -> Self {
-        Self { seed: seed ^ streams::TRAINING_SEED, latent, timesteps: noise.len(), drop: 0.0 }
+    /// Draws under `seed`.
+    pub fn new(seed: u64, noise: &NoiseSchedule) -> Self {
+        Self { seed: seed ^ streams::TRAINING_SEED, timesteps: noise.len(), drop: 0.0 }
     }
 
     /// Adds the random numbers of pass `pass` to its pictures.
     pub fn prepare(&self, samples: Vec<TrainingSample>, pass: u64) -> Prepared {
         let n = samples.len();
-        let normals = |purpose: u64| {
-            let mut data = vec![0.0; n * self.latent];
-            philox::fill_normal(self.seed, streams::numbered(purpose, pass), &mut data);
-            data
-        };
+        let normals = |purpose: u64| state(self.seed, streams::numbered(purpose, pass));
         let mut stream = Stream::new(self.seed, streams::numbered(streams::TIMESTEP, pass));
         let timesteps = (0..n).map(|_| i32::try_from(stream.below(self.timesteps)).unwrap_or(0));
         let mut stream = Stream::new(self.seed, streams::numbered(streams::BACKGROUND, pass));
@@ -119,8 +112,10 @@ impl Draws {
         Prepared {
             keep,
             timesteps: timesteps.collect(),
-            posterior_noise: normals(streams::POSTERIOR),
-            noise: normals(streams::NOISE),
+            noise: PassNoise::Drawn {
+                posterior: normals(streams::POSTERIOR),
+                forward: normals(streams::NOISE),
+            },
             samples,
         }
     }
@@ -176,7 +171,7 @@ mod tests {
     }
 
     fn draws() -> Draws {
-        Draws { seed: 3, latent: 8, timesteps: 1000, drop: 0.5 }
+        Draws { seed: 3, timesteps: 1000, drop: 0.5 }
     }
 
     #[test]
@@ -192,7 +187,8 @@ mod tests {
         assert_eq!(all[4..], late[..]);
         assert_eq!(all[5].samples[0].prompt, "5 2");
         assert_ne!(all[0].noise, all[1].noise);
-        assert_ne!(all[0].noise, all[0].posterior_noise);
+        let PassNoise::Drawn { posterior, forward } = all[0].noise else { unreachable!() };
+        assert_ne!(posterior, forward);
         let kept = all.iter().flat_map(|p| &p.keep);
         assert!(kept.clone().any(|k| *k) && kept.clone().any(|k| !*k));
     }

@@ -144,6 +144,7 @@ mod tests {
             objective: Objective::Mse,
             decoupled: None,
             checkpoint: false,
+            drawn: true,
             poison: false,
             types: DType::F32.into(),
         }

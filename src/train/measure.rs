@@ -1,8 +1,8 @@
 //! Planning and timing a U-Net's training and denoising step: what `plan` prints and `bench step` runs.
 
 use super::{
-    Batch, Decoupled, Group, InitialWeights, NoiseSchedule, Objective, Optimizer, Patterns,
-    Prediction, Rules, StepOptions, Stepper, Trained,
+    Batch, Decoupled, Group, InitialWeights, NoiseSchedule, Objective, Optimizer, PassNoise,
+    Patterns, Prediction, Rules, StepOptions, Stepper, Trained,
     decoupled::{BACKGROUND, KEEP, PHOTO},
     plan_step, predict, text_inputs, unet_params,
 };
@@ -10,7 +10,7 @@ use crate::{
     data::config::LossScale,
     device::Device,
     error::Result,
-    kernels::adamw::AdamW,
+    kernels::{adamw::AdamW, noise::state},
     lora::{Adapter, Adapters},
     models::{base::Base, unet::UnetConfig},
     plan::{Plan, Program, Recorder, Traced, WeightSource},
@@ -82,6 +82,7 @@ pub fn step_options(config: &UnetConfig, size: &StepSize) -> StepOptions {
         objective: size.objective,
         decoupled: size.decoupled,
         checkpoint: size.checkpoint,
+        drawn: true,
         poison: false,
         types: size.types,
     }
@@ -223,7 +224,8 @@ pub fn time_training(
     let (mut stepper, batch) = training(config, size, device, weights)?;
     time(device, iterations, || {
         stepper.accumulate(&batch)?;
-        stepper.update().map(drop)
+        stepper.update()?;
+        stepper.results(0).map(drop)
     })
 }
 
@@ -255,13 +257,12 @@ fn training(
     let scaling = LossScale::Auto.scaling(size.types.products())?;
     let rules = Rules { scaling, ..Rules::constant(1.0) };
     let optimizer = Optimizer::new(&mut program, group, rules)?;
-    let stepper = Stepper::new(program, optimizer, &step_options(config, size));
+    let stepper = Stepper::new(program, optimizer, &step_options(config, size))?;
     let (n, positions) = (size.batch, size.batch * size.latent[0] * size.latent[1]);
     let len = positions * config.in_channels;
     let batch = Batch {
         moments: noise(1, 2 * len),
-        posterior_noise: noise(2, len),
-        noise: noise(3, len),
+        noise: PassNoise::Drawn { posterior: state(1, 2), forward: state(1, 3) },
         timesteps: vec![500; n],
         weight: vec![1.0; positions],
         coefficient: vec![1.0 / n as f32; n],

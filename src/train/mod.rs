@@ -13,12 +13,14 @@ mod optimizer;
 mod pictures;
 mod program;
 mod random;
+mod results;
 mod run;
 mod save;
 mod scale;
 mod start;
 mod state;
 mod step;
+mod stepper;
 mod trainable;
 mod trainer;
 mod words;
@@ -35,7 +37,7 @@ pub use measure::{
     StepSize, peak_memory_bytes, plan_denoising, plan_training, step_options, time_denoising,
     time_training, trace_denoising, trace_training,
 };
-pub use optimizer::{Group, Optimizer, Rules};
+pub use optimizer::{Group, Optimizer, Rules, Updated};
 pub use pictures::{Features, Pictures};
 pub use program::{
     Patterns, Text, Trained, is_adapter, is_decoupling, plan_step, predict, text_inputs,
@@ -46,7 +48,8 @@ pub use run::{Hooks, Report, SampleHook, SaveHook, run, trainables};
 pub use save::{ENCODER_KEY, TrainedWeights, adapter, modules, save};
 pub use start::InitialWeights;
 pub use state::{Checkpoints, State, sha256};
-pub use step::{Batch, Noisy, Objective, Predicted, StepOptions, Stepper, record};
+pub use step::{Noisy, Objective, Predicted, StepOptions, record};
+pub use stepper::{Batch, PassNoise, StepResult, Stepper};
 pub use trainable::Trainable;
 pub use trainer::{Trainer, coefficients, optimizer};
 pub use words::all_named;

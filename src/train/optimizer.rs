@@ -50,6 +50,15 @@ impl Rules {
     }
 }
 
+/// What an update came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Updated {
+    /// Norm of the mean gradient before clipping; with a scaled loss it is not finite where the update was skipped.
+    pub norm: f32,
+    /// Where the scale of the loss stood before and after, where there is one.
+    pub scale: Option<[Scale; 2]>,
+}
+
 /// The optimizer's state and settings.
 #[derive(Debug)]
 pub struct Optimizer {
@@ -125,33 +134,48 @@ impl Optimizer {
         }
     }
 
-    /// Ends one step on gradients that are the sum over the passes; on a GPU it was launched before. Returns the norm of
-    /// the mean gradient before clipping; with a scaled loss it is not finite where the update was skipped. A skipped
-    /// update changes nothing but the scale; the step counts, for the learning rate too, but not for AdamW's bias
-    /// correction and the warm-up of the moving average.
+    /// Ends one step on gradients that are the sum over the passes. On a GPU it was launched before and may be under way:
+    /// `None`; [`Optimizer::took`] tells what it came to. A skipped update changes nothing but the scale; the step
+    /// counts, for the learning rate too, but not for AdamW's bias correction and the warm-up of the moving average.
     ///
     /// # Errors
     /// [`Error::Shape`] when `program` is not what the optimizer was made for; [`Error::Data`] when the
     /// gradient is not finite and the loss is not scaled (nothing was changed then), or too many updates were skipped.
-    pub fn update(&mut self, program: &mut Program) -> Result<f32> {
-        let (norm, scale) = match &mut self.moments {
-            Moments::Cuda(d) => {
-                let done = d.adamw.done()?;
-                (done.norm, self.scale.map(|_| done.scale))
-            }
-            Moments::Host { first, second, average } => {
-                let mut flat = program.trainables()?;
-                let (groups, rules, scale) = (&self.groups[..], &self.rules, self.scale);
-                let step = HostStep { groups, rules, step: self.step, scale };
-                let (norm, scale) = step.run(&mut flat, [first, second, average])?;
-                scale.map_or(Ok(()), |s| program.scale_loss(s.value))?;
-                (norm, scale)
-            }
+    pub fn update(&mut self, program: &mut Program) -> Result<Option<Updated>> {
+        let Moments::Host { first, second, average } = &mut self.moments else {
+            self.step += 1;
+            return Ok(None);
         };
+        let mut flat = program.trainables()?;
+        let (groups, rules, scale) = (&self.groups[..], &self.rules, self.scale);
+        let step = HostStep { groups, rules, step: self.step, scale };
+        let (norm, scale) = step.run(&mut flat, [first, second, average])?;
+        scale.map_or(Ok(()), |s| program.scale_loss(s.value))?;
         self.step += 1;
-        self.scale = scale;
-        scale.map_or(Ok(()), |s| scale::check(s, self.step))?;
-        Ok(norm)
+        self.ended(norm, scale, self.step).map(Some)
+    }
+
+    /// Takes note of what the oldest step that was not told yet came to on a GPU: the state there after it.
+    ///
+    /// # Errors
+    /// [`Error::Data`] as in [`Optimizer::update`].
+    pub fn took(&mut self, state: DeviceStep) -> Result<Updated> {
+        let state = state.check()?;
+        self.ended(state.norm, self.scale.map(|_| state.scale), state.step.into())
+    }
+
+    fn ended(&mut self, norm: f32, scale: Option<Scale>, step: u64) -> Result<Updated> {
+        let before = std::mem::replace(&mut self.scale, scale);
+        scale.map_or(Ok(()), |s| scale::check(s, step))?;
+        Ok(Updated { norm, scale: before.zip(scale).map(|(before, after)| [before, after]) })
+    }
+
+    /// Where the [`DeviceStep`] lies on a GPU.
+    pub fn state_address(&self) -> Option<u64> {
+        match &self.moments {
+            Moments::Cuda(d) => Some(d.adamw.state_address()),
+            Moments::Host { .. } => None,
+        }
     }
 
     /// What is saved as the result: the moving average where there is one, else the trainables.
@@ -168,12 +192,17 @@ impl Optimizer {
     /// # Errors
     /// Those of the device.
     pub fn state(&self, program: &Program) -> Result<State> {
-        let (step, master) = (self.step, program.master()?);
-        let [first, second, average] = match &self.moments {
-            Moments::Host { first, second, average } => [first, second, average].map(Clone::clone),
-            Moments::Cuda(d) => d.read()?,
+        let master = program.master()?;
+        let (step, scale, [first, second, average]) = match &self.moments {
+            Moments::Host { first, second, average } => {
+                (self.step, self.scale, [first, second, average].map(Clone::clone))
+            }
+            Moments::Cuda(d) => {
+                let now = d.adamw.state()?; // what is still under way, too
+                (now.step.into(), self.scale.map(|_| now.scale), d.read()?)
+            }
         };
-        Ok(State { step, scale: self.scale, master, first, second, average })
+        Ok(State { step, scale, master, first, second, average })
     }
 
     /// Goes back to `state`.

@@ -1,8 +1,8 @@
 //! The run: steps, logs, checkpoints, samples, and how it ends.
 
 use super::{
-    Checkpoints, Events, Log, Prepared, Row, RunFolder, SampleSource, State, Trainable, Trainer,
-    feed::with_feed, scale,
+    Checkpoints, Events, Log, Prepared, Row, RunFolder, SampleSource, State, StepResult, Trainable,
+    Trainer, feed::with_feed, scale,
 };
 use crate::{
     data::TrainConfig,
@@ -14,6 +14,7 @@ use crate::{
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
+    collections::VecDeque,
     io::IsTerminal,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
@@ -25,6 +26,9 @@ use std::{
 pub type SampleHook<'h> = dyn FnMut(u64, &[Trainable], &mut Texts) -> Result<()> + 'h;
 /// Writes the result and says where; called with the run folder.
 pub type SaveHook<'h> = dyn FnMut(&Path, &[Trainable]) -> Result<Vec<PathBuf>> + 'h;
+
+/// Steps that a GPU may have before it while the host prepares the next and reads what came of the last.
+const AHEAD: usize = 1;
 
 /// What the run asks of rooms it may not import.
 pub struct Hooks<'h> {
@@ -107,13 +111,19 @@ pub fn run(
     let mut progress = Progress::new(first, steps, begin, report);
     let passes = first * accumulate..steps * accumulate;
     with_feed(source, trainer.draws(), accumulate, passes, |feed| {
+        let mut under_way = VecDeque::new();
         for step in first..steps {
-            let row = one_step(&mut trainer, config, feed, step)?;
-            outputs.log(&row)?;
-            progress.step(&row);
+            under_way.push_back(one_step(&mut trainer, config, feed, step)?);
             let done = step + 1;
             let stop = hooks.stop.load(Ordering::SeqCst) && done < steps;
-            if stop || due(config.train.save_every, done) || done == steps {
+            let saves = stop || due(config.train.save_every, done) || done == steps;
+            let ends = saves || due(config.train.sample_every, done);
+            for result in trainer.stepper.results(if ends { 0 } else { AHEAD })? {
+                let row = progress.row(under_way.pop_front().unwrap_or_default(), result);
+                outputs.log(&row)?;
+                progress.step(&row);
+            }
+            if saves {
                 outputs.save(&mut trainer)?;
             }
             if stop {
@@ -124,6 +134,9 @@ pub fn run(
             {
                 let trained = trainables(&mut trainer, true)?;
                 sample(done, &trained, &mut trainer.texts)?;
+            }
+            if ends {
+                progress.last = Instant::now(); // what was saved or shown is no part of a step
             }
         }
         Ok(())
@@ -145,16 +158,14 @@ fn interrupted(done: u64, steps: u64, folder: &RunFolder, hint: &str) -> Error {
     }
 }
 
+/// Launches a step; the row of the log that its results will fill.
 fn one_step(
     trainer: &mut Trainer<'_>,
     config: &TrainConfig,
     feed: &Receiver<Result<Prepared>>,
     step: u64,
 ) -> Result<Row> {
-    let begin = Instant::now();
-    let (mut loss, mut mixed) = (0.0, 0);
-    let mut parts: Vec<(String, f32)> = vec![];
-    let mean = 1.0 / config.train.accumulate as f32;
+    let mut mixed = 0;
     for _ in 0..config.train.accumulate {
         let pass = feed.recv().map_err(|_| Error::Data {
             at: format!("step {}", step + 1),
@@ -163,27 +174,12 @@ fn one_step(
             fix: "this is a bug of the loader".into(),
         })??;
         mixed += pass.samples.iter().filter(|s| s.mixed).count();
-        loss += trainer.pass(&pass)? * mean;
-        for (i, (name, value)) in trainer.stepper.parts()?.into_iter().enumerate() {
-            match parts.get_mut(i) {
-                Some((_, sum)) => *sum += value * mean,
-                None => parts.push((name, value * mean)),
-            }
-        }
+        trainer.pass(&pass)?;
     }
+    trainer.stepper.update()?;
     let factor = config.train.learning_rate_factor(step);
-    let before = trainer.stepper.optimizer.scale;
-    let grad_norm = trainer.stepper.update()?;
-    parts.extend(scale::logged(before, trainer.stepper.optimizer.scale));
-    Ok(Row {
-        step: step + 1,
-        loss,
-        learning_rate: (config.train.learning_rate * factor) as f32,
-        grad_norm,
-        seconds: begin.elapsed().as_secs_f32(),
-        mixed,
-        parts,
-    })
+    let learning_rate = (config.train.learning_rate * factor) as f32;
+    Ok(Row { step: step + 1, learning_rate, mixed, ..Row::default() })
 }
 
 /// The log's columns beside those of every run.
@@ -265,6 +261,8 @@ struct Progress {
     losses: Vec<f32>,
     begin: Instant,
     steps: Instant,
+    /// When the last step ended, or what came after it.
+    last: Instant,
     report: Report,
 }
 
@@ -279,7 +277,15 @@ impl Progress {
             bar.set_style(style);
         }
         bar.set_position(first);
-        Self { bar, losses: vec![], begin, steps: Instant::now(), report }
+        let now = Instant::now();
+        Self { bar, losses: vec![], begin, steps: now, last: now, report }
+    }
+
+    /// The row of a step that has ended.
+    fn row(&mut self, row: Row, result: StepResult) -> Row {
+        let StepResult { loss, grad_norm, parts } = result;
+        let last = std::mem::replace(&mut self.last, Instant::now());
+        Row { loss, grad_norm, parts, seconds: last.elapsed().as_secs_f32(), ..row }
     }
 
     fn step(&mut self, row: &Row) {

@@ -14,9 +14,9 @@ const LEAST: f32 = 1.0 / 1024.0;
 /// So many updates skipped in a row are given up at any scale.
 const MOST_IN_A_ROW: u32 = 50;
 
-/// The columns of a step that began with `before` and ended with `after`; none without a scale.
-pub(super) fn logged(before: Option<Scale>, after: Option<Scale>) -> Vec<(String, f32)> {
-    let (Some(before), Some(after)) = (before, after) else { return vec![] };
+/// The columns of a step that began with the first scale and ended with the second; none without a scale.
+pub(super) fn logged(scales: Option<[Scale; 2]>) -> Vec<(String, f32)> {
+    let Some([before, after]) = scales else { return vec![] };
     let skipped = f32::from(u8::from(after.skipped > before.skipped));
     COLUMNS.map(String::from).into_iter().zip([before.value, skipped]).collect()
 }

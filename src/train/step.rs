@@ -1,8 +1,8 @@
 //! One training step as a program: posterior, noise, prediction, loss, backward, update.
 
 use super::{
-    Decoupled, NoiseSchedule, Optimizer, Prediction,
-    decoupled::{Branches, Term, router_statistics},
+    Decoupled, NoiseSchedule, Prediction,
+    decoupled::{Branches, Term},
 };
 use crate::{
     error::{Error, Result},
@@ -11,9 +11,10 @@ use crate::{
         affine::Affine,
         diffuse::{Diffuse, Noising},
         loss::{Dco, MaskedMse},
+        noise::{Normal, STATE_WORDS},
         posterior::Posterior,
     },
-    plan::{Pass, Plan, PlanOptions, Program, Recorder, Value},
+    plan::{Pass, Plan, PlanOptions, Recorder, Value},
     tensor::{DType, Spec, Types},
 };
 
@@ -48,6 +49,8 @@ pub struct StepOptions {
     pub decoupled: Option<Decoupled>,
     /// Recompute activations.
     pub checkpoint: bool,
+    /// Draw the noise in the program, from the states it is fed; else the noise itself is fed.
+    pub drawn: bool,
     /// Fill dead buffers with NaN (tests).
     pub poison: bool,
     /// How numbers are stored.
@@ -78,8 +81,9 @@ pub enum Predicted {
 
 /// Records a step around `predict` and plans it.
 ///
-/// Inputs: `moments [N, h, w, 2C]`, `posterior_noise`, `noise [N, h, w, C]`, `timesteps [N]` (i32) and `timestep [N]`
-/// (f32, the same numbers), `weight [N, h, w]`, `coefficient [N]` (not for DCO), and what `predict` adds. `branches` are
+/// Inputs: `moments [N, h, w, 2C]`, `posterior_noise`, `noise [N, h, w, C]` (or what they are drawn from:
+/// `posterior_noise_state`, `noise_state [1, 4]`, see [`crate::kernels::noise::state`]), `timesteps [N]` (i32) and `timestep
+/// [N]` (f32, the same numbers), `weight [N, h, w]`, `coefficient [N]` (not for DCO), and what `predict` adds. `branches` are
 /// those of a decoupled step, whose parts are added to the loss, each an output of its name.
 ///
 /// # Errors
@@ -94,8 +98,8 @@ pub fn record(
     let r = &mut rec;
     let latent = Spec::f32(&[n, h, w, c]);
     let moments = r.input("moments", Spec::f32(&[n, h, w, 2 * c]));
-    let posterior_noise = r.input("posterior_noise", latent.clone());
-    let noise = r.input("noise", latent);
+    let posterior_noise = options.normals(r, POSTERIOR_NOISE, &latent)?;
+    let noise = options.normals(r, NOISE, &latent)?;
     let timesteps = r.input("timesteps", Spec::i32(&[n]));
     let timestep = r.input("timestep", Spec::f32(&[n]));
     let weight = r.input("weight", Spec::f32(&[n, h, w]));
@@ -157,8 +161,13 @@ pub fn record(
     rec.plan(&outputs, PlanOptions { pass: Pass::Loss(sum), checkpoint, poison })
 }
 
+/// Inputs with the noise of a step: what is fed where it is not drawn, and else the state it is drawn from.
+pub(super) const POSTERIOR_NOISE: [&str; 2] = ["posterior_noise", "posterior_noise_state"];
+/// The noise of the forward process, likewise.
+pub(super) const NOISE: [&str; 2] = ["noise", "noise_state"];
+
 /// Name of the output with a router's logits.
-const ROUTER: &str = "router";
+pub(super) const ROUTER: &str = "router";
 
 fn scaled(r: &mut Recorder, x: Value, scale: f32) -> Result<Value> {
     if scale == 1.0 { Ok(x) } else { r.apply(Affine { scale, shift: 0.0 }, &[x]) }
@@ -174,120 +183,14 @@ impl StepOptions {
     pub fn weighs(&self) -> bool {
         self.objective == Objective::Mse || self.decoupled.is_some_and(|d| d.weights.weak != 0.0)
     }
-}
 
-/// The numbers of one pass; every vector as long as the input of its name.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Batch {
-    /// VAE moments `[N, h, w, 2C]`.
-    pub moments: Vec<f32>,
-    /// Noise of the posterior `[N, h, w, C]`.
-    pub posterior_noise: Vec<f32>,
-    /// Noise of the forward process `[N, h, w, C]`.
-    pub noise: Vec<f32>,
-    /// Timesteps `[N]`.
-    pub timesteps: Vec<i32>,
-    /// Loss weights `[N, h, w]`.
-    pub weight: Vec<f32>,
-    /// Loss coefficients `[N]`; their sum over a batch without a prior is 1.
-    pub coefficient: Vec<f32>,
-    /// What the prediction is conditioned on, by input name.
-    pub condition: Vec<(&'static str, Vec<f32>)>,
-    /// Token ids, by input name, when the text encoders are in the program.
-    pub ids: Vec<(&'static str, Vec<i32>)>,
-}
-
-/// A program of [`record`] with its optimizer.
-#[derive(Debug)]
-pub struct Stepper {
-    /// The program.
-    pub program: Program,
-    /// The optimizer.
-    pub optimizer: Optimizer,
-    passes: usize,
-    weighs: bool,
-    decoupled: Option<Decoupled>,
-}
-
-impl Stepper {
-    /// Joins a program made with `options` and the optimizer made for its trainables.
-    pub fn new(program: Program, optimizer: Optimizer, options: &StepOptions) -> Self {
-        let (weighs, decoupled) = (options.weighs(), options.decoupled);
-        Self { program, optimizer, passes: 0, weighs, decoupled }
-    }
-
-    /// Columns of what [`Stepper::parts`] gives.
-    pub fn columns(&self) -> Vec<String> {
-        self.decoupled.map(|d| d.columns()).unwrap_or_default()
-    }
-
-    /// The parts of the last pass's loss by their names, the entropy of the router and the mean weight of each expert;
-    /// nothing where the loss is one.
-    ///
-    /// # Errors
-    /// Those of the device.
-    pub fn parts(&self) -> Result<Vec<(String, f32)>> {
-        let Some(d) = &self.decoupled else { return Ok(vec![]) };
-        let mut parts = vec![];
-        for name in d.parts() {
-            let value = self.program.get(name)?.first().copied().unwrap_or(f32::NAN);
-            parts.push((name.to_string(), value));
+    /// Standard normals of `spec`: fed, or one stream of them.
+    fn normals(&self, r: &mut Recorder, [fed, state]: [&str; 2], spec: &Spec) -> Result<Value> {
+        if !self.drawn {
+            return Ok(r.input(fed, spec.clone()));
         }
-        if let Some(f) = d.model.fusion {
-            let (entropy, load) = router_statistics(&self.program.get(ROUTER)?, f.experts);
-            parts.push(("router_entropy".into(), entropy));
-            let of = |(i, load)| (format!("expert_{i}"), load);
-            parts.extend(load.into_iter().enumerate().map(of));
-        }
-        Ok(parts)
-    }
-
-    /// Feeds a batch, runs forward and backward, adds to the gradient; returns the loss of this pass. After the last pass
-    /// of a step a GPU updates the trainables in the same graph.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] when a vector does not fit; those of the operations.
-    pub fn accumulate(&mut self, batch: &Batch) -> Result<f32> {
-        let p = &mut self.program;
-        p.set("moments", &batch.moments)?;
-        p.set("posterior_noise", &batch.posterior_noise)?;
-        p.set("noise", &batch.noise)?;
-        p.set_i32("timesteps", &batch.timesteps)?;
-        p.set("timestep", &batch.timesteps.iter().map(|t| *t as f32).collect::<Vec<_>>())?;
-        p.set("weight", &batch.weight)?;
-        if self.weighs {
-            p.set("coefficient", &batch.coefficient)?;
-        }
-        for (name, data) in &batch.condition {
-            p.set(name, data)?;
-        }
-        for (name, ids) in &batch.ids {
-            p.set_i32(name, ids)?;
-        }
-        let (first, optimizer) = (self.passes == 0, &self.optimizer);
-        self.passes += 1;
-        let launch = || optimizer.launch();
-        let last = self.passes == optimizer.passes();
-        p.forward_backward(first, if last { Some(&launch) } else { None })?;
-        p.loss()
-    }
-
-    /// Ends a step: updates the trainables with the mean gradient of its passes (a GPU did so after the last of them);
-    /// returns its norm before clipping.
-    ///
-    /// # Errors
-    /// As [`Optimizer::update`]; [`Error::Plan`] after another number of passes than the optimizer was made for.
-    pub fn update(&mut self) -> Result<f32> {
-        let (passes, want) = (std::mem::take(&mut self.passes), self.optimizer.passes());
-        if passes != want {
-            let problem = format!("an update after {passes} passes, expected {want}");
-            return Err(Error::Plan { at: "training step".into(), problem });
-        }
-        self.optimizer.update(&mut self.program)
-    }
-
-    /// Drops accumulated gradients.
-    pub fn reset(&mut self) {
-        self.passes = 0;
+        let state = r.input(state, Spec::i32(&[1, STATE_WORDS]));
+        let drawn = r.scope(fed, |r| r.apply(Normal { dims: spec.dims.clone() }, &[state]))?;
+        r.view(drawn, &spec.dims)
     }
 }

@@ -72,7 +72,7 @@ impl<'a> Trainer<'a> {
             device,
             noise,
             decoupled: blueprint.options.decoupled,
-            stepper: Stepper::new(program, optimizer, &blueprint.options),
+            stepper: Stepper::new(program, optimizer, &blueprint.options)?,
             encoder,
             texts: Texts::default(),
             moments: HashMap::new(),
@@ -82,10 +82,8 @@ impl<'a> Trainer<'a> {
 
     /// What the random numbers of a pass depend on.
     pub fn draws(&self) -> Draws {
-        let side = self.config.train.resolution / self.base.vae.factor();
-        let latent = side * side * self.base.vae.latent_channels;
         let drop = self.config.decoupling.drop as f32;
-        Draws { drop, ..Draws::new(self.config.train.seed, latent, &self.noise) }
+        Draws { drop, ..Draws::new(self.config.train.seed, &self.noise) }
     }
 
     /// Encodes those of `prompts` that are new with the frozen text encoders, which are loaded at most once for
@@ -101,39 +99,48 @@ impl<'a> Trainer<'a> {
         self.texts.encode((self.base, &self.device), (&none, weights), prompts)
     }
 
-    /// VAE moments of a sample, from the cache where its pixels were seen before.
-    fn moments(&mut self, sample: &TrainingSample) -> Result<Vec<f32>> {
-        self.hits.1 += 1;
+    /// VAE moments of a sample whose pixels were seen before.
+    fn known_moments(&self, sample: &TrainingSample) -> Option<&Vec<f32>> {
         let key = sample.key.as_ref().filter(|_| self.config.train.cache_latents);
-        if let Some(known) = key.and_then(|k| self.moments.get(k)) {
-            self.hits.0 += 1;
-            return Ok(known.clone());
-        }
-        self.encoder.set("sample", &sample.pixels)?;
-        self.encoder.forward()?;
-        let moments = self.encoder.get("moments")?;
-        if let Some(k) = key {
-            self.moments.insert(k.clone(), moments.clone());
-        }
-        Ok(moments)
+        key.and_then(|k| self.moments.get(k))
     }
 
-    /// Runs forward and backward on one pass; returns its loss.
+    /// Encodes sample `i` of a pass that was fed, and keeps the moments where its pixels come again; those of other
+    /// pictures never leave a GPU.
+    fn encode(&mut self, i: usize, sample: &TrainingSample) -> Result<()> {
+        self.encoder.set("sample", &sample.pixels)?;
+        self.encoder.forward()?;
+        if let Some(key) = sample.key.as_ref().filter(|_| self.config.train.cache_latents) {
+            self.moments.insert(key.clone(), self.encoder.get("moments")?);
+        }
+        self.stepper.program.adopt(("moments", i), &self.encoder, "moments")
+    }
+
+    /// Runs forward and backward on one pass, which a GPU may still compute afterwards.
     ///
     /// # Errors
     /// Those of the data's shapes and of the operations.
-    pub fn pass(&mut self, pass: &Prepared) -> Result<f32> {
+    pub fn pass(&mut self, pass: &Prepared) -> Result<()> {
         let mut batch = Batch {
-            posterior_noise: pass.posterior_noise.clone(),
             noise: pass.noise.clone(),
             timesteps: pass.timesteps.clone(),
             weight: pass.weights(),
             coefficient: coefficients(&self.config.method, &self.noise, pass),
             ..Batch::default()
         };
-        for sample in &pass.samples {
-            batch.moments.extend(self.moments(sample)?);
+        let each = self.encoder.spec("moments")?.len();
+        let mut unseen = vec![];
+        for (i, sample) in pass.samples.iter().enumerate() {
+            match self.known_moments(sample) {
+                Some(known) => batch.moments.extend(known),
+                None => {
+                    unseen.push((i, sample));
+                    batch.moments.resize(batch.moments.len() + each, 0.0);
+                }
+            }
         }
+        self.hits.0 += pass.samples.len() - unseen.len();
+        self.hits.1 += pass.samples.len();
         let prompts: Vec<&str> = pass.samples.iter().map(|s| s.prompt.as_str()).collect();
         if text_is_trained(self.config) {
             self.text_ids(&mut batch, &prompts);
@@ -148,7 +155,9 @@ impl<'a> Trainer<'a> {
             let ids = Base::time_ids(side, side).repeat(prompts.len());
             batch.condition.push(("time_ids", ids));
         }
-        self.stepper.accumulate(&batch)
+        self.stepper.feed(&batch)?;
+        unseen.into_iter().try_for_each(|(i, sample)| self.encode(i, sample))?;
+        self.stepper.run()
     }
 
     /// What a decoupled step is fed beside.

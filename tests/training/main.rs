@@ -12,8 +12,9 @@ use selvedge::{
     plan::{Recorder, WeightLayout, WeightSource},
     tensor::{DType, Floats, Tensor, safetensors::SafeFile},
     train::{
-        Batch, Decoupled, Group, InitialWeights, NoiseSchedule, Objective, Optimizer, Patterns,
-        Prediction, Rules, StepOptions, Stepper, Trained, plan_step, text_inputs, unet_params,
+        Batch, Decoupled, Group, InitialWeights, NoiseSchedule, Objective, Optimizer, PassNoise,
+        Patterns, Prediction, Rules, StepOptions, Stepper, Trained, plan_step, text_inputs,
+        unet_params,
     },
 };
 
@@ -97,6 +98,7 @@ fn stepper(run: &Run, checkpoint: bool) -> Stepper {
         objective: run.objective,
         decoupled: run.decoupled,
         checkpoint,
+        drawn: false,
         poison: true,
         types: DType::F32.into(),
     };
@@ -116,7 +118,7 @@ fn stepper(run: &Run, checkpoint: bool) -> Stepper {
     let factors = (0..STEPS).map(factor).collect();
     let rules = Rules { passes: ACCUMULATE, factors, ..Rules::constant(run.clip) };
     let optimizer = Optimizer::new(&mut program, group, rules).unwrap();
-    Stepper::new(program, optimizer, &options)
+    Stepper::new(program, optimizer, &options).unwrap()
 }
 
 /// Row `i` of the first axis, channels moved last when there are pictures.
@@ -138,8 +140,7 @@ fn batch(file: &SafeFile, i: usize, run: &Run, noise: &NoiseSchedule) -> Batch {
     let conditions = ["context", "text_embeds", "time_ids"];
     Batch {
         moments: get("moments"),
-        posterior_noise: get("posterior_noise"),
-        noise: get("noise"),
+        noise: PassNoise::Fed { posterior: get("posterior_noise"), forward: get("noise") },
         coefficient: timesteps.iter().map(coefficient).collect(),
         timesteps,
         weight: row(&file.f32("weight").unwrap(), i),
@@ -173,17 +174,18 @@ fn train(run: &Run, checkpoint: bool) -> Outcome {
     let noise = NoiseSchedule::stable_diffusion(run.prediction);
     let (mut losses, mut norms) = (vec![], vec![]);
     for step in 0..STEPS {
-        let mut loss = 0.0;
         for micro in 0..ACCUMULATE {
             let i = step * ACCUMULATE + micro;
             let mut batch = batch(&data, i, run, &noise);
             if let Some(d) = &run.decoupled {
                 decoupled::feed(&mut batch, d, run.kind, i);
             }
-            loss += stepper.accumulate(&batch).unwrap() / ACCUMULATE as f32;
+            stepper.accumulate(&batch).unwrap();
         }
-        losses.push(loss);
-        norms.push(stepper.update().unwrap());
+        stepper.update().unwrap();
+        let result = stepper.results(0).unwrap().remove(0);
+        losses.push(result.loss);
+        norms.push(result.grad_norm);
     }
     let master = stepper.program.master().unwrap();
     let entries = stepper.program.entries().iter();

@@ -142,6 +142,13 @@ impl Driver {
         self.ok("cuMemcpyHtoDAsync", code)
     }
 
+    /// Copies to the host without waiting. The caller reads `to` when the stream has passed it.
+    pub fn fetch_later(&self, to: &mut [u8], from: u64, stream: Handle) -> Result<()> {
+        // SAFETY: `Pinned` waits before it lends or frees the slice; the device range is inside an allocation.
+        let code = unsafe { (self.table.to_host)(to.as_mut_ptr().cast(), from, to.len(), stream) };
+        self.ok("cuMemcpyDtoHAsync", code)
+    }
+
     pub fn copy_on_device(&self, to: u64, from: u64, bytes: usize, stream: Handle) -> Result<()> {
         // SAFETY: the caller has checked both ranges.
         self.ok("cuMemcpyDtoDAsync", unsafe { (self.table.on_device)(to, from, bytes, stream) })
