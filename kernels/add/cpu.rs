@@ -68,21 +68,47 @@ pub(super) fn add_channels(mut io: Forward<'_>) {
 
 pub(super) fn add_channels_backward(mut io: Backward<'_>) {
     let (dy, c) = (io.d_out.f32(), io.out_spec.last());
-    if let Some(mut g) = io.d_ins.pop().filter(Grad::wanted) {
-        let add = g.mode == GradMode::Accumulate;
-        let de = g.buf.f32();
-        let pictures = de.len().checked_div(c).unwrap_or(0);
-        let picture = dy.len().checked_div(pictures).unwrap_or(0);
-        let mut sums = vec![0f64; c]; // thousands of rows: f32 would lose digits
-        for (n, de) in de.chunks_exact_mut(c.max(1)).enumerate() {
-            sums.fill(0.0);
-            for row in dy[n * picture..(n + 1) * picture].chunks_exact(c) {
-                sums.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v));
-            }
-            for (d, s) in de.iter_mut().zip(&sums) {
-                *d = *s as f32 + if add { *d } else { 0.0 };
-            }
-        }
+    if let Some(g) = io.d_ins.pop().filter(Grad::wanted) {
+        channel_sums(g, dy, c);
     }
     io.d_ins.into_iter().for_each(|g| pass_on(g, dy));
+}
+
+/// Gives the sums of `dy`'s rows of `c` numbers, over the rows of each picture, to a gradient.
+pub(super) fn channel_sums(mut g: Grad<'_>, dy: &[f32], c: usize) {
+    let add = g.mode == GradMode::Accumulate;
+    let de = g.buf.f32();
+    let pictures = de.len().checked_div(c).unwrap_or(0);
+    let picture = dy.len().checked_div(pictures).unwrap_or(0);
+    let mut sums = vec![0f64; c]; // thousands of rows: f32 would lose digits
+    for (n, de) in de.chunks_exact_mut(c.max(1)).enumerate() {
+        sums.fill(0.0);
+        for row in dy[n * picture..(n + 1) * picture].chunks_exact(c) {
+            sums.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v));
+        }
+        for (d, s) in de.iter_mut().zip(&sums) {
+            *d = *s as f32 + if add { *d } else { 0.0 };
+        }
+    }
+}
+
+/// Adds to each row of `c` numbers that of its picture.
+pub(super) fn shift(y: &mut [f32], t: &[f32], c: usize) {
+    let picture = y.len().checked_div(t.len().checked_div(c).unwrap_or(0)).unwrap_or(0);
+    if picture == 0 {
+        return;
+    }
+    for_chunks(
+        y,
+        c,
+        #[inline(always)]
+        |at, chunk| {
+            for (i, y) in chunk.chunks_exact_mut(c).enumerate() {
+                let n = (at + i * c) / picture;
+                for (y, t) in y.iter_mut().zip(&t[n * c..]) {
+                    *y += t;
+                }
+            }
+        },
+    );
 }

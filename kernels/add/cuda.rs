@@ -123,16 +123,29 @@ pub(super) fn scratch_bytes(x: &Spec, e: &Spec) -> usize {
 }
 
 pub(super) fn add_channels_backward(cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
-    pass_on(cuda, (io.d_out, io.out_spec), &io.d_ins[..1])?;
-    if !io.d_ins[1].wanted() || io.specs[1].is_empty() {
+    let dy = (io.d_out, io.out_spec);
+    pass_on(cuda, dy, &io.d_ins[..1])?;
+    if !io.d_ins[1].wanted() {
         return Ok(());
     }
-    let (x, e) = (&io.specs[0], &io.specs[1]);
+    channel_sums(cuda, dy, (&io.d_ins[1], &io.specs[1]), io.scratch.address())
+}
+
+/// The sums of `dy`, which is like `x`, over the rows of each sample to a gradient like `e`; `scratch` holds
+/// [`scratch_bytes`].
+pub(super) fn channel_sums(
+    cuda: &Cuda,
+    (dy, x): (Buf<'_>, &Spec),
+    (grad, e): (&Grad<'_>, &Spec),
+    scratch: u64,
+) -> Result<()> {
+    if e.is_empty() {
+        return Ok(());
+    }
     let ((rows, parts), cols) = (parts(x, e), e.last());
-    let partial =
-        Touched { what: "partial sums", address: io.scratch.address(), bytes: scratch_bytes(x, e) };
+    let partial = Touched { what: "partial sums", address: scratch, bytes: scratch_bytes(x, e) };
     if parts > 0 {
-        let dy = Touched::new("dy", io.d_out.address(), x);
+        let dy = Touched::new("dy", dy.address(), x);
         let kernel = cuda.kernel::<SumArgs>("add", by_dtype(x.dtype, SUMS))?;
         let args = SumArgs {
             dy: dy.address,
@@ -147,7 +160,7 @@ pub(super) fn add_channels_backward(cuda: &Cuda, io: &Backward<'_>) -> Result<()
         cuda.launch(&kernel, grid, &args, &[dy, partial])?;
     }
     let mut ops = Operands { touches: vec![partial] };
-    let (target, mode) = ops.gradient("de", &io.d_ins[1], e);
+    let (target, mode) = ops.gradient("de", grad, e);
     let args = TotalArgs {
         partial: partial.address,
         target,

@@ -52,6 +52,36 @@ pub(crate) fn residual_gradient(io: &mut Backward<'_>) -> Result<()> {
     Ok(())
 }
 
+/// `y[n, .., c] += t[n, c]` for rows of `columns` numbers.
+pub(crate) fn shift(y: &mut [f32], t: &[f32], columns: usize) {
+    cpu::shift(y, t, columns);
+}
+
+/// Scratch of [`shift_gradient`] on a GPU, bytes.
+pub(crate) fn channel_scratch(y: &Spec, t: &Spec) -> usize {
+    cuda::scratch_bytes(y, t)
+}
+
+/// `dt[n, c]` = sum of `dy` over the middle axes, for the last input of an operation that adds it to its result; leaves `io`
+/// to that operation without it.
+///
+/// # Errors
+/// As [`Op::backward`].
+pub(crate) fn shift_gradient(io: &mut Backward<'_>) -> Result<()> {
+    io.ins.pop();
+    let (t, others) = io.specs.split_last().map_or((None, io.specs), |(t, o)| (Some(t), o));
+    io.specs = others;
+    let (Some(grad), Some(t)) = (io.d_ins.pop().filter(Grad::wanted), t) else { return Ok(()) };
+    match io.device {
+        Device::Cpu => cpu::channel_sums(grad, io.d_out.f32(), t.last()),
+        Device::Cuda(cuda) => {
+            let dy = (io.d_out, io.out_spec);
+            return cuda::channel_sums(cuda, dy, (&grad, t), io.scratch.address());
+        }
+    }
+    Ok(())
+}
+
 impl Op for Add {
     fn name(&self) -> &'static str {
         "add"

@@ -8,6 +8,7 @@ struct Args {
   const void* src;     // x (N, H, W, C) | dy (N, H', W', O)
   const void* other;   // w (O, kh, kw, C) | for dw: x
   const void* bias;    // (O) or null
+  const void* shifts;  // forward: (N, O) or null
   void* dst;           // y | dx | dw
   float* partial;      // (ranges, O, kh, kw, C) f32 sums of dw, or null: one range, written to dst
   Shape shape;

@@ -1,15 +1,26 @@
 //! Shapes: 1x1, 3x3, ragged images and channels, strides, one-sided padding, large and even
 //! kernels, upsampling, empty; and SDXL's own for measurements.
 
-use super::Conv2d;
-use crate::kernels::case::Case;
+use super::{Conv2d, ShiftedConv2d};
+use crate::{kernels::case::Case, op::Op};
 
 /// One call: image, then outputs and kernel.
 fn case(x: [usize; 4], [o, kh, kw]: [usize; 3], op: Conv2d) -> Case {
     let w = [o, kh, kw, x[3]];
     let dims: [&[usize]; 3] = [&x, &w, &[o]];
-    let name = format!("conv2d {} bias {}", crate::op::Op::detail(&op), op.bias);
+    let name = format!("conv2d {} bias {}", op.detail(), op.bias);
     Case::normal(&name, op, &dims[..2 + usize::from(op.bias)])
+}
+
+/// The same with a shift of `images` pictures.
+fn shifted(x: [usize; 4], [o, kh, kw]: [usize; 3], op: Conv2d) -> Case {
+    let w = [o, kh, kw, x[3]];
+    let dims: [&[usize]; 4] = [&x, &w, &[o], &[x[0], o]];
+    let kept = |i: &usize| op.bias || *i != 2;
+    let dims: Vec<&[usize]> = (0..dims.len()).filter(kept).map(|i| dims[i]).collect();
+    let op = ShiftedConv2d::from(op);
+    let name = format!("conv2d {} bias {}", op.detail(), op.bias);
+    Case::normal(&name, op, &dims)
 }
 
 /// Calls that every variant must get right.
@@ -58,7 +69,20 @@ pub fn cases() -> Vec<Case> {
     let enlarged = enlarged.into_iter().enumerate().map(|(i, (x, w, pad))| {
         case(x, w, Conv2d { stride: 1, pad, bias: i % 2 == 0, upsample: true })
     });
-    plain.chain(enlarged).collect()
+    let plain_one = Conv2d::same(3, true);
+    let shifts = [
+        ([1, 1, 1, 1], [1, 1, 1], Conv2d::same(1, false)),
+        ([3, 4, 5, 3], [6, 3, 3], plain_one),
+        ([0, 4, 4, 2], [3, 3, 3], plain_one),
+        ([3, 7, 11, 72], [80, 3, 3], Conv2d::same(3, false)), // tiles over several images
+        ([2, 9, 9, 24], [8, 3, 3], Conv2d { stride: 2, pad: [0, 1, 0, 1], ..plain_one }),
+        ([3, 6, 10, 128], [192, 3, 3], plain_one), // joined ranges, an odd number of images for clusters
+        ([2, 33, 17, 64], [64, 1, 1], Conv2d::same(1, true)),
+        ([2, 5, 6, 64], [64, 3, 3], Conv2d { upsample: true, ..plain_one }),
+        ([2, 12, 10, 64], [72, 3, 3], Conv2d { stride: 2, ..plain_one }),
+    ];
+    let shifts = shifts.into_iter().map(|(x, w, op)| shifted(x, w, op));
+    plain.chain(enlarged).chain(shifts).collect()
 }
 
 /// The convolutions of SDXL: the U-Net at 1024 x 1024 for two pictures, the VAE's widest for one.
@@ -75,6 +99,7 @@ pub fn bench_cases() -> Vec<Case> {
     vec![
         same(2, 128, 4, 320),
         same(2, 128, 320, 320),
+        shifted([2, 128, 128, 320], [320, 3, 3], Conv2d::same(3, true)),
         same(2, 128, 640, 320),
         same(2, 128, 960, 320),
         same(2, 128, 320, 4),

@@ -1,5 +1,5 @@
 // convolution, any size, f32 bf16 f16, CUDA cores.   x: (N, H, W, C), w: (O, kh, kw, C), y: (N, H', W', O)
-//   y[p, o] = b[o] + sum_{tap, c} x[p + tap, c] w[o, tap, c],
+//   y[p, o] = b[o] + t[image of p, o] + sum_{tap, c} x[p + tap, c] w[o, tap, c],
 //   dx[q, c] = sum_{tap, o} dy[q - tap, o] w[o, tap, c],
 //   dw[o, tap, c] = sum_p dy[p, o] x[p + tap, c], in ranges of p whose f32 sums conv2d_sums.cu adds in order.
 // Work: 2*N*H'*W'*O*kh*kw*C flop each.  Bytes: every operand once from HBM; x again for each tap from L2.
@@ -147,12 +147,15 @@ __device__ inline void gathered(const Args& args) {
     const int p = m0 + ty * Tile::Each + i;
     if (p >= count) break;
     T* row = static_cast<T*>(args.dst) + (long long)destination(g, p) * columns;
+    const long long image = P == Pass::Forward ? p / (g.rows * g.cols) : 0;
+    const T* shifts = static_cast<const T*>(args.shifts) + image * columns;
 #pragma unroll
     for (int j = 0; j < Tile::Each; ++j) {
       const int n = n0 + tx * Tile::Each + j;
       if (n >= columns) break;
       float x = sums.v[i][j];
       if (args.bias) x += to_f32(static_cast<const T*>(args.bias)[n]);
+      if (P == Pass::Forward && args.shifts) x += to_f32(shifts[n]);
       if (args.accumulate) x += to_f32(row[n]);
       row[n] = from_f32<T>(x);
     }

@@ -1,5 +1,5 @@
-// convolution forward, bf16 f16, Hopper.   y[p, o] = b[o] + sum_{tap, c} x[p + tap, c] w[o, tap, c]
-//   x: (N, H, W, C), w: (O, kh, kw, C), y: (N, H', W', O). Rows are pixels, a slab is 64 channels of one tap.
+// convolution forward, bf16 f16, Hopper.   y[p, o] = b[o] + t[image of p, o] + sum_{tap, c} x[p + tap, c] w[o, tap, c]
+//   x: (N, H, W, C), w: (O, kh, kw, C), y: (N, H', W', O), t: (N, O) or none. Rows are pixels, a slab is 64 channels of one tap.
 // Work: 2*N*H'*W'*O*kh*kw*C flop.  Bytes: every operand once from HBM; x again for each tap from L2.
 // SDXL 320 -> 320 at 128x128, N=2: 60 GFLOP, 44 MB: 0.080 ms at 756 TF, 0.010 ms at 4.3 TB/s -> matrix-bound.
 // Tile: 256x160 and 256x128 (4 slabs of 64), 128x160 (5); clusters of 2 along the pixels share the weights by

@@ -1,5 +1,5 @@
 // convolution, bf16 f16, Ampere tensor cores.   x: (N, H, W, C), w: (O, kh, kw, C), y: (N, H', W', O)
-//   y[p, o] = b[o] + sum_{tap, c} x[p + tap, c] w[o, tap, c],
+//   y[p, o] = b[o] + t[image of p, o] + sum_{tap, c} x[p + tap, c] w[o, tap, c],
 //   dx[q, c] = sum_{tap, o} dy[q - tap, o] w[o, tap, c],
 //   dw[o, tap, c] = sum_p dy[p, o] x[p + tap, c], in ranges of p whose f32 sums conv2d_sums.cu adds in order.
 //   Padding is cp.async's zero fill; no patches are ever stored.
@@ -96,23 +96,26 @@ struct GatheredMma {
   }
 };
 
-// 8 finished sums of a row: bias and old content added in f32, one rounding.
+// 8 finished sums of a row of `image`: bias, shifts and old content added in f32, one rounding.
 template <class T>
-__device__ inline void store_chunk(const Args& args, long long row, int n, int columns, const float* sums) {
+__device__ inline void store_chunk(const Args& args, long long row, int image, int n, int columns, const float* sums) {
   T* out = static_cast<T*>(args.dst) + row * columns + n;
   const T* bias = static_cast<const T*>(args.bias) + n;
+  const T* shifts = static_cast<const T*>(args.shifts) + (long long)image * columns + n;
   if (columns % kChunk == 0) {
     Lane<kChunk> x = load<kChunk>(sums);
     const Lane<kChunk> b = args.bias ? load<kChunk>(bias) : Lane<kChunk>{};
+    const Lane<kChunk> s = args.shifts ? load<kChunk>(shifts) : Lane<kChunk>{};
     const Lane<kChunk> old = args.accumulate ? load<kChunk>(out) : Lane<kChunk>{};
 #pragma unroll
-    for (int i = 0; i < kChunk; ++i) x.v[i] = x.v[i] + b.v[i] + old.v[i];
+    for (int i = 0; i < kChunk; ++i) x.v[i] = x.v[i] + b.v[i] + s.v[i] + old.v[i];
     store<kChunk>(out, x);
     return;
   }
   for (int i = 0; i < min(kChunk, columns - n); ++i) {
     float x = sums[i];
     if (args.bias) x += to_f32(bias[i]);
+    if (args.shifts) x += to_f32(shifts[i]);
     if (args.accumulate) x += to_f32(out[i]);
     out[i] = from_f32<T>(x);
   }
@@ -135,7 +138,7 @@ __device__ inline void gathered_mma(const Args& args) {
   for (int i = threadIdx.x; i < Tile::BlockM * Line; i += Tile::Threads) {
     const int row = i / Line, n = i % Line * kChunk;
     if (m0 + row < count && n0 + n < columns)
-      store_chunk<T>(args, destination(g, m0 + row), n0 + n, columns, &sums[row][n]);
+      store_chunk<T>(args, destination(g, m0 + row), (m0 + row) / (g.rows * g.cols), n0 + n, columns, &sums[row][n]);
   }
 }
 
@@ -211,7 +214,7 @@ __device__ inline void weighted_mma(const Args& args) {
       store<kChunk>(args.partial + ((long long)blockIdx.z * s.o + m0 + row) * columns + n0 + n,
                     load<kChunk>(&sums[row][n]));
     else
-      store_chunk<T>(args, m0 + row, n0 + n, columns, &sums[row][n]);
+      store_chunk<T>(args, m0 + row, 0, n0 + n, columns, &sums[row][n]);
   }
 }
 

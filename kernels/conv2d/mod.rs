@@ -5,16 +5,18 @@ pub mod cases;
 mod cpu;
 mod cuda;
 mod shape;
+mod shifted;
 mod winograd;
 
 use self::shape::Shape;
 use crate::{
     device::Cuda,
     error::Result,
-    kernels::{check, frame},
-    op::{Backward, Cost, Forward, Keeps, Op, Signature},
+    kernels::{add::AddChannels, check, frame},
+    op::{Backward, Cost, Forward, Keeps, Later, Op, Signature},
     tensor::{DType, Spec},
 };
+pub use shifted::ShiftedConv2d;
 
 /// A two-dimensional convolution (cross-correlation, as in every framework) with zero padding.
 ///
@@ -138,6 +140,11 @@ impl Op for Conv2d {
         "conv2d"
     }
 
+    fn followed_by(&self, next: &dyn Op, at: usize, _: Later) -> Option<Box<dyn Op>> {
+        let sum = (next as &dyn std::any::Any).is::<AddChannels>() && at == 0;
+        sum.then(|| Box::new(ShiftedConv2d::from(*self)) as Box<dyn Op>)
+    }
+
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
         let dtype = check::product_inputs("conv2d", ins, self.names())?;
         let out = self.output(ins)?;
@@ -191,7 +198,7 @@ impl Op for Conv2d {
             |io| cpu::forward(&s, io),
             |cuda, io| {
                 check::gpu_weight(self.name(), io.specs)?;
-                cuda::forward(&s, cuda, io)
+                cuda::forward(&s, cuda, io, None)
             },
         )
     }

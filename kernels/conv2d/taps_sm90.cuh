@@ -25,6 +25,7 @@ struct alignas(64) TapArgs {
   ptx::TensorMap weight;  // w as (O, taps C): box (BlockN / Cluster, 64) | dx: (64, AtomN) | dw: view of x, box (AtomN, ..)
   ptx::TensorMap out;     // view of the result, box (ChunkN, 16 pixels) | dw: (O, taps C), box (16, ChunkN)
   const T* bias;          // (columns) or null
+  const T* shifts;        // forward: (images, columns) or null
   float* parts;           // partial sums, see join_ranges
   unsigned* counters;     // a word a piece, zero before and after
   int columns;            // channels of the result | dw: channels of x
@@ -37,6 +38,18 @@ struct alignas(64) TapArgs {
   int accumulate;         // add the old content of `out`
   gemm::Raster raster;
   Tap tap[kMaxTaps];      // dw: taps of class 0, of class 1, ..
+  int unused[14];         // up to a multiple of 64 bytes
+};
+
+// What is added to a tile's columns: the bias, and the shifts of its image; len 0: nothing.
+template <class T>
+struct PixelBias {
+  gemm::TileBias<T> bias, shifts;
+
+  __device__ inline float2 pair(int c) const {
+    const float2 b = bias.pair(c), s = shifts.pair(c);
+    return make_float2(b.x + s.x, b.y + s.y);
+  }
 };
 
 // The pixels of tile `i`; images past the last read zeros and write nothing.
@@ -115,9 +128,12 @@ struct Gathered : TapProblem<T, Tile> {
       }
     }
   }
-  __device__ inline gemm::TileBias<T> bias(const gemm::Unit& w) const {
-    const int n0 = w.n * Tile::BlockN;
-    return {a.bias + n0, a.bias ? a.columns - n0 : 0};
+  __device__ inline auto bias(const gemm::Unit& w) const {
+    const int n0 = w.n * Tile::BlockN, len = a.columns - n0;
+    const gemm::TileBias<T> bias = {a.bias + n0, a.bias ? len : 0};
+    if constexpr (Tile::RightMn) return bias;  // a data gradient has neither
+    else
+      return PixelBias<T>{bias, {a.shifts + (long long)w.image * a.columns + n0, a.shifts && w.image < a.images ? len : 0}};
   }
   __device__ inline void load_residual(const gemm::Unit& w, int row, int col, Byte* staging,
                                        uint64_t* bar) const {

@@ -1,7 +1,7 @@
 // Idea: from a consumer's accumulators to global memory: ranges of a sum are joined in order, then every warp writes its
 // 16 rows chunk by chunk through its own staging: stmatrix, TMA store, two chunks in flight, no block barrier.
 //
-// Of a Problem it asks: parts(), counters(); alpha(); bias(unit); has_residual(); load_residual(unit, row, col, staging,
+// Of a Problem it asks: parts(), counters(); alpha(); bias(unit), which gives pairs of columns; has_residual(); load_residual(unit, row, col, staging,
 // barrier) and store(unit, row, col, staging), both of a box of 16 rows and ChunkN columns of the tile.
 #pragma once
 #include "gemm/tile_sm90.cuh"
@@ -27,6 +27,11 @@ template <class T>
 struct TileBias {
   const T* at;
   int len;
+
+  // Of columns `c` and `c` + 1.
+  __device__ inline float2 pair(int c) const {
+    return c < len ? ptx::unpack<T>(*reinterpret_cast<const uint32_t*>(at + c)) : make_float2(0, 0);
+  }
 };
 
 // A piece of the result with its own counter, and which of its ranges this is.
@@ -122,8 +127,8 @@ struct Store {
   }
 
   // Columns 16 p .. 16 p + 16 of a chunk: factor, bias, residual, rounding, staging.
-  __device__ inline void stage(const float* sums, const TileBias<T>& bias, int col, unsigned char* staging,
-                               int p) {
+  template <class Bias>
+  __device__ inline void stage(const float* sums, const Bias& bias, int col, unsigned char* staging, int p) {
     uint32_t packed[4], old[4];
     const int row = (lane & 7) + (lane & 8),
               piece = 2 * p + (lane >> 4);  // the row this lane names to stmatrix
@@ -131,9 +136,7 @@ struct Store {
     if (problem.has_residual()) ptx::ldmatrix_x4(old, at);  // the same fragment as the accumulators'
 #pragma unroll
     for (int h = 0; h < 2; ++h) {  // 8 columns each
-      const int c = col + h * 8 + (lane & 3) * 2;
-      const float2 b =
-          c < bias.len ? ptx::unpack<T>(*reinterpret_cast<const uint32_t*>(bias.at + c)) : make_float2(0, 0);
+      const float2 b = bias.pair(col + h * 8 + (lane & 3) * 2);
       const float* x = sums + 4 * h;
       float v[4] = {fmaf(problem.alpha(), x[0], b.x), fmaf(problem.alpha(), x[1], b.y),
                     fmaf(problem.alpha(), x[2], b.x), fmaf(problem.alpha(), x[3], b.y)};
@@ -149,7 +152,7 @@ struct Store {
 
   // The warp's rows of the tile.
   __device__ inline void tile(const Sums<Tile>& c, const Unit& w) {
-    const TileBias<T> bias = problem.bias(w);
+    const auto bias = problem.bias(w);
 #pragma unroll
     for (int i = 0; i < Tile::MmaM; ++i)
 #pragma unroll

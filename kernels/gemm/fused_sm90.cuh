@@ -99,11 +99,6 @@ struct Store<Tile, FusedProduct<Element, Tile, After>> {
     }
   }
 
-  __device__ inline float2 bias_pair(const TileBias<Element>& b, int col) const {
-    if (col >= b.len) return make_float2(0.0f, 0.0f);
-    return ptx::unpack<Element>(*reinterpret_cast<const uint32_t*>(b.at + col));
-  }
-
   // Results 2 e, 2 e + 1 of 8 columns (e: row) from sums `x` and, gated, `g`.
   __device__ inline float2 pair(const float* x, const float* g, float2 bias, float2 gate_bias) const {
     const float alpha = problem.alpha();
@@ -123,7 +118,7 @@ struct Store<Tile, FusedProduct<Element, Tile, After>> {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int c = col + h * 8 + (lane & 3) * 2;
-      const float2 b = bias_pair(bias, c), gb = P::Gated ? bias_pair(gates, c) : b;
+      const float2 b = bias.pair(c), gb = P::Gated ? gates.pair(c) : b;
       const float *x = sums + 4 * h, *g = P::Gated ? x + P::OutN / 2 : x;
 #pragma unroll
       for (int e = 0; e < 2; ++e) {

@@ -41,7 +41,7 @@ struct Store<Tile, KeptProduct<Element, Tile>> : Store<Tile, FusedProduct<Elemen
     uint32_t packed[4];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const float2 b = Base::bias_pair(bias, col + h * 8 + (Base::lane & 3) * 2);
+      const float2 b = bias.pair(col + h * 8 + (Base::lane & 3) * 2);
       const float *x = sums + 4 * h, alpha = Base::problem.alpha();
       packed[2 * h] = ptx::pack<Element>(fmaf(alpha, x[0], b.x), fmaf(alpha, x[1], b.y));
       packed[2 * h + 1] = ptx::pack<Element>(fmaf(alpha, x[2], b.x), fmaf(alpha, x[3], b.y));

@@ -135,6 +135,12 @@ pub fn operation(text: &str) -> Option<Arc<dyn Op>> {
             upsample: p.get("upsample")?,
         }),
         "Cosine" => Arc::new(cosine::Cosine),
+        "ShiftedConv2d" => Arc::new(conv2d::ShiftedConv2d {
+            stride: p.get("stride")?,
+            pad: p.array("pad")?,
+            bias: p.get("bias")?,
+            upsample: p.get("upsample")?,
+        }),
         "Dco" => Arc::new(loss::Dco { beta: p.get("beta")? }),
         "Depthwise" => {
             Arc::new(depthwise::Depthwise { stride: p.get("stride")?, pad: p.get("pad")? })

@@ -26,9 +26,11 @@ pub struct Resnet {
 pub fn resnet(net: &mut Net<'_>, name: &str, x: Value, r: &Resnet) -> Result<Value> {
     net.segment(name, |net| {
         let h = group_norm(net, "norm1", x, r.norm, After::Silu)?;
+        // first, so that the sum stands right behind the convolution, and both become one operation
+        let time = |t| linear(net, "time_emb_proj", t, r.out, Bias::Learned);
+        let time = r.time.map(time).transpose()?;
         let mut h = conv(net, "conv1", h, Conv::same(r.out, 3))?;
-        if let Some(time) = r.time {
-            let t = linear(net, "time_emb_proj", time, r.out, Bias::Learned)?;
+        if let Some(t) = time {
             h = net.rec.apply(AddChannels, &[h, t])?;
         }
         let h = group_norm(net, "norm2", h, r.norm, After::Silu)?;

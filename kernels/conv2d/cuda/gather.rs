@@ -27,6 +27,7 @@ struct Args {
     src: u64,
     other: u64,
     bias: u64,
+    shifts: u64,
     dst: u64,
     partial: u64,
     shape: ShapeArgs,
@@ -81,6 +82,7 @@ pub(super) fn forward(
     s: &Shape,
     cuda: &Cuda,
     io: &Forward<'_>,
+    shifts: Option<Touched>,
 ) -> Result<()> {
     let specs = Specs::new(io.specs, io.out_spec);
     let kernel = cuda.kernel::<Args>("conv2d", symbol)?;
@@ -88,6 +90,7 @@ pub(super) fn forward(
         src: io.ins[0].address(),
         other: io.ins[1].address(),
         bias: io.ins.get(2).map_or(0, |b| b.address()),
+        shifts: shifts.map_or(0, |s| s.address),
         dst: io.out.address(),
         partial: 0,
         shape: ShapeArgs::new(s)?,
@@ -101,6 +104,7 @@ pub(super) fn forward(
         Touched::new("out", args.dst, specs.y),
     ];
     touches.extend(io.specs.get(2).map(|b| Touched::new("bias", args.bias, b)));
+    touches.extend(shifts);
     let tile = kernel.tile();
     let grid = [
         (s.outputs() as u64).div_ceil(u64::from(tile.block_rows)),
@@ -120,6 +124,7 @@ pub(super) fn data(symbol: &'static str, s: &Shape, cuda: &Cuda, io: &Backward<'
         src: io.d_out.address(),
         other: io.ins[1].address(),
         bias: 0,
+        shifts: 0,
         dst: dx.buf.address(),
         partial: 0,
         shape: ShapeArgs::new(s)?,
@@ -166,6 +171,7 @@ pub(super) fn weight(
         src: io.d_out.address(),
         other: io.ins[0].address(),
         bias: 0,
+        shifts: 0,
         dst: dw.buf.address(),
         partial: partial.map_or(0, |p| p.address),
         shape: ShapeArgs::new(s)?,

@@ -10,7 +10,7 @@ mod tilings;
 use self::problem::{NARROW, Pass, Problem};
 use super::shape::Shape;
 use crate::{
-    device::{Cuda, cubin_table::Target},
+    device::{Cuda, Touched, cubin_table::Target},
     error::Result,
     kernels::variant::{Slot, Variant, by_dtype, choose},
     op::{Backward, Forward},
@@ -119,15 +119,21 @@ pub(super) fn backward_scratch(s: &Shape, dtype: DType) -> usize {
     hopper.max(gather::weight_scratch(s)).max(sums::columns_scratch(s))
 }
 
-pub(super) fn forward(s: &Shape, cuda: &Cuda, io: &Forward<'_>) -> Result<()> {
+/// `shifts`, where they are there, are added to every pixel of their image.
+pub(super) fn forward(
+    s: &Shape,
+    cuda: &Cuda,
+    io: &Forward<'_>,
+    shifts: Option<Touched>,
+) -> Result<()> {
     if io.out_spec.is_empty() {
         return Ok(());
     }
     let p = Problem::new(cuda, s, &io.specs[0]);
     let variant = Pass::Forward.variant(cuda, &p)?;
     match tilings::named(variant) {
-        Some(tile) => sm90::forward(tile, s, cuda, io),
-        None => gather::forward(Pass::Forward.symbol(variant, p.dtype), s, cuda, io),
+        Some(tile) => sm90::forward(tile, s, cuda, io, shifts),
+        None => gather::forward(Pass::Forward.symbol(variant, p.dtype), s, cuda, io, shifts),
     }
 }
 

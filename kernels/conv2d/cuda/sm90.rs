@@ -28,6 +28,7 @@ struct TapArgs {
     weight: TensorMap,
     out: TensorMap,
     bias: u64,
+    shifts: u64,
     parts: u64,
     counters: u64,
     columns: i32,
@@ -43,6 +44,7 @@ struct TapArgs {
     accumulate: i32,
     raster: [i32; 3],
     tap: TapList,
+    unused: [i32; 14],
 }
 
 /// Scratch of a call: its start and length.
@@ -62,6 +64,7 @@ struct Gathering<'a> {
     out: Touched,
     out_extents: [usize; 4],
     bias: Option<Touched>,
+    shifts: Option<Touched>,
     accumulate: bool,
     specs: Specs<'a>,
     scratch: Scratch,
@@ -136,6 +139,7 @@ impl Gathering<'_> {
             weight: cuda.tensor_map(&matrix(&self.weight, dtype, weights, share))?,
             out: map(&self.out, self.out_extents, pixels, store, chunk * 2)?,
             bias: self.bias.map_or(0, |b| b.address),
+            shifts: self.shifts.map_or(0, |s| s.address),
             parts: parts.address,
             counters: counters.address,
             columns: int(channels)?,
@@ -151,6 +155,7 @@ impl Gathering<'_> {
             accumulate: i32::from(self.accumulate),
             raster: work.raster()?,
             tap: list(class.taps.iter().copied()),
+            unused: [0; 14],
         };
         let grid = cuda.persistent_grid(&kernel, work.units() as u64)?;
         // a class writes its share of the pixels and reads its share of the taps
@@ -159,12 +164,18 @@ impl Gathering<'_> {
         let bytes = self.src.bytes + self.weight.bytes / classes + written;
         let kernel = kernel.taking(tiling.effort(&work, bytes as f64));
         let mut touches = vec![self.src, self.weight, self.out, parts, counters];
-        touches.extend(self.bias);
+        touches.extend(self.bias.into_iter().chain(self.shifts));
         cuda.launch(&kernel, grid, &args, &touches)
     }
 }
 
-pub(super) fn forward(t: &Tiling, s: &Shape, cuda: &Cuda, io: &Forward<'_>) -> Result<()> {
+pub(super) fn forward(
+    t: &Tiling,
+    s: &Shape,
+    cuda: &Cuda,
+    io: &Forward<'_>,
+    shifts: Option<Touched>,
+) -> Result<()> {
     let specs = Specs::new(io.specs, io.out_spec);
     let bias = io.specs.get(2).zip(io.ins.get(2));
     let gathering = Gathering {
@@ -175,6 +186,7 @@ pub(super) fn forward(t: &Tiling, s: &Shape, cuda: &Cuda, io: &Forward<'_>) -> R
         out: Touched::new("out", io.out.address(), specs.y),
         out_extents: [s.images, s.oh, s.ow, s.o],
         bias: bias.map(|(spec, b)| Touched::new("bias", b.address(), spec)),
+        shifts,
         accumulate: false,
         specs,
         scratch: Scratch { address: io.scratch.address(), bytes: io.scratch.bytes() },
@@ -193,6 +205,7 @@ pub(super) fn data(t: &Tiling, s: &Shape, cuda: &Cuda, io: &Backward<'_>) -> Res
         out: Touched::new("dx", dx.buf.address(), specs.x),
         out_extents: [s.images, s.h, s.w, s.c],
         bias: None,
+        shifts: None,
         accumulate: dx.mode == GradMode::Accumulate,
         specs,
         scratch: Scratch { address: io.scratch.address(), bytes: io.scratch.bytes() },
@@ -224,6 +237,7 @@ pub(super) fn weight(t: &Tiling, s: &Shape, cuda: &Cuda, io: &Backward<'_>) -> R
         weight: map(&x, [s.images, s.h, s.w, s.c], s.image_parity(), t.atom())?,
         out: cuda.tensor_map(&matrix(&out, dtype, [s.o, s.taps() * s.c], chunk))?,
         bias: 0,
+        shifts: 0,
         parts: parts.address,
         counters: counters.address,
         columns: int(s.c)?,
@@ -239,6 +253,7 @@ pub(super) fn weight(t: &Tiling, s: &Shape, cuda: &Cuda, io: &Backward<'_>) -> R
         accumulate: i32::from(dw.mode == GradMode::Accumulate),
         raster: work.raster()?,
         tap: list(classes.iter().flat_map(|c| c.taps.iter().copied())),
+        unused: [0; 14],
     };
     let grid = cuda.persistent_grid(&kernel, work.units() as u64)?;
     let kernel = kernel.taking(t.effort(&work, touched_bytes(&[dy, x, out])));
