@@ -233,20 +233,39 @@ mod emulated {
         }
     }
 
+    const SLOTS: [&str; 3] = ["moe_experts.forward", "moe_experts.rows", "moe_experts.weight"];
+
+    /// All cases of the folder with the products of `name` and the table made by routing.
+    fn agrees(name: &str, schedule: Schedule, types: &[DType]) {
+        let cuda = Cuda::emulated(schedule).unwrap();
+        SLOTS.iter().for_each(|slot| cuda.force_variant(slot, name));
+        cuda.force_variant("moe_route", "top_k"); // also where all experts are chosen
+        let mut taken = 0;
+        for case in cases() {
+            for dtype in types {
+                let outcome = compare(&case, *dtype, &cuda).unwrap();
+                let agrees = matches!(outcome, Outcome::Agrees { .. });
+                assert!(agrees, "{name} {schedule:?} {dtype} {}: {outcome:?}", case.name);
+                let specs = case.specs(*dtype);
+                let out = case.op.infer(&specs).unwrap().out;
+                let both = [false, true].map(|b| case.op.variant(&cuda, &specs, &out, b));
+                taken += usize::from(both == [name.to_string(), format!("{name}, {name}")]);
+            }
+        }
+        assert!(taken >= 5 * types.len(), "{name} is taken {taken} times");
+    }
+
     #[test]
     fn every_variant_of_the_operations_agrees_with_the_cpu() {
-        let slots = ["moe_experts.forward", "moe_experts.rows", "moe_experts.weight"];
         for name in ["sm80_128", "sm80_64", "simt"] {
-            let cuda = Cuda::emulated(Schedule::Late).unwrap();
-            slots.iter().for_each(|slot| cuda.force_variant(slot, name));
-            cuda.force_variant("moe_route", "top_k"); // also where all experts are chosen
-            for case in cases() {
-                for dtype in [DType::Bf16, DType::F16] {
-                    let outcome = compare(&case, dtype, &cuda).unwrap();
-                    let agrees = matches!(outcome, Outcome::Agrees { .. });
-                    assert!(agrees, "{name} {dtype} {}: {outcome:?}", case.name);
-                }
-            }
+            agrees(name, Schedule::Late, &[DType::Bf16, DType::F16]);
+        }
+    }
+
+    #[test]
+    fn the_hopper_products_agree_with_the_cpu_in_every_schedule() {
+        for schedule in [Schedule::Early, Schedule::Late, Schedule::Random(6)] {
+            agrees("sm90", schedule, &[DType::Bf16, DType::F16]);
         }
     }
 }
