@@ -69,7 +69,7 @@ fn combine(t: Table, top_k: usize, c: usize) -> Case {
 }
 
 /// One token, no token, more tokens than a block chooses for, experts without rows, with one, with all, rows that begin anywhere
-/// in a tile, the dense mixture, ragged and whole columns, the feature fusion of 77 tokens, and more experts than a mask word
+/// in a tile, sums longer than a ring of slabs, the dense mixture, ragged and whole columns, the feature fusion of 77 tokens, and more experts than a mask word
 /// or a block holds.
 pub fn cases() -> Vec<Case> {
     let t = |tokens, experts, slots| Table { tokens, experts, slots };
@@ -83,7 +83,7 @@ pub fn cases() -> Vec<Case> {
     all.extend([experts(t(5, 4, 2), 3, 5), experts(t(1, 3, 1), 8, 16), experts(t(0, 2, 1), 4, 4)]);
     all.extend([experts(t(90, 4, 2), 72, 40), experts(t(77, 4, 4), 128, 128)]);
     all.extend([uneven(&[0, 130, 0, 1, 169], 136, 200), uneven(&[0, 200, 0], 72, 264)]);
-    all.push(uneven(&[64, 70, 0, 5], 40, 72));
+    all.extend([uneven(&[64, 70, 0, 5], 40, 72), uneven(&[20, 0, 3], 264, 456)]);
     all.extend([combine(t(5, 4, 2), 2, 3), combine(t(4, 5, 5), 2, 16), combine(t(0, 4, 2), 2, 8)]);
     all.extend([combine(t(6, 7, 3), 3, 24), combine(t(77, 4, 4), 4, 64)]);
     all.push(combine(t(2, 130, 130), 130, 8)); // more slots than threads

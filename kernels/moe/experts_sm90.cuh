@@ -158,6 +158,8 @@ __device__ inline void accumulate(gemm::Ring<Tile>& s, gemm::Sums<Tile>& c, cons
     last = at.slot;
     at.template next<Tile::Stages>();
   }
+  // Without a slab nothing has kept our warps together, and one might wait for a turn that is past.
+  if (Tile::LeftMn && w.slabs == 0) ptx::barrier_sync(1 + consumer, gemm::kWarpgroup);
   // All our slabs have arrived: the other consumer's products may queue behind ours.
   if (t == 0) ptx::mbarrier_arrive(&s.order[consumer ^ 1]);
   ptx::wgmma_wait<0>();
