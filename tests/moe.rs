@@ -208,12 +208,14 @@ fn a_logit_that_is_no_number_still_gives_a_whole_table() {
 mod emulated {
     use super::*;
     use selvedge::{
-        device::{Cuda, Schedule},
+        device::{Cuda, Emulated, Schedule},
         kernels::{
+            case::{Case, Fill},
             compare::{Outcome, compare},
             moe::cases::cases,
         },
     };
+    use std::sync::Arc;
 
     #[test]
     fn a_mixture_on_a_gpu_is_that_of_the_cpu() {
@@ -233,20 +235,65 @@ mod emulated {
         }
     }
 
+    const SLOTS: [&str; 3] = ["moe_experts.forward", "moe_experts.rows", "moe_experts.weight"];
+
+    /// A device that takes the products of `name`, and runs so many clusters at a time.
+    fn forced(name: &str, schedule: Schedule, resident_clusters: u32) -> Arc<Cuda> {
+        let machine = Emulated { schedule, resident_clusters, ..Emulated::default() };
+        let cuda = Cuda::emulated_as(&machine).unwrap();
+        SLOTS.iter().for_each(|slot| cuda.force_variant(slot, name));
+        cuda
+    }
+
+    /// All cases of the folder with the products of `name` and the table made by routing.
+    fn agrees(name: &str, cuda: &Arc<Cuda>) {
+        cuda.force_variant("moe_route", "top_k"); // also where all experts are chosen
+        for dtype in [DType::Bf16, DType::F16] {
+            let mut taken = 0;
+            for case in cases() {
+                let outcome = compare(&case, dtype, cuda).unwrap();
+                let agrees = matches!(outcome, Outcome::Agrees { .. });
+                assert!(agrees, "{name} {dtype} {}: {outcome:?}", case.name);
+                let specs = case.specs(dtype);
+                let out = case.op.infer(&specs).unwrap().out;
+                let both = [false, true].map(|b| case.op.variant(cuda, &specs, &out, b));
+                taken += usize::from(both == [name.to_string(), format!("{name}, {name}")]);
+            }
+            assert!(taken >= 6, "{name} {dtype} is taken {taken} times");
+        }
+    }
+
     #[test]
     fn every_variant_of_the_operations_agrees_with_the_cpu() {
-        let slots = ["moe_experts.forward", "moe_experts.rows", "moe_experts.weight"];
         for name in ["sm80_128", "sm80_64", "simt"] {
-            let cuda = Cuda::emulated(Schedule::Late).unwrap();
-            slots.iter().for_each(|slot| cuda.force_variant(slot, name));
-            cuda.force_variant("moe_route", "top_k"); // also where all experts are chosen
-            for case in cases() {
-                for dtype in [DType::Bf16, DType::F16] {
-                    let outcome = compare(&case, dtype, &cuda).unwrap();
-                    let agrees = matches!(outcome, Outcome::Agrees { .. });
-                    assert!(agrees, "{name} {dtype} {}: {outcome:?}", case.name);
-                }
-            }
+            agrees(name, &forced(name, Schedule::Late, 0));
+        }
+    }
+
+    /// One cluster has all tiles of a launch, two have every other one.
+    #[test]
+    fn the_hopper_products_agree_with_the_cpu_however_the_tiles_are_dealt() {
+        let machines = [(Schedule::Early, 0), (Schedule::Late, 1), (Schedule::Random(3), 1)];
+        for (schedule, clusters) in machines.into_iter().chain([(Schedule::Random(8), 2)]) {
+            agrees("sm90", &forced("sm90", schedule, clusters));
+        }
+    }
+
+    /// A tile reads rows of the next expert; nothing of them may reach this one's gradient.
+    #[test]
+    fn what_is_no_number_stays_with_its_expert() {
+        let wide = |c: &Case| c.name.starts_with("moe_experts") && c.ins[0].dims[0] > 100;
+        for mut case in cases().into_iter().filter(wide) {
+            let [rows, k] = case.ins[0].dims[..] else { panic!("{}", case.name) };
+            let Fill::Words(table) = &case.data[1] else { panic!("{}", case.name) };
+            let last = rows - 1;
+            let expert = table[3 * rows..].iter().filter(|first| **first as usize <= last).count();
+            let from = table[3 * rows + expert - 1] as usize;
+            let mut values = normal(3, rows * k);
+            values[from * k..].fill(f32::NAN);
+            case.data[0] = Fill::Values(values);
+            let outcome = compare(&case, DType::Bf16, &forced("sm90", Schedule::Late, 0)).unwrap();
+            assert!(matches!(outcome, Outcome::Agrees { .. }), "{}: {outcome:?}", case.name);
         }
     }
 }

@@ -123,7 +123,7 @@ fn pipelines() -> Vec<(String, Vec<Instruction>)> {
 
 #[test]
 fn products_on_hopper_are_wgmma_fed_by_tensor_copies() {
-    for folder in ["conv2d", "linear"] {
+    for folder in ["conv2d", "linear", "moe"] {
         for (name, code) in kernels(Target::Sm90a, folder, "_sm90.cu") {
             assert!(has(&code, Opcode::Hgmma), "{name} has no HGMMA");
             assert!(has(&code, Opcode::Utmaldg), "{name} has no UTMALDG");
@@ -172,8 +172,8 @@ fn every_hopper_kernel_waits_for_the_one_before_it_and_lets_the_next_start() {
 /// Where ptxas does not know that one lane is active, it puts a bulk copy into a loop over the lanes.
 #[test]
 fn tensor_copies_are_issued_by_an_elected_lane() {
-    for (name, code) in kernels(Target::Sm90a, "linear", "_sm90.cu").into_iter().chain(pipelines())
-    {
+    let own = ["linear", "moe"].map(|folder| kernels(Target::Sm90a, folder, "_sm90.cu")).concat();
+    for (name, code) in own.into_iter().chain(pipelines()) {
         assert!(has(&code, Opcode::Elect) && !code.iter().any(|i| i.is_lane_loop()), "{name}");
     }
     for (name, code) in kernels(Target::Sm90a, "attention", "_sm90.cu") {

@@ -48,6 +48,18 @@ fn experts(t: Table, n: usize, k: usize) -> Case {
     case("moe_experts", Experts, vec![rows, t.spec(), w, b], data)
 }
 
+/// Experts whose shares of the tokens are `shares`, one each.
+fn uneven(shares: &[usize], n: usize, k: usize) -> Case {
+    let t = Table { tokens: shares.iter().sum(), experts: shares.len(), slots: 1 };
+    let of = |e: usize| (0..t.experts).map(move |i| if i == e { 1.0 } else { 0.0 });
+    let chosen = shares.iter().enumerate().flat_map(|(e, n)| vec![e; *n]);
+    let logits: Vec<f32> = chosen.flat_map(of).collect();
+    let mut case = experts(t, n, k);
+    case.data[1] = Fill::Words(cpu::table(&logits, t));
+    case.name = format!("{} rows {shares:?}", case.name);
+    case
+}
+
 fn combine(t: Table, top_k: usize, c: usize) -> Case {
     let ins = vec![Spec::f32(&[t.rows(), c]), t.spec(), Spec::f32(&[t.tokens, t.experts])];
     let data = vec![Fill::Normal(1.0), table(t), Fill::Values(logits(t))];
@@ -56,8 +68,9 @@ fn combine(t: Table, top_k: usize, c: usize) -> Case {
     case
 }
 
-/// One token, no token, more tokens than a block chooses for, an expert without rows, the dense mixture, ragged
-/// and whole columns, the feature fusion of 77 tokens, and more experts than a mask word or a block holds.
+/// One token, no token, more tokens than a block chooses for, experts without rows, with one, with all, rows that begin anywhere
+/// in a tile, sums longer than a ring of slabs, the dense mixture, ragged and whole columns, the feature fusion of 77 tokens, and more experts than a mask word
+/// or a block holds.
 pub fn cases() -> Vec<Case> {
     let t = |tokens, experts, slots| Table { tokens, experts, slots };
     let mut all: Vec<Case> =
@@ -69,6 +82,8 @@ pub fn cases() -> Vec<Case> {
     all.push(permute(t(77, 4, 4), 64));
     all.extend([experts(t(5, 4, 2), 3, 5), experts(t(1, 3, 1), 8, 16), experts(t(0, 2, 1), 4, 4)]);
     all.extend([experts(t(90, 4, 2), 72, 40), experts(t(77, 4, 4), 128, 128)]);
+    all.extend([uneven(&[0, 130, 0, 1, 169], 136, 200), uneven(&[0, 200, 0], 72, 264)]);
+    all.extend([uneven(&[64, 70, 0, 5], 40, 72), uneven(&[20, 0, 3], 264, 456)]);
     all.extend([combine(t(5, 4, 2), 2, 3), combine(t(4, 5, 5), 2, 16), combine(t(0, 4, 2), 2, 8)]);
     all.extend([combine(t(6, 7, 3), 3, 24), combine(t(77, 4, 4), 4, 64)]);
     all.push(combine(t(2, 130, 130), 130, 8)); // more slots than threads

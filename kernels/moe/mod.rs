@@ -65,7 +65,7 @@ impl Table {
 
 /// What `--variant` can choose here.
 pub(super) fn slots() -> Vec<super::variant::Slot> {
-    [cuda::route::slots(), cuda::experts::slots()].concat()
+    [cuda::route::slots(), cuda::products::slots()].concat()
 }
 
 /// Refuses a table of another shape than `want`'s.

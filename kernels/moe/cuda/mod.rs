@@ -3,7 +3,9 @@
 pub(super) mod combine;
 pub(super) mod experts;
 pub(super) mod permute;
+pub(super) mod products;
 pub(super) mod route;
+mod tensor;
 
 use crate::error::Result;
 
