@@ -103,7 +103,10 @@ mod emulated {
     fn one_pass_ends_where_few_blocks_run_at_a_time() {
         for resident_clusters in [1, 2, 4] {
             let schedule = Schedule::Late;
-            once_agrees(&Emulated { resident_clusters, schedule, ..Emulated::default() }, DType::Bf16);
+            once_agrees(
+                &Emulated { resident_clusters, schedule, ..Emulated::default() },
+                DType::Bf16,
+            );
         }
     }
 }

@@ -8,15 +8,15 @@
 // block adds to dQ is added in f32 in the second-level cache, when the counter of those queries says that it is
 // its turn: the first stores, the last rounds the sum into dQ and leaves the counter at 0. All blocks of a ring
 // run at the same time (the grid has no more than fit), and a block waits only for earlier steps: no deadlock.
-// Work: 10*N*H*Lq*Lk*64 flop, 1 exp a score.  Per block of 128 x 128: tensor 2560 clk, shared memory 3070, MUFU 1024.
+// Work: 10*N*H*Lq*Lk*64 flop, 1 exp a score.  Per block of 128 x 128: tensor 2560 clk, shared memory 3080, MUFU 1024.
 //   SDXL N=1 H=10 L=4096: 107 GFLOP; tensor 113 us, shared memory 136 us, MUFU 45 us, HBM 45 MB = 11 us, added to
 //   dQ in L2 335 MB: bound by shared memory.
 // Tile: 128 x 128, 2 consumer warpgroups of 64 keys x 240 registers; of the third warpgroup (24) a warp loads and
 //   two add to dQ; K, V and dS double-buffered, 2 stages of Q, dO; 227 KiB, 1 block/SM.
-// Predicted, not measured: 4096x4096x10 N=1 280-400 us (3 rounds of 4 rings), N=4 0.9-1.2 ms (sm90: 1.2-1.5).
+// Predicted, not measured: 4096x4096x10 N=1 300-370 us, N=4 1.0-1.2 ms; 1024x1024x20 N=4 140-170 us.
 // Determinism: bitwise; dQ is added in the order of the ring, which is the same wherever 64 blocks run at a time.
 // Requires: Lq >= 1, Lk > 128, not causal, prepare.cu before; counters zero before, as they are after.
-#include "attention/wgmma_backward.cuh"
+#include "attention/wgmma_tile.cuh"
 #include "common/shared.cuh"
 #include "ptx/bulk_add.cuh"
 #include "ptx/global.cuh"
@@ -231,17 +231,27 @@ struct Once {
   // P while dP is still running, then dS, both packed as operands. Leaves nothing in flight. keys_left: from the
   // first of this warpgroup on.
   __device__ __forceinline__ void elementwise(float scale_log2, int keys_left) {
-    constexpr float none[2] = {};
     ptx::wgmma_wait<1>();
     ptx::reg_fence(score);
-    const uint32_t sStats = ptx::smem_address(s.stats[slot(steps)][0]);
-    to_probabilities<false>(score, scale_log2, none, sStats, 128);
+    const uint32_t sLse = ptx::smem_address(s.stats[slot(steps)][0]) + group_column() * 4;
+#pragma unroll
+    for (int n = 0; n < 16; ++n) {
+      const float2 lse = ptx::load_shared_v2(sLse + n * 32);  // a broadcast
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        score[4 * n + i] = ptx::exp2_approx(__fmaf_rn(score[4 * n + i], scale_log2, -(i & 1 ? lse.y : lse.x)));
+    }
     // Returns at once; it ends the basic block, or ptxas hoists the wait for dP over the exponentials.
     ptx::reg_fence(score);
     ptx::mbarrier_wait(&s.x_full[slot(steps)], parity(steps));
     ptx::wgmma_wait<0>();
     ptx::reg_fence(dp);
-    to_d_scores<false>(dp, score, none, sStats + Tl::Block * 4);
+#pragma unroll
+    for (int n = 0; n < 16; ++n) {
+      const float2 delta = ptx::load_shared_v2(sLse + Tl::Block * 4 + n * 32);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) dp[4 * n + i] = score[4 * n + i] * (dp[4 * n + i] - (i & 1 ? delta.y : delta.x));
+    }
     if (keys_left < 64)  // K is zero past Lk, but inf * 0 must not happen
 #pragma unroll
       for (int i = 0; i < 64; ++i)
@@ -321,13 +331,33 @@ struct Once {
     release(&s.dq_full[wg]);
   }
 
+  // acc = acc * scale + the old content of this warpgroup's rows, where there is one to add.
+  __device__ __forceinline__ void finish(float (&acc)[32], float scale, const void* old, const OnceMaps& a,
+                                         const Item& w) {
+#pragma unroll
+    for (int i = 0; i < 32; ++i) acc[i] *= scale;
+    if (!old) return;
+    const int row = w.r0 + wg * 64 + group_row();
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      if (row + 8 * h >= a.len_k) continue;
+      const long long at = ((long long)w.sample * a.len_k + row + 8 * h) * a.heads + w.head;
+      const T* from = static_cast<const T*>(old) + at * 64 + group_column();
+#pragma unroll
+      for (int n = 0; n < 8; ++n) {
+        const float2 x = ptx::unpack<T>(*reinterpret_cast<const uint32_t*>(from + n * 8));
+        acc[4 * n + 2 * h] += x.x, acc[4 * n + 2 * h + 1] += x.y;
+      }
+    }
+  }
+
   // dK and dV, through this warpgroup's rows of the next slot of dS.
   __device__ __forceinline__ void store(const OnceMaps& a, const Item& w) {
     constexpr float one[2] = {1.0f, 1.0f};
     const int n = shared(steps);
     T *sk = s.ds[slot(n)][0] + wg * 64 * 64, *sv = s.ds[slot(n)][1] + wg * 64 * 64;  // (64, 64)
-    if (a.to_k) add_old<T>(dk, a.scale, a.to_k, w, a.len_k, a.heads, wg, a.add_k);
-    if (a.to_v) add_old<T>(dv, 1.0f, a.to_v, w, a.len_k, a.heads, wg, a.add_v);
+    if (a.to_k) finish(dk, a.scale, a.add_k ? a.to_k : nullptr, a, w);
+    if (a.to_v) finish(dv, 1.0f, a.add_v ? a.to_v : nullptr, a, w);
     ptx::mbarrier_wait(&s.ds_empty[slot(n)], parity(n) ^ 1);
     stage_tile(sk, dk, one);
     stage_tile(sv, dv, one);

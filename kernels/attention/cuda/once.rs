@@ -166,9 +166,8 @@ mod tests {
     }
 
     /// `turn` of the kernel's `Item`.
-    fn turn([before, members, member, queries]: [usize; 4], i: usize) -> usize {
-        let last = ((i + 1) * members).div_ceil(queries) - 1;
-        before + last + if last < member { members } else { 0 } - member
+    fn turn([before, members, member]: [usize; 3], i: usize) -> usize {
+        before + if i < member { members + i } else { i.min(members - 1) } - member
     }
 
     #[test]
@@ -189,8 +188,8 @@ mod tests {
                 for key in 0..keys {
                     let (before, member) = (key / ring * ring, key % ring);
                     let members = ring.min(keys - before);
-                    let step = (i + queries - member * queries / members) % queries;
-                    let at = turn([before, members, member, queries], i);
+                    let step = (i + queries - member) % queries;
+                    let at = turn([before, members, member], i);
                     assert!(seen[at].replace((before, step)).is_none(), "{keys} {queries} {i}");
                 }
                 assert!(seen.windows(2).all(|w| w[0] < w[1]), "{keys} {queries} {i}: {seen:?}");
