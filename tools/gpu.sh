@@ -89,6 +89,10 @@ if [ "$device" = cuda ]; then
   part 30 step-train-4-before.json "${step[@]}" --batch 4 --part train --iterations 6 --variant lora_linear.adapter=before
   part 30 step-train-4-programmatic.json "${step[@]}" --batch 4 --part train --iterations 6 --programmatic
   part 20 step-denoise-2-programmatic.json "${step[@]}" --batch 2 --part denoise --iterations 10 --programmatic
+  # Attention's backward pass in five products, dQ added in order, against seven.
+  part 30 step-train-4-once.json "${step[@]}" --batch 4 --part train --iterations 6 --variant attention.backward=sm90_once
+  part 30 variants-attention.jsonl "$bin" kernels bench --device cuda --op attention --dtype bf16 \
+    --compare attention.backward=sm90,sm90_once --json
   part 30 programmatic.txt bash -c "$same_bits" - "$bin" --programmatic "$scratch"
   peers 60 compiled
   # The rest of the kernels, and the whole job.

@@ -122,6 +122,7 @@ def steps(found, peers, table):
     for what, batch, other, name in (
         ("train", 4, "before", "ours, adapters in launches of their own"),
         ("train", 4, "programmatic", "ours, --programmatic"),
+        ("train", 4, "once", "ours, attention backward in one pass"),
         ("denoise", 2, "programmatic", "ours, --programmatic"),
     ):
         row = (found.get(f"step-{what}-{batch}-{other}") or [{}])[-1]

@@ -88,7 +88,7 @@ impl Op for Attention {
             out: q.clone(),
             saved: vec![Spec::f32(&[n, lq, h])],
             forward_scratch: 0,
-            backward_scratch: cuda::backward_scratch(&q.dims, k.dims[1]),
+            backward_scratch: cuda::scratch(self, dtype, &q.dims, k.dims[1]),
         };
         if dtype == DType::F32 {
             signature.forward_scratch = match self.unit() {

@@ -93,7 +93,10 @@ impl Kernels {
 
     /// Refuses an operation, a pass or a name that no folder publishes, and remembers the others: what is never
     /// taken is told at the end.
-    fn check_variants(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// For such a word.
+    pub fn check_variants(&self) -> Result<()> {
         let known = slots();
         self.variants.iter().try_for_each(|word| variant::check(word, &known))?;
         self.variants.iter().for_each(|word| variant::ask(word));

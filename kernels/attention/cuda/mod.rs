@@ -3,6 +3,7 @@
 mod args;
 mod biased;
 mod effort;
+mod once;
 mod prepare;
 mod simt;
 mod sm80;
@@ -106,6 +107,13 @@ pub(super) fn backward_scratch(q: &[usize], len_k: usize) -> usize {
     (2 * statistics(q[0], q[1], q[2]) + partial) * size_of::<f32>()
 }
 
+/// Bytes of the scratch of `op`'s backward: where one pass may make all gradients, there is room for the f32 sums of `dq`
+/// in the place of the partial ones.
+pub(super) fn scratch(op: &Attention, dtype: DType, q: &[usize], len_k: usize) -> usize {
+    let sums = once::sums_bytes(dtype, op.causal, q, len_k);
+    backward_scratch(q, len_k).max(2 * statistics(q[0], q[1], q[2]) * size_of::<f32>() + sums)
+}
+
 /// Forward variants, best first. `sm90_n192_poly` stands behind one that always applies with it: it
 /// runs only when it is asked for, until a GPU has measured it.
 pub const FORWARD: &[Variant<Problem>] = &[
@@ -118,10 +126,11 @@ pub const FORWARD: &[Variant<Problem>] = &[
     Variant { name: "simt", applies: |_| true },
 ];
 
-/// Backward variants, best first; `sm90_turns` runs only when it is asked for.
+/// Backward variants, best first; `sm90_turns` and `sm90_once` run only when they are asked for.
 pub const BACKWARD: &[Variant<Problem>] = &[
     Variant { name: "sm90", applies: sm90::backward_applies },
     Variant { name: "sm90_turns", applies: sm90::backward_applies },
+    Variant { name: "sm90_once", applies: once::applies },
     Variant { name: "sm80", applies: sm80::backward_applies },
     Variant { name: "simt", applies: |_| true },
 ];
@@ -168,6 +177,7 @@ pub(super) fn backward(op: &Attention, cuda: &Cuda, io: &Backward<'_>) -> Result
     match choose(cuda, SLOT_BACKWARD, BACKWARD, &problem)?.name {
         "simt" => simt::backward(op, cuda, &problem, io),
         "sm80" => sm80::backward(op, cuda, &problem, io),
+        "sm90_once" => once::backward(op, cuda, &problem, io),
         name => sm90::backward(op, cuda, (&problem, name), io),
     }
 }

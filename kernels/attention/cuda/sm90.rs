@@ -65,8 +65,8 @@ struct BackwardMaps {
 /// Channels of a tensor map's box: one line of the 128-byte swizzle.
 const BOX_CHANNELS: u32 = 64;
 /// Rows of the box of a warpgroup's tile, and of a backward operand.
-const GROUP_ROWS: u32 = 64;
-const BACKWARD_ROWS: u32 = 128;
+pub(super) const GROUP_ROWS: u32 = 64;
+pub(super) const BACKWARD_ROWS: u32 = 128;
 
 /// The kernels of a variant, for bf16 and f16.
 struct Row {
@@ -157,7 +157,7 @@ pub(super) fn backward_applies(p: &Problem) -> bool {
 }
 
 /// A map of `[N, L, H, D]` with boxes of `rows` rows of one head.
-fn map(
+pub(super) fn map(
     cuda: &Cuda,
     what: &'static str,
     (address, spec): (u64, &Spec),

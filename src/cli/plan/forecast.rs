@@ -2,7 +2,7 @@
 
 use super::measured::Measured;
 use crate::{
-    cli::chips::Chip,
+    cli::{chips::Chip, common::Kernels},
     device::{Cuda, Device, Effort, Engine, Launched},
     error::Result,
     op::Cost,
@@ -71,11 +71,12 @@ pub(super) struct Forecast {
 /// What launches after the steps of a program, and what it is called.
 pub(super) type After<'a> = (&'static str, &'a dyn Fn(&mut Program) -> Result<Vec<Launched>>);
 
-/// A chip to forecast for, and what was measured on it.
+/// A chip to forecast for, what was measured on it, and what was asked for.
 #[derive(Clone, Debug)]
 pub(super) struct Forecaster {
     pub chip: Chip,
     pub measured: Measured,
+    pub kernels: Kernels,
 }
 
 impl Forecaster {
@@ -84,7 +85,9 @@ impl Forecaster {
     /// # Errors
     /// Those of the chip's kernels: one that this build has not.
     pub fn of(&self, plan: Plan, after: Option<After<'_>>) -> Result<(Program, Forecast)> {
-        let device = Device::Cuda(Cuda::stand_in(&self.chip.stand_in())?);
+        let cuda = Cuda::stand_in(&self.chip.stand_in())?;
+        self.kernels.apply(&cuda)?;
+        let device = Device::Cuda(cuda);
         let mut program = plan.load(device, &NoWeights)?;
         let steps = program.rehearse()?.iter().map(|step| self.line(step)).collect();
         let after = match after {
@@ -348,7 +351,8 @@ mod tests {
         let w = rec.param("w", &[n, k], WeightLayout::Dense);
         let y = rec.apply(Linear { bias: false }, &[x, w]).unwrap();
         let plan = rec.plan_inference(y).unwrap();
-        let forecaster = Forecaster { chip: h200(), measured: Measured::default() };
+        let (measured, kernels) = (Measured::default(), Kernels::default());
+        let forecaster = Forecaster { chip: h200(), measured, kernels };
         let (_, forecast) = forecaster.of(plan, None).unwrap();
         let line = forecast.steps.iter().find(|l| l.what == "linear").unwrap();
         let tile = line.variant.trim_start_matches("sm90_").trim_end_matches("_ping");

@@ -9,7 +9,7 @@ use crate::{
     cli::{
         bench::{Latent, parse_latent},
         chips::Chip,
-        common::{dtype, out},
+        common::{Kernels, dtype, out},
     },
     device::Device,
     error::Result,
@@ -48,6 +48,9 @@ pub(super) struct View {
     /// folder (repeatable).
     #[arg(long, value_name = "FILE|DIR", requires = "chip")]
     pub measured: Vec<PathBuf>,
+    /// With --chip: take this variant of an operation wherever it applies, attention.forward=NAME (repeatable).
+    #[arg(long = "variant", value_name = "OP=NAME", requires = "chip")]
+    pub variants: Vec<String>,
 }
 
 /// What a plan is shown for.
@@ -67,7 +70,9 @@ impl View {
         let Some(word) = &self.chip else { return self.device().map(On::Device) };
         let chip = Chip::parse(word)?;
         let measured = Measured::read(&self.measured, &chip)?;
-        Ok(On::Chip(Box::new(Forecaster { chip, measured })))
+        let kernels = Kernels { variants: self.variants.clone(), ..Kernels::default() };
+        kernels.check_variants()?;
+        Ok(On::Chip(Box::new(Forecaster { chip, measured, kernels })))
     }
 
     /// The device whose kernel variants are named; the CPU has none.
