@@ -28,7 +28,7 @@ struct BackwardTile {
     T r[Buffers][2][Chunks][BlockR * 64];  // (128, D): buffer, pair, chunks of 64 columns
     T x[Stages][2][Chunks][BlockX * 64];   // (128, D): stage, pair
     Staging<T, OwnStaging ? Consumers : 0> staging;
-    float stats[Stages][2][BlockX];  // kv: lse (powers of two) and delta of the streamed queries
+    alignas(16) float stats[Stages][2][BlockX];  // kv: lse (powers of two) and delta of the streamed queries
     uint64_t r_full[Buffers], r_empty[Buffers], x_full[Stages], x_empty[Stages];
   };
   static constexpr int BlockRows = BlockR, BlockCols = BlockX, Threads = 128 * (Consumers + 1);
