@@ -3,7 +3,8 @@
 // Formulas, items and products: backward_sm90.cu. Causal: an item of keys streams the queries from its own on, an
 //   item of queries the keys up to its own.
 // Work: 14*N*H*Lq*Lk*W flop, about half when causal.  Bytes: 2*N*H*D*(3 Lq + 4 Lk).
-//   SD 1.5 N=2 H=8 L=4096 D=40: 180 GFLOP of W = 48; tensor 190 us, MUFU 145 us, HBM 5 us: tensor-bound.
+//   SD 1.5 N=2 H=8 L=4096 D=40: 180 GFLOP of W = 48; tensor 190 us, MUFU 145 us, HBM 37 MB = 9 us:
+//   tensor-bound.
 // Tile: 128 x 128, 2 consumer warpgroups of 64 rows x 240 registers + producer 24. W = 48, 64: 196 KiB; W = 80: one
 //   resident pair, in whose place the gradients are staged, 2 stages: 194 KiB.
 // Determinism: bitwise, no atomics, no semaphores.   Requires: D % 8 == 0, D <= 80, Lq, Lk >= 1; prepare.cu before,

@@ -92,3 +92,47 @@ pub(super) fn seen_queries(p: &Problem, splits: usize, walk: Walk) -> Walk {
     }
     Walk { over: (steps * walk.rows).div_ceil(keys * splits), ..walk }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Engine;
+
+    fn problem(len_q: usize, len_k: usize, causal: bool) -> Problem {
+        Problem {
+            target: Target::Sm90a,
+            multiprocessors: 132,
+            dtype: DType::Bf16,
+            samples: 1,
+            len_q,
+            len_k,
+            heads: 1,
+            head_dim: 40,
+            causal,
+            scale: 1.0,
+            wants: [true; 3],
+        }
+    }
+
+    #[test]
+    fn a_causal_walk_leaves_out_the_blocks_of_which_nothing_is_seen() {
+        let over = |len_q, len_k, causal| {
+            let p = problem(len_q, len_k, causal);
+            let forward = Walk::forward(Engine::Wgmma, &p, 128, [128, 48]);
+            let keys = Walk::keys(Engine::Wgmma, &p, 128, [1, 48]);
+            (seen_keys(&p, 128, forward).over, seen_queries(&p, 1, keys).over)
+        };
+        assert_eq!(over(300, 300, false), (384, 384));
+        assert_eq!(over(300, 300, true), (256, 256)); // 1 + 2 + 3 blocks, in the mean of three
+        assert_eq!(over(300, 77, true), (128, 384));
+        assert_eq!(over(77, 300, true), (128, 128));
+    }
+
+    #[test]
+    fn widths_are_multiples_of_eight_up_to_the_kernels() {
+        let fits =
+            |head_dim, width| forward_fits(&Problem { head_dim, ..problem(1, 1, true) }, width);
+        assert!(fits(8, 48) && fits(48, 48) && fits(160, 160));
+        assert!(!fits(49, 64) && !fits(44, 48) && !fits(56, 48) && !fits(0, 48));
+    }
+}
