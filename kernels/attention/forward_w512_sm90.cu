@@ -194,6 +194,7 @@ __device__ __forceinline__ void consume_wide(typename Tl::Shared& s, const Forwa
     ptx::mbarrier_wait(&s.v_full[wg], phase);
     add_values<Tl>(s, o, buffer, wg);  // behind S in the tensor queue
     ptx::wgmma_wait<2>();
+    ptx::reg_fence(score);
     release(&s.k_empty[0]);
     ptx::wgmma_wait<1>();
     ptx::reg_fence(score);
