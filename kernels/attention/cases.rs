@@ -9,7 +9,7 @@ type Shape = ([usize; 4], usize, bool);
 /// One key, one query, odd sizes, masks with fewer and more keys than queries, several blocks of
 /// both, the text keys of cross attention, and every head dimension of the models.
 pub fn cases() -> Vec<Case> {
-    let shapes: [Shape; 22] = [
+    let shapes: [Shape; 33] = [
         ([8, 1, 2, 3], 1, false),
         ([4, 5, 3, 4], 7, false),
         ([4, 6, 3, 5], 6, true),
@@ -32,6 +32,17 @@ pub fn cases() -> Vec<Case> {
         ([1, 33, 1, 160], 97, true),
         ([1, 40, 1, 136], 1, false),
         ([1, 35, 1, 512], 45, false),
+        ([2, 140, 1, 40], 270, false),
+        ([1, 270, 2, 24], 150, true),
+        ([1, 150, 1, 56], 300, true),
+        ([1, 260, 1, 64], 260, true),
+        ([1, 140, 2, 72], 200, false),
+        ([1, 270, 1, 80], 260, true),
+        ([1, 133, 1, 104], 150, false),
+        ([1, 200, 1, 128], 210, true),
+        ([1, 140, 1, 160], 180, false),
+        ([1, 70, 1, 512], 150, true),
+        ([2, 130, 1, 264], 200, false),
     ];
     let mut all: Vec<Case> = shapes.into_iter().map(case).collect();
     // large scores: the running maximum moves from block to block
@@ -91,8 +102,8 @@ fn biased((n, grid, [h, d]): Grid, bias: Bias) -> Case {
     case
 }
 
-/// Self and cross attention of SDXL at batch 1, 2 and 4, of Stable Diffusion 1.5, of CLIP, and the
-/// VAE's head; the attentions of SAM's encoders.
+/// Self and cross attention of SDXL at batch 1, 2 and 4, of Stable Diffusion 1.5, of CLIP and its image towers, and
+/// the VAE's head; the attentions of SAM's encoders.
 pub fn bench_cases() -> Vec<Case> {
     let mut shapes: Vec<Shape> = vec![];
     for n in [1, 2, 4] {
@@ -100,9 +111,10 @@ pub fn bench_cases() -> Vec<Case> {
             shapes.extend([([n, l, h, 64], l, false), ([n, l, h, 64], 77, false)]);
         }
     }
-    for (l, d) in [(4096, 40), (1024, 80), (256, 160)] {
+    for (l, d) in [(4096, 40), (1024, 80), (256, 160), (64, 160)] {
         shapes.extend([([1, l, 8, d], l, false), ([1, l, 8, d], 77, false)]);
     }
+    shapes.extend([([1, 257, 16, 80], 257, false), ([1, 257, 16, 104], 257, false)]);
     shapes.extend([([4, 77, 12, 64], 77, true), ([4, 77, 20, 64], 77, true)]);
     shapes.push(([1, 16384, 1, 512], 16384, false));
     let mut all: Vec<Case> = shapes.into_iter().map(case).collect();

@@ -36,21 +36,22 @@ __device__ __forceinline__ void release(uint64_t* bar) {
   if (ptx::lane_id() == 0) ptx::mbarrier_arrive(bar);
 }
 
-// D (64, BN) = A (64, K) B (BN, K)^T, both K-major in shared memory as K/64 column chunks of (rows, 64).
+// D (64, BN) = A (64, K) B (BN, K)^T, both K-major in shared memory as chunks of 64 columns: (ARows, 64), (BN, 64).
 // Descriptors are built once: one a step costs 75 uniform instructions more in the forward loop.
-template <class T, int K, int BN>
+template <class T, int K, int BN, int ARows = 64>
 __device__ __forceinline__ void multiply_nt(float (&d)[BN / 2], const void* a, const void* b) {
   const uint64_t da = ptx::wgmma_descriptor_k(a), db = ptx::wgmma_descriptor_k(b);
   ptx::reg_fence(d);
   ptx::wgmma_fence();
 #pragma unroll
   for (int k = 0; k < K / 16; ++k)
-    ptx::wgmma_ss<T, BN>(d, da + (k / 4 * SubtileBytes + k % 4 * 32) / 16,
+    ptx::wgmma_ss<T, BN>(d, da + (k / 4 * ARows * RowBytes + k % 4 * 32) / 16,
                          db + (k / 4 * BN * RowBytes + k % 4 * 32) / 16, k > 0);
   ptx::wgmma_commit();
 }
 
-// D (64, BN) += P (64, K) B (K, BN): P packed in registers, B MN-major as BN/64 column chunks of (K, 64).
+// D (64, BN) += P (64, K) B (K, BN): P packed in registers, B MN-major as chunks of 64 columns, (K, 64), the last
+// of which may be used in part.
 // No commit.
 template <class T, int K, int BN>
 __device__ __forceinline__ void multiply_add(float (&d)[BN / 2], uint32_t (&p)[K / 16][4], const void* b) {
@@ -74,19 +75,21 @@ __device__ __forceinline__ void pack_tile(uint32_t (&p)[R / 8][4], const float (
 __device__ __forceinline__ int group_row() { return (ptx::warp_id() & 3) * 16 + ptx::lane_id() / 4; }
 __device__ __forceinline__ int group_column() { return ptx::lane_id() % 4 * 2; }
 
-// One warpgroup writes its accumulator (64, 64) * factor of the row into a swizzled staging tile; the sixteen
-// rows of a stmatrix fall into eight 16-byte columns twice: no bank conflicts.
-template <class T>
-__device__ __forceinline__ void stage_tile(T* to, const float (&d)[32], const float (&factor)[2]) {
+// One warpgroup writes its accumulator (64, 2R) * factor of the row, up to 64 columns, into a swizzled staging tile,
+// from its 16-byte column `first` on; the sixteen rows of a stmatrix fall into eight 16-byte columns twice: no bank conflicts.
+template <class T, int R>
+__device__ __forceinline__ void stage_tile(T* to, const float (&d)[R], const float (&factor)[2],
+                                           int first = 0) {
+  static_assert(R % 8 == 0 && R <= 32, "pairs of 8 columns; one line of the swizzle");
   const int lane = ptx::lane_id(), row = (ptx::warp_id() & 3) * 16 + (lane & 15);
   char* line = reinterpret_cast<char*>(to) + row * RowBytes;
 #pragma unroll
-  for (int k = 0; k < 4; ++k) {
+  for (int k = 0; k < R / 8; ++k) {
     uint32_t r[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i)
       r[i] = ptx::pack<T>(d[8 * k + 2 * i] * factor[i & 1], d[8 * k + 2 * i + 1] * factor[i & 1]);
-    ptx::stmatrix_x4(line + (((2 * k + (lane >> 4)) ^ (row & 7)) << 4), r);
+    ptx::stmatrix_x4(line + (((first + 2 * k + (lane >> 4)) ^ (row & 7)) << 4), r);
   }
 }
 

@@ -8,6 +8,7 @@ mod prepare;
 mod simt;
 mod sm80;
 mod sm90;
+mod widths;
 
 pub(super) use biased::{
     backward as biased_backward, backward_scratch as biased_backward_scratch,
@@ -122,6 +123,13 @@ pub const FORWARD: &[Variant<Problem>] = &[
     Variant { name: "sm90_m128", applies: sm90::m128_applies },
     Variant { name: "sm90_n192_poly", applies: sm90::m128_applies },
     Variant { name: "sm90_d128", applies: sm90::d128_applies },
+    Variant { name: "sm90_w64_n80", applies: |p| widths::forward_fits(p, 64) && p.len_k <= 80 },
+    Variant { name: "sm90_w48", applies: |p| widths::forward_fits(p, 48) },
+    Variant { name: "sm90_w64", applies: |p| widths::forward_fits(p, 64) },
+    Variant { name: "sm90_w80", applies: |p| widths::forward_fits(p, 80) },
+    Variant { name: "sm90_w128", applies: |p| widths::forward_fits(p, 128) },
+    Variant { name: "sm90_w160", applies: |p| widths::forward_fits(p, 160) },
+    Variant { name: "sm90_w512", applies: |p| widths::forward_fits(p, 512) && p.head_dim > 256 },
     Variant { name: "sm80", applies: sm80::forward_applies },
     Variant { name: "simt", applies: |_| true },
 ];
@@ -131,6 +139,9 @@ pub const BACKWARD: &[Variant<Problem>] = &[
     Variant { name: "sm90", applies: sm90::backward_applies },
     Variant { name: "sm90_turns", applies: sm90::backward_applies },
     Variant { name: "sm90_once", applies: once::applies },
+    Variant { name: "sm90_w48", applies: |p| widths::backward_fits(p, 48) },
+    Variant { name: "sm90_w64", applies: |p| widths::backward_fits(p, 64) },
+    Variant { name: "sm90_w80", applies: |p| widths::backward_fits(p, 80) },
     Variant { name: "sm80", applies: sm80::backward_applies },
     Variant { name: "simt", applies: |_| true },
 ];

@@ -1,11 +1,11 @@
-//! Launches of `forward_sm90.cu` and `backward_sm90.cu`: 16-bit types on wgmma, operands by tensor
+//! Launches of `forward*_sm90.cu` and `backward*_sm90.cu`: 16-bit types on wgmma, operands by tensor
 //! maps.
 
 use super::{
     Problem,
     args::{Scratch, target, touched_lse},
     effort::{Walk, together},
-    int, prepare,
+    int, prepare, widths,
 };
 use crate::{
     device::{Cuda, Engine, TensorMap, TensorMapSpec, Touched, cubin_table::Target},
@@ -29,7 +29,8 @@ struct ForwardMaps {
     heads: i32,
     samples: i32,
     scale: f32,
-    unused: [i32; 9],
+    causal: i32,
+    unused: [i32; 8],
 }
 
 /// Twin of `BackwardMaps`.
@@ -59,7 +60,9 @@ struct BackwardMaps {
     add_q: i32,
     add_k: i32,
     add_v: i32,
-    unused: [i32; 10],
+    head_dim: i32,
+    causal: i32,
+    unused: [i32; 8],
 }
 
 /// Channels of a tensor map's box: one line of the 128-byte swizzle.
@@ -183,7 +186,9 @@ pub(super) fn forward(
     (p, name): (&Problem, &str),
     io: &Forward<'_>,
 ) -> Result<()> {
-    let kernel = cuda.kernel::<ForwardMaps>("attention", symbol(&FORWARD, p, name)?)?;
+    let padded = widths::forward(name);
+    let symbol = padded.map_or_else(|| symbol(&FORWARD, p, name), |row| Ok(row.symbol(p)))?;
+    let kernel = cuda.kernel::<ForwardMaps>("attention", symbol)?;
     let [q, k, v] = [0, 1, 2].map(|i| (io.ins[i].address(), &io.specs[i]));
     let out = (io.out.address(), io.out_spec);
     let keys = kernel.tile().block_cols;
@@ -198,7 +203,8 @@ pub(super) fn forward(
         heads: int(p.heads)?,
         samples: int(p.samples)?,
         scale: op.scale,
-        unused: [0; 9],
+        causal: i32::from(op.causal),
+        unused: [0; 8],
     };
     let touches = [
         Touched::new("q", q.0, q.1),
@@ -210,7 +216,9 @@ pub(super) fn forward(
     let blocks = p.len_q.div_ceil(kernel.tile().block_rows as usize);
     let items = blocks * p.heads * p.samples;
     let rows = kernel.tile().block_rows as usize;
-    let walk = Walk::forward(Engine::Wgmma, p, rows, [keys as usize, p.head_dim]);
+    let depth = padded.map_or(p.head_dim, |row| row.width);
+    let walk = Walk::forward(Engine::Wgmma, p, rows, [keys as usize, depth]);
+    let walk = widths::seen_keys(p, keys as usize, walk);
     let kernel = kernel.taking(walk.effort(p, &touches));
     cuda.launch(&kernel, cuda.persistent_grid(&kernel, items as u64)?, &args, &touches)
 }
@@ -256,7 +264,9 @@ fn backward_args(
         add_q,
         add_k,
         add_v,
-        unused: [0; 10],
+        head_dim: int(p.head_dim)?,
+        causal: i32::from(op.causal),
+        unused: [0; 8],
     };
     let partial = if splits > 1 { p.partial_bytes(splits, pad_k) } else { 0 };
     let bytes = 2 * at.statistic_bytes + partial;
@@ -283,15 +293,20 @@ pub(super) fn backward(
     io: &Backward<'_>,
 ) -> Result<()> {
     prepare::statistics(cuda, p, io)?;
-    let kernel = cuda.kernel::<BackwardMaps>("attention", symbol(&BACKWARD, p, name)?)?;
+    let padded = widths::backward(name);
+    let symbol = padded.map_or_else(|| symbol(&BACKWARD, p, name), |row| Ok(row.symbol(p)))?;
+    let kernel = cuda.kernel::<BackwardMaps>("attention", symbol)?;
     let (args, touches) = backward_args(op, cuda, p, io)?;
     let (splits, pad_k) = p.split();
     let rows = kernel.tile().block_rows as usize;
     let keys = if p.wants[1] || p.wants[2] { p.len_k.div_ceil(rows) * splits } else { 0 };
     let queries = if p.wants[0] { p.len_q.div_ceil(rows) } else { 0 };
     let items = (keys + queries) * p.heads * p.samples;
-    let of_keys = Walk::keys(Engine::Wgmma, p, rows, [splits, p.head_dim]);
-    let of_queries = Walk::queries(Engine::Wgmma, p, rows, p.head_dim);
+    let depth = padded.map_or(p.head_dim, |row| row.width);
+    let of_keys = Walk::keys(Engine::Wgmma, p, rows, [splits, depth]);
+    let of_keys = widths::seen_queries(p, splits, of_keys);
+    let of_queries = Walk::queries(Engine::Wgmma, p, rows, depth);
+    let of_queries = widths::seen_keys(p, rows, of_queries);
     let kernel = kernel.taking(together(
         Walk { blocks: keys, ..of_keys }.effort(p, &touches),
         Walk { blocks: queries, ..of_queries }.effort(p, &touches),
