@@ -1,28 +1,37 @@
 #!/usr/bin/env bash
-# sanitize.sh address|thread FOLDER [TEXT [SCHEDULE..]]: the kernels of kernels/FOLDER on the emulated device,
+# sanitize.sh address|thread [--variant OP=NAME].. FOLDER [TEXT [SCHEDULE..]]: the kernels of kernels/FOLDER on the emulated device,
 # compiled for a sanitizer, in the cases whose name contains TEXT (FOLDER), each schedule in turn (early late).
+# --variant: as of `kernels check`, for what runs only when it is forced.
 # thread: races between threads, blocks, the copy engine and the tensor cores of a launch.
 # address: accesses outside of an allocation or of shared memory, misaligned accesses.
 # Needs target/debug/selvedge with the feature emulate, or $SELVEDGE. Exit 0: right results and no report.
 set -euo pipefail
-[ $# -ge 2 ] || { sed -n 2,6p "$0" >&2; exit 2; }
+usage() { sed -n 2,7p "$0" >&2; exit 2; }
+[ $# -ge 2 ] || usage
 cd "$(dirname "$0")/.."
-mode=$1 folder=$2 text=${3:-$2}
-shift $(($# < 3 ? $# : 3))
+mode=$1
+shift
+variants=()
+while [ "${1:-}" = --variant ] && [ $# -ge 3 ]; do
+  variants+=("$1" "$2")
+  shift 2
+done
+folder=$1 text=${2:-$1}
+shift $(($# < 2 ? $# : 2))
 cxx=${CXX:-g++}
 case $mode in
   # Instrumented globals would add symbols beside the tile records.
   address) emulator="-fsanitize=address,undefined --param asan-globals=0" kernel=$emulator library=libasan.so ;;
   # The emulator reports what its models access and is not instrumented.
   thread) emulator="-DEMULATOR_TSAN" kernel="-DEMULATOR_TSAN -fsanitize=thread" library=libtsan.so ;;
-  *) sed -n 2,6p "$0" >&2; exit 2 ;;
+  *) usage ;;
 esac
 
 objects=${CARGO_TARGET_DIR:-target}/sanitize/$mode
 flags="-std=c++20 -O1 -g1 -fPIC -fvisibility=hidden -fno-gnu-unique -ffp-contract=off -fno-strict-aliasing"
 flags="$flags -Wno-unknown-pragmas -I kernels"
 mkdir -p "$objects/$folder"
-newest=$(find kernels -name '*.c*' -o -name '*.h' | xargs ls -t | head -1)
+newest=$(find kernels -name '*.c*' -o -name '*.h' | xargs ls -t | sed -n 1p)
 export cxx flags kernel objects folder newest
 [ "$objects/scheduler.o" -nt "$newest" ] ||
   "$cxx" $flags $emulator -c kernels/emulator/scheduler.cpp -o "$objects/scheduler.o"
@@ -39,7 +48,7 @@ status=0
 for schedule in "$@"; do
   echo "== $mode $folder \"$text\" $schedule"
   LD_PRELOAD=$("$cxx" -print-file-name=$library) "${SELVEDGE:-target/debug/selvedge}" kernels check \
-    --device "emulated:$schedule" --kernel-dir "$objects/$folder" --op "$text" >"$log.$schedule" 2>&1 || status=1
+    --device "emulated:$schedule" --kernel-dir "$objects/$folder" --op "$text" "${variants[@]}" >"$log.$schedule" 2>&1 || status=1
   reports=$(grep -cE "WARNING: ThreadSanitizer|ERROR: AddressSanitizer|runtime error:" "$log.$schedule" || true)
   tail -1 "$log.$schedule"
   echo "$reports reports in $log.$schedule"

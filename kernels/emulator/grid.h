@@ -163,7 +163,7 @@ void end_unit(Unit& u) {
 
 // ---- workers: host threads that run units
 
-// Units outlive a launch: their stacks and shared memory are warm.
+// Units outlive a launch: their stacks and shared memory are warm. Not to ThreadSanitizer, which has only so many threads at a time.
 class Pool {
  public:
   std::unique_ptr<Unit> take() {
@@ -175,7 +175,7 @@ class Pool {
   }
   void give(std::unique_ptr<Unit> u) {
     std::lock_guard lock(guard_);
-    if (free_.size() < 4) free_.push_back(std::move(u));
+    if (kReuse && free_.size() < 4) free_.push_back(std::move(u));
   }
 
  private:
