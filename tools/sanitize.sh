@@ -1,24 +1,27 @@
 #!/usr/bin/env bash
-# sanitize.sh address|thread [--variant OP=NAME].. FOLDER [TEXT [SCHEDULE..]]: the kernels of kernels/FOLDER on the emulated device,
+# sanitize.sh MODE [OPTION..] FOLDER [TEXT [SCHEDULE..]]: the kernels of kernels/FOLDER on the emulated device,
 # compiled for a sanitizer, in the cases whose name contains TEXT (FOLDER), each schedule in turn (early late).
-# --variant: as of `kernels check`, for what runs only when it is forced.
+# OPTION: --variant OP=NAME (what runs only when it is forced) or --dtype TYPE, as of `kernels check`.
 # thread: races between threads, blocks, the copy engine and the tensor cores of a launch.
+# proxies: the same, and what the copy engine and the tensor cores read without fence.proxy.async (some races hide).
 # address: accesses outside of an allocation or of shared memory, misaligned accesses.
 # Needs target/debug/selvedge with the feature emulate, or $SELVEDGE. Exit 0: right results and no report.
 set -euo pipefail
-usage() { sed -n 2,7p "$0" >&2; exit 2; }
+usage() { sed -n 2,8p "$0" >&2; exit 2; }
 [ $# -ge 2 ] || usage
 cd "$(dirname "$0")/.."
 mode=$1
 shift
-variants=()
-while [ "${1:-}" = --variant ] && [ $# -ge 3 ]; do
-  variants+=("$1" "$2")
+options=()
+while [[ ${1:-} == --* && $# -ge 3 ]]; do
+  options+=("$1" "$2")
   shift 2
 done
 folder=$1 text=${2:-$1}
+[ -d "kernels/$folder" ] || usage
 shift $(($# < 2 ? $# : 2))
 cxx=${CXX:-g++}
+[ "$mode" != proxies ] || { mode=thread && export EMULATOR_PROXIES=1; }
 case $mode in
   # Instrumented globals would add symbols beside the tile records.
   address) emulator="-fsanitize=address,undefined --param asan-globals=0" kernel=$emulator library=libasan.so ;;
@@ -46,9 +49,9 @@ log=$objects/$folder/log
 status=0
 [ $# -gt 0 ] || set -- early late
 for schedule in "$@"; do
-  echo "== $mode $folder \"$text\" $schedule"
+  echo "== $mode${EMULATOR_PROXIES:+ and proxies} $folder \"$text\" $schedule"
   LD_PRELOAD=$("$cxx" -print-file-name=$library) "${SELVEDGE:-target/debug/selvedge}" kernels check \
-    --device "emulated:$schedule" --kernel-dir "$objects/$folder" --op "$text" "${variants[@]}" >"$log.$schedule" 2>&1 || status=1
+    --device "emulated:$schedule" --kernel-dir "$objects/$folder" --op "$text" "${options[@]}" >"$log.$schedule" 2>&1 || status=1
   reports=$(grep -cE "WARNING: ThreadSanitizer|ERROR: AddressSanitizer|runtime error:" "$log.$schedule" || true)
   tail -1 "$log.$schedule"
   echo "$reports reports in $log.$schedule"

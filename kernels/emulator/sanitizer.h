@@ -4,6 +4,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
@@ -24,6 +25,12 @@ namespace emulator::sanitizer {
 
 #if defined(EMULATOR_TSAN)
 using Identity = void*;  // a thread to ThreadSanitizer
+// Whether accesses of the asynchronous proxy are told a second time, by who is ordered by fences of it alone. Its fences are
+// one place for all threads, which orders more than it should: races are looked for without, missing fences with it.
+inline bool proxies() {
+  static const bool on = std::getenv("EMULATOR_PROXIES") != nullptr;
+  return on;
+}
 inline Identity new_identity() { return __tsan_create_fiber(0); }
 inline void end_identity(Identity i) { __tsan_destroy_fiber(i); }
 inline Identity identity() { return __tsan_get_current_fiber(); }

@@ -113,7 +113,7 @@ void check_fenced(Unit& u, uint32_t from, uint32_t bytes) {
 template <class F>
 void as_proxy_reader(Unit& u, const void* done, F touch) {
 #if defined(EMULATOR_TSAN)
-  as_engine(u, &u.proxy, [&] { touch(), sanitizer::release(done); });
+  if (sanitizer::proxies()) as_engine(u, &u.proxy, [&] { touch(), sanitizer::release(done); });
 #else
   (void)u, (void)done, (void)touch;
 #endif
