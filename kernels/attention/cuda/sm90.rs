@@ -77,7 +77,7 @@ struct Row {
     symbols: [&'static str; 2],
 }
 
-const FORWARD: [Row; 5] = [
+const FORWARD: [Row; 6] = [
     Row {
         name: "sm90_n80",
         symbols: ["attention_forward_sm90_n80_bf16", "attention_forward_sm90_n80_f16"],
@@ -93,6 +93,10 @@ const FORWARD: [Row; 5] = [
     Row {
         name: "sm90_n192_poly",
         symbols: ["attention_forward_sm90_n192_poly_bf16", "attention_forward_sm90_n192_poly_f16"],
+    },
+    Row {
+        name: "sm90_m192_n192",
+        symbols: ["attention_forward_sm90_m192_n192_bf16", "attention_forward_sm90_m192_n192_f16"],
     },
     Row {
         name: "sm90_d128",
