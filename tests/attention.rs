@@ -105,7 +105,7 @@ mod emulated {
     #[test]
     fn blocks_of_192_keys_agree_with_the_cpu_in_every_schedule() {
         let shapes = [
-            ([1, 1, 1, 64], 1),
+            ([1, 1, 1, 64], 81),
             ([1, 70, 2, 64], 100),
             ([2, 192, 1, 64], 192),
             ([1, 200, 3, 64], 384),
@@ -196,6 +196,7 @@ fn op(instruction: &[u64; 2]) -> u64 {
 const HGMMA: u64 = 0x1f0;
 const LOAD_LOCAL: u64 = 0x183;
 const STORE_LOCAL: u64 = 0x187;
+const STORE_MATRIX: u64 = 0x044;
 const TENSOR_LOAD: u64 = 0x1b4;
 const TENSOR_STORE: u64 = 0x1b5;
 const WAIT_FOR_HGMMA: u64 = 0x1c5;
@@ -267,5 +268,26 @@ fn exponentials_run_while_a_product_is_in_flight() {
         let found = overlapped(&code);
         let whole = found.iter().filter(|n| **n >= of_block).count();
         assert!(whole >= loops, "{}: {found:?} of {of_block}", kernel.name);
+    }
+}
+
+/// With P in shared memory the product in flight reads the panel that the next P goes to.
+#[test]
+fn p_is_stored_when_the_product_with_the_last_one_is_done() {
+    for (kernel, code) in hopper("attention/forward_n192_sm90.cu") {
+        let (mut in_flight, mut stores) = (false, 0);
+        for i in &code {
+            match op(i) {
+                HGMMA => in_flight = true,
+                WAIT_FOR_HGMMA => in_flight = (i[1] >> 8) & 0xff != 0,
+                STORE_MATRIX => {
+                    assert!(!in_flight, "{}", kernel.name);
+                    stores += 1;
+                }
+                _ => {}
+            }
+        }
+        // the first P, that of the loop, O
+        assert_eq!(stores, 12 + 12 + 4, "{}", kernel.name);
     }
 }

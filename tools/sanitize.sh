@@ -3,9 +3,10 @@
 # compiled for a sanitizer, in the cases whose name contains TEXT (FOLDER), each schedule in turn (early late).
 # thread: races between threads, blocks, the copy engine and the tensor cores of a launch.
 # address: accesses outside of an allocation or of shared memory, misaligned accesses.
-# Needs target/debug/selvedge with the feature emulate, or $SELVEDGE. Exit 0: right results and no report.
+# Needs target/debug/selvedge with the feature emulate, or $SELVEDGE. $FLAGS: more for the check, such as --variant OP=NAME.
+# Exit 0: right results and no report.
 set -euo pipefail
-[ $# -ge 2 ] || { sed -n 2,6p "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n 2,7p "$0" >&2; exit 2; }
 cd "$(dirname "$0")/.."
 mode=$1 folder=$2 text=${3:-$2}
 shift $(($# < 3 ? $# : 3))
@@ -15,7 +16,7 @@ case $mode in
   address) emulator="-fsanitize=address,undefined --param asan-globals=0" kernel=$emulator library=libasan.so ;;
   # The emulator reports what its models access and is not instrumented.
   thread) emulator="-DEMULATOR_TSAN" kernel="-DEMULATOR_TSAN -fsanitize=thread" library=libtsan.so ;;
-  *) sed -n 2,6p "$0" >&2; exit 2 ;;
+  *) sed -n 2,7p "$0" >&2; exit 2 ;;
 esac
 
 objects=${CARGO_TARGET_DIR:-target}/sanitize/$mode
@@ -39,7 +40,7 @@ status=0
 for schedule in "$@"; do
   echo "== $mode $folder \"$text\" $schedule"
   LD_PRELOAD=$("$cxx" -print-file-name=$library) "${SELVEDGE:-target/debug/selvedge}" kernels check \
-    --device "emulated:$schedule" --kernel-dir "$objects/$folder" --op "$text" >"$log.$schedule" 2>&1 || status=1
+    --device "emulated:$schedule" --kernel-dir "$objects/$folder" --op "$text" ${FLAGS:-} >"$log.$schedule" 2>&1 || status=1
   reports=$(grep -cE "WARNING: ThreadSanitizer|ERROR: AddressSanitizer|runtime error:" "$log.$schedule" || true)
   tail -1 "$log.$schedule"
   echo "$reports reports in $log.$schedule"

@@ -7,7 +7,8 @@
 //   memory 2880 (operands of S 768, P and V 1152, P written 576, K and V in 384): bound by shared memory.
 // Tile: 192 queries x 192 keys, 1 producer + 3 consumer warpgroups, 32/160 registers; 2 stages of K, 3 of V, which is
 //   read a block longer; 217 KiB, 1 block/SM, persistent.
-// Predicted, not measured: 4096x4096x10 N=1 115-140 us, N=4 415-490 us (sm90_m192 93-112, 330-395).
+// Predicted, not measured: 4096x4096x10 N=1 115-140 us, N=4 415-490 us (sm90_m192 93-112, 330-395);
+//   1024x1024x20 N=1 19-23 us (14-17).
 // Determinism: bitwise, a row is made by one warpgroup in one key order.
 // Requires: D = 64, Lk >= 1, Lq >= 1, scale > 0, not causal.
 #include "attention/forward_sm90.cuh"
@@ -159,7 +160,7 @@ __device__ __forceinline__ void start_panel(typename Tl::Shared& s, const Forwar
 template <class Tl>
 __device__ __forceinline__ void forward_panel(const ForwardMaps& a) {
   auto& s = shared_memory<typename Tl::Shared>();
-  const int wg = int(threadIdx.x) / 128 - 1;
+  const int wg = ptx::warp_uniform(int(threadIdx.x) / 128 - 1);  // keeps the descriptors in uniform registers
   const int tiles = (a.len_q + Tl::BlockM - 1) / Tl::BlockM * a.heads * a.samples;
   start_panel<Tl>(s, a);
   if (wg < 0) {

@@ -122,7 +122,7 @@ pub const FORWARD: &[Variant<Problem>] = &[
     Variant { name: "sm90_m192", applies: sm90::m192_applies },
     Variant { name: "sm90_m128", applies: sm90::m128_applies },
     Variant { name: "sm90_n192_poly", applies: sm90::m128_applies },
-    Variant { name: "sm90_m192_n192", applies: sm90::m128_applies },
+    Variant { name: "sm90_m192_n192", applies: sm90::m192_n192_applies },
     Variant { name: "sm90_d128", applies: sm90::d128_applies },
     Variant { name: "sm90_w64_n80", applies: |p| widths::forward_fits(p, 64) && p.len_k <= 80 },
     Variant { name: "sm90_w48", applies: |p| widths::forward_fits(p, 48) },

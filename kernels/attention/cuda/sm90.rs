@@ -153,6 +153,11 @@ pub(super) fn m128_applies(p: &Problem) -> bool {
     fits(p, 64)
 }
 
+/// P in shared memory; text keys keep their own block of 80.
+pub(super) fn m192_n192_applies(p: &Problem) -> bool {
+    m128_applies(p) && !n80_applies(p)
+}
+
 /// Head dimension 128.
 pub(super) fn d128_applies(p: &Problem) -> bool {
     fits(p, 128)
