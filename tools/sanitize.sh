@@ -23,7 +23,7 @@ objects=${CARGO_TARGET_DIR:-target}/sanitize/$mode
 flags="-std=c++20 -O1 -g1 -fPIC -fvisibility=hidden -fno-gnu-unique -ffp-contract=off -fno-strict-aliasing"
 flags="$flags -Wno-unknown-pragmas -I kernels"
 mkdir -p "$objects/$folder"
-newest=$(find kernels -name '*.c*' -o -name '*.h' | xargs ls -t | head -1)
+newest=$(find kernels -name '*.c*' -o -name '*.h' | xargs ls -t | sed -n 1p)
 export cxx flags kernel objects folder newest
 [ "$objects/scheduler.o" -nt "$newest" ] ||
   "$cxx" $flags $emulator -c kernels/emulator/scheduler.cpp -o "$objects/scheduler.o"
