@@ -76,8 +76,57 @@ mod emulated {
         }
     }
 
+    /// Self and cross attention of (queries, keys), scores of `scale`.
+    fn case((q, keys): ([usize; 4], usize), scale: f32) -> Case {
+        let k = [q[0], keys, q[2], q[3]];
+        let op = Attention { causal: false, scale, products: DType::F32 };
+        Case::normal("attention", op, &[&q, &k, &k])
+    }
+
+    /// A forced variant over cases of its own on such a machine, everything twice; the counters are zero again.
+    fn all_agree(machine: &Emulated, dtype: DType, (slot, name): (&str, &str), cases: &[Case]) {
+        let cuda = Cuda::emulated_as(machine).unwrap();
+        cuda.force_variant(slot, name);
+        for case in cases {
+            let specs: Vec<Spec> = case.ins.iter().map(|s| Spec::new(&s.dims, dtype)).collect();
+            let backward = slot.ends_with("backward");
+            assert_eq!(case.op.variant(&cuda, &specs, &specs[0], backward), name);
+            let outcome = compare(case, dtype, &cuda).unwrap();
+            let agrees = matches!(outcome, Outcome::Agrees { .. });
+            assert!(agrees, "{machine:?} {dtype} {}: {outcome:?}", case.name);
+            let mut words = vec![1u8; COUNTERS * 4];
+            cuda.download(cuda.counters(), &mut words).unwrap();
+            assert!(words.iter().all(|b| *b == 0), "{}", case.name);
+        }
+    }
+
+    /// Blocks of 192 keys: one, in part and whole, as many as either ring has stages and more, one key in the last;
+    /// several tiles a block; scores so large that the maximum moves from block to block.
+    #[test]
+    fn blocks_of_192_keys_agree_with_the_cpu_in_every_schedule() {
+        let shapes = [
+            ([1, 1, 1, 64], 81),
+            ([1, 70, 2, 64], 100),
+            ([2, 192, 1, 64], 192),
+            ([1, 200, 3, 64], 384),
+            ([1, 390, 1, 64], 193),
+            ([1, 130, 1, 64], 577),
+            ([1, 250, 2, 64], 900),
+        ];
+        let mut cases = shapes.map(|s| case(s, 0.125)).to_vec();
+        cases.push(case(([1, 150, 3, 64], 700), 1.0));
+        cases.iter_mut().for_each(|c| c.grads.fill(false)); // backward has its own tests
+        let forced = ("attention.forward", "sm90_m192_n192");
+        for schedule in [Schedule::Early, Schedule::Late, Schedule::Random(3)] {
+            for (dtype, resident_clusters) in [(DType::Bf16, 0), (DType::F16, 1)] {
+                let machine = Emulated { schedule, resident_clusters, ..Emulated::default() };
+                all_agree(&machine, dtype, forced, &cases);
+            }
+        }
+    }
+
     /// Whole and ragged blocks; a ring over all keys, over parts of them (there are fewer queries), rings of one.
-    fn once_cases() -> Vec<Case> {
+    fn once_agrees(machine: &Emulated, dtype: DType) {
         let shapes = [
             ([2, 384, 2, 64], 384),
             ([1, 700, 1, 64], 520),
@@ -85,28 +134,8 @@ mod emulated {
             ([2, 260, 1, 64], 129),
             ([1, 100, 2, 64], 300),
         ];
-        let case = |(q, keys): ([usize; 4], usize)| {
-            let k = [q[0], keys, q[2], q[3]];
-            let op = Attention { causal: false, scale: 0.125, products: DType::F32 };
-            Case::normal("attention", op, &[&q, &k, &k])
-        };
-        shapes.map(case).into()
-    }
-
-    /// One pass over `once_cases` on such a machine, everything twice; the counters are zero again.
-    fn once_agrees(machine: &Emulated, dtype: DType) {
-        let cuda = Cuda::emulated_as(machine).unwrap();
-        cuda.force_variant("attention.backward", "sm90_once");
-        for case in once_cases() {
-            let specs: Vec<Spec> = case.ins.iter().map(|s| Spec::new(&s.dims, dtype)).collect();
-            assert_eq!(case.op.variant(&cuda, &specs, &specs[0], true), "sm90_once");
-            let outcome = compare(&case, dtype, &cuda).unwrap();
-            let agrees = matches!(outcome, Outcome::Agrees { .. });
-            assert!(agrees, "{machine:?} {dtype} {}: {outcome:?}", case.name);
-            let mut words = vec![1u8; COUNTERS * 4];
-            cuda.download(cuda.counters(), &mut words).unwrap();
-            assert!(words.iter().all(|b| *b == 0), "{}", case.name);
-        }
+        let cases = shapes.map(|s| case(s, 0.125));
+        all_agree(machine, dtype, ("attention.backward", "sm90_once"), &cases);
     }
 
     #[test]
@@ -167,6 +196,7 @@ fn op(instruction: &[u64; 2]) -> u64 {
 const HGMMA: u64 = 0x1f0;
 const LOAD_LOCAL: u64 = 0x183;
 const STORE_LOCAL: u64 = 0x187;
+const STORE_MATRIX: u64 = 0x044;
 const TENSOR_LOAD: u64 = 0x1b4;
 const TENSOR_STORE: u64 = 0x1b5;
 const WAIT_FOR_HGMMA: u64 = 0x1c5;
@@ -175,8 +205,9 @@ fn is_exp2(i: &[u64; 2]) -> bool {
     op(i) == 0x108 && (i[1] >> 10) & 0xf == 2
 }
 
-const HOPPER: [&str; 6] = [
+const HOPPER: [&str; 7] = [
     "attention/forward_sm90.cu",
+    "attention/forward_n192_sm90.cu",
     "attention/forward_widths_sm90.cu",
     "attention/forward_w512_sm90.cu",
     "attention/backward_sm90.cu",
@@ -237,5 +268,26 @@ fn exponentials_run_while_a_product_is_in_flight() {
         let found = overlapped(&code);
         let whole = found.iter().filter(|n| **n >= of_block).count();
         assert!(whole >= loops, "{}: {found:?} of {of_block}", kernel.name);
+    }
+}
+
+/// With P in shared memory the product in flight reads the panel that the next P goes to.
+#[test]
+fn p_is_stored_when_the_product_with_the_last_one_is_done() {
+    for (kernel, code) in hopper("attention/forward_n192_sm90.cu") {
+        let (mut in_flight, mut stores) = (false, 0);
+        for i in &code {
+            match op(i) {
+                HGMMA => in_flight = true,
+                WAIT_FOR_HGMMA => in_flight = (i[1] >> 8) & 0xff != 0,
+                STORE_MATRIX => {
+                    assert!(!in_flight, "{}", kernel.name);
+                    stores += 1;
+                }
+                _ => {}
+            }
+        }
+        // the first P, that of the loop, O
+        assert_eq!(stores, 12 + 12 + 4, "{}", kernel.name);
     }
 }

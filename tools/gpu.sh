@@ -93,6 +93,11 @@ if [ "$device" = cuda ]; then
   part 30 step-train-4-once.json "${step[@]}" --batch 4 --part train --iterations 6 --variant attention.backward=sm90_once
   part 30 variants-attention.jsonl "$bin" kernels bench --device cuda --op attention --dtype bf16 \
     --compare attention.backward=sm90,sm90_once --json
+  # Attention's forward pass: today's blocks of 128 keys against blocks of 192, P in shared memory, and polynomials.
+  for other in sm90_m192_n192 sm90_n192_poly; do
+    part 20 "variants-attention-$other.jsonl" "$bin" kernels bench --device cuda --op attention --dtype bf16 --pass forward \
+      --compare attention.forward=sm90_m192,$other --json
+  done
   part 30 programmatic.txt bash -c "$same_bits" - "$bin" --programmatic "$scratch"
   peers 60 compiled
   # The rest of the kernels, and the whole job.

@@ -9,7 +9,7 @@ type Shape = ([usize; 4], usize, bool);
 /// One key, one query, odd sizes, masks with fewer and more keys than queries, several blocks of
 /// both, more blocks than a ring has slots, the text keys of cross attention, and every head dimension of the models.
 pub fn cases() -> Vec<Case> {
-    let shapes: [Shape; 34] = [
+    let shapes: [Shape; 35] = [
         ([8, 1, 2, 3], 1, false),
         ([4, 5, 3, 4], 7, false),
         ([4, 6, 3, 5], 6, true),
@@ -23,6 +23,7 @@ pub fn cases() -> Vec<Case> {
         ([1, 200, 2, 64], 300, false),
         ([1, 190, 3, 64], 140, false),
         ([3, 150, 1, 64], 260, false),
+        ([1, 130, 1, 64], 577, false),
         ([1, 300, 1, 64], 77, false),
         ([1, 650, 1, 64], 140, false),
         ([1, 77, 2, 64], 77, true),

@@ -64,6 +64,17 @@ __device__ __forceinline__ void multiply_add(float (&d)[BN / 2], uint32_t (&p)[K
     ptx::wgmma_rs<T, BN, 1>(d, p[k], db + k * 16 * RowBytes / 16, true);
 }
 
+// The same, P (64, K) K-major in shared memory as chunks of 64 columns, (64, 64).
+template <class T, int K, int BN>
+__device__ __forceinline__ void multiply_add(float (&d)[BN / 2], const void* p, const void* b) {
+  const uint64_t da = ptx::wgmma_descriptor_k(p), db = ptx::wgmma_descriptor_mn(b, K * RowBytes);
+  ptx::reg_fence(d);
+  ptx::wgmma_fence();
+#pragma unroll
+  for (int k = 0; k < K / 16; ++k)
+    ptx::wgmma_ss<T, BN, 0, 1>(d, da + (k / 4 * SubtileBytes + k % 4 * 32) / 16, db + k * 16 * RowBytes / 16, true);
+}
+
 // Accumulator (64, 2R) as A operand: columns 16k .. 16k + 15 are the four registers of k-step k.
 template <class T, int R>
 __device__ __forceinline__ void pack_tile(uint32_t (&p)[R / 8][4], const float (&s)[R]) {

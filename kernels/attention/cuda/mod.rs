@@ -115,13 +115,14 @@ pub(super) fn scratch(op: &Attention, dtype: DType, q: &[usize], len_k: usize) -
     backward_scratch(q, len_k).max(2 * statistics(q[0], q[1], q[2]) * size_of::<f32>() + sums)
 }
 
-/// Forward variants, best first. `sm90_n192_poly` stands behind one that always applies with it: it
-/// runs only when it is asked for, until a GPU has measured it.
+/// Forward variants, best first. `sm90_n192_poly` and `sm90_m192_n192` stand behind one that always applies with them: they
+/// run only when they are asked for, until a GPU has measured them.
 pub const FORWARD: &[Variant<Problem>] = &[
     Variant { name: "sm90_n80", applies: sm90::n80_applies },
     Variant { name: "sm90_m192", applies: sm90::m192_applies },
     Variant { name: "sm90_m128", applies: sm90::m128_applies },
     Variant { name: "sm90_n192_poly", applies: sm90::m128_applies },
+    Variant { name: "sm90_m192_n192", applies: sm90::m192_n192_applies },
     Variant { name: "sm90_d128", applies: sm90::d128_applies },
     Variant { name: "sm90_w64_n80", applies: |p| widths::forward_fits(p, 64) && p.len_k <= 80 },
     Variant { name: "sm90_w48", applies: |p| widths::forward_fits(p, 48) },

@@ -77,7 +77,7 @@ struct Row {
     symbols: [&'static str; 2],
 }
 
-const FORWARD: [Row; 5] = [
+const FORWARD: [Row; 6] = [
     Row {
         name: "sm90_n80",
         symbols: ["attention_forward_sm90_n80_bf16", "attention_forward_sm90_n80_f16"],
@@ -93,6 +93,10 @@ const FORWARD: [Row; 5] = [
     Row {
         name: "sm90_n192_poly",
         symbols: ["attention_forward_sm90_n192_poly_bf16", "attention_forward_sm90_n192_poly_f16"],
+    },
+    Row {
+        name: "sm90_m192_n192",
+        symbols: ["attention_forward_sm90_m192_n192_bf16", "attention_forward_sm90_m192_n192_f16"],
     },
     Row {
         name: "sm90_d128",
@@ -147,6 +151,11 @@ pub(super) fn m192_applies(p: &Problem) -> bool {
 /// Two consumer warpgroups.
 pub(super) fn m128_applies(p: &Problem) -> bool {
     fits(p, 64)
+}
+
+/// P in shared memory; text keys keep their own block of 80.
+pub(super) fn m192_n192_applies(p: &Problem) -> bool {
+    m128_applies(p) && !n80_applies(p)
 }
 
 /// Head dimension 128.
