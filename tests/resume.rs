@@ -175,8 +175,11 @@ fn an_interrupt_finishes_the_step_saves_and_says_how_to_go_on() {
     let out = folder.path().join("run");
     let mut child = command(&config, &out, &[]).spawn().unwrap();
     wait_for(&mut child, &out, 2, 0);
+    // to the process and, right behind it, to its group, as `timeout` does: one press
     let id = child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    for _ in 0..2 {
+        assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    }
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{text}");

@@ -30,6 +30,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
 };
 
 /// Train adapters for several subjects.
@@ -126,15 +127,25 @@ impl Args {
     }
 }
 
-/// A flag that Ctrl-C sets; a second Ctrl-C ends the process at once.
+/// What comes sooner after the first is the same key press: `timeout` and the like signal the process and then its group.
+const SAME_PRESS: Duration = Duration::from_millis(500);
+
+/// A flag that Ctrl-C or a termination signal sets; a second one ends the process at once.
 pub fn stop_flag() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
-    let handler = move || {
-        if flag.swap(true, Ordering::SeqCst) {
+    let mut first: Option<Instant> = None;
+    let handler = move || match first {
+        None => {
+            first = Some(Instant::now());
+            flag.store(true, Ordering::SeqCst);
+            note("stopping after this step; once more to stop at once");
+        }
+        Some(at) if at.elapsed() < SAME_PRESS => {}
+        Some(_) => {
+            note("stopped at once: what was made since the last checkpoint is not saved");
             std::process::exit(2);
         }
-        note("stopping after this step; once more to stop at once");
     };
     if ctrlc::set_handler(handler).is_err() {
         warn("Ctrl-C will end the run at once: the signal could not be taken");
