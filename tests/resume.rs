@@ -159,7 +159,8 @@ fn killed_and_resumed_runs_in_f16_on_a_device_skip_the_same_updates() {
     let set =
         ["train.resolution=32", "train.accumulate=1", "train.steps=6", "train.warmup_steps=0"];
     set.iter().for_each(|word| more.extend(["--set", word]));
-    let (folder, said) = the_same_after(&[(5, 3)], &more);
+    // the row of a step is written while the next one runs
+    let (folder, said) = the_same_after(&[(4, 3)], &more);
     let whole = folder.path().join("whole");
     let skipped = facts(&whole).iter().filter(|row| row[6] == "1").count();
     assert!((2..6).contains(&skipped), "{:?}", facts(&whole));
