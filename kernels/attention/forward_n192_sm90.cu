@@ -135,34 +135,11 @@ __device__ __forceinline__ void consume_panel(typename Tl::Shared& s, const Forw
 }
 
 template <class Tl>
-__device__ __forceinline__ void start_panel(typename Tl::Shared& s, const ForwardMaps& a) {
-  if (threadIdx.x == 0) {
-    constexpr int Warps = 4 * Tl::Consumers;
-    ptx::mbarrier_init(&s.q_full, 1);
-    ptx::mbarrier_init(&s.q_empty, Warps);
-    for (int i = 0; i < Tl::Stages; ++i) {
-      ptx::mbarrier_init(&s.k_full[i], 1);
-      ptx::mbarrier_init(&s.k_empty[i], Warps);
-    }
-    for (int i = 0; i < Tl::ValueStages; ++i) {
-      ptx::mbarrier_init(&s.v_full[i], 1);
-      ptx::mbarrier_init(&s.v_empty[i], Warps);
-    }
-    ptx::mbarrier_fence_init();
-    ptx::tma_prefetch(&a.q);
-    ptx::tma_prefetch(&a.k);
-    ptx::tma_prefetch(&a.v);
-    ptx::tma_prefetch(&a.o);
-  }
-  __syncthreads();
-}
-
-template <class Tl>
 __device__ __forceinline__ void forward_panel(const ForwardMaps& a) {
   auto& s = shared_memory<typename Tl::Shared>();
   const int wg = ptx::warp_uniform(int(threadIdx.x) / 128 - 1);  // keeps the descriptors in uniform registers
   const int tiles = (a.len_q + Tl::BlockM - 1) / Tl::BlockM * a.heads * a.samples;
-  start_panel<Tl>(s, a);
+  start<Tl>(s, a);
   if (wg < 0) {
     ptx::setmaxnreg_dec<Tl::ProducerRegs>();
     if (ptx::elect_of_warp(0)) produce_panel<Tl>(s, a, tiles);

@@ -10,7 +10,8 @@ namespace attention {
 template <class T_, int HeadDim_, int Consumers_, int BlockN_, int Stages_, int PolyEvery_>
 struct ForwardTile {
   using T = T_;
-  static constexpr int HeadDim = HeadDim_, Consumers = Consumers_, BlockN = BlockN_, Stages = Stages_;
+  static constexpr int HeadDim = HeadDim_, Consumers = Consumers_, BlockN = BlockN_;
+  static constexpr int Stages = Stages_, ValueStages = Stages;
   static constexpr int PolyEvery = PolyEvery_, BlockM = 64 * Consumers, Chunks = (HeadDim + 63) / 64;
   static constexpr bool Causal = false;
   static constexpr int ProducerRegs = Consumers == 3 ? 32 : 24, ConsumerRegs = Consumers == 3 ? 160 : 240;
@@ -297,9 +298,12 @@ __device__ __forceinline__ void start(typename Tl::Shared& s, const ForwardMaps&
     constexpr int Warps = 4 * Tl::Consumers;
     ptx::mbarrier_init(&s.q_full, 1);
     ptx::mbarrier_init(&s.q_empty, Warps);
-    for (int i = 0; i < Tl::Stages; ++i) {
-      ptx::mbarrier_init(&s.k_full[i], 1);
-      ptx::mbarrier_init(&s.k_empty[i], Warps);
+    static_assert(Tl::Stages <= Tl::ValueStages, "the loop");
+    for (int i = 0; i < Tl::ValueStages; ++i) {
+      if (i < Tl::Stages) {
+        ptx::mbarrier_init(&s.k_full[i], 1);
+        ptx::mbarrier_init(&s.k_empty[i], Warps);
+      }
       ptx::mbarrier_init(&s.v_full[i], 1);
       ptx::mbarrier_init(&s.v_empty[i], Warps);
     }

@@ -2,10 +2,10 @@
 
 use super::{
     Problem,
-    args::{Scratch, target},
+    args::Scratch,
     effort::Walk,
     int, prepare,
-    sm90::{BACKWARD_ROWS, GROUP_ROWS, map},
+    sm90::{BACKWARD_ROWS, GROUP_ROWS, Operands, operands},
 };
 use crate::{
     device::{COUNTERS, Cuda, TensorMap, Touched},
@@ -91,21 +91,18 @@ pub(super) fn backward(op: &Attention, cuda: &Cuda, p: &Problem, io: &Backward<'
     let room = cuda.persistent_grid(&kernel, u64::MAX)?[0];
     let ring = ring(p, usize::try_from(room).unwrap_or(usize::MAX));
     let at = Scratch::of(p, io);
-    let [q, k, v] = [0, 1, 2].map(|i| (io.ins[i].address(), &io.specs[i]));
-    let d_out = (io.d_out.address(), io.out_spec);
-    let [(to_q, add_q), (to_k, add_k), (to_v, add_v)] = [0, 1, 2].map(|i| target(&io.d_ins[i]));
-    // the map of a gradient that is not wanted is never used
-    let gradient = |what, i: usize, to: u64| match to {
-        0 => Ok(TensorMap::default()),
-        to => map(cuda, what, (to, &io.specs[i]), GROUP_ROWS),
-    };
+    let sums = sums_bytes(p.dtype, p.causal, &io.specs[0].dims, p.len_k);
+    let Operands { inputs, gradients, targets, mut touches } =
+        operands(cuda, p, io, 2 * at.statistic_bytes + sums)?;
+    let ([q, k, v, d_out], [_, dk, dv]) = (inputs, gradients);
+    let [(to_q, add_q), (to_k, add_k), (to_v, add_v)] = targets;
     let args = OnceMaps {
-        q: map(cuda, "q", q, BACKWARD_ROWS)?,
-        k: map(cuda, "k", k, BACKWARD_ROWS)?,
-        v: map(cuda, "v", v, BACKWARD_ROWS)?,
-        d_out: map(cuda, "d_out", d_out, BACKWARD_ROWS)?,
-        dk: gradient("dk", 1, to_k)?,
-        dv: gradient("dv", 2, to_v)?,
+        q,
+        k,
+        v,
+        d_out,
+        dk,
+        dv,
         lse2: at.lse2,
         delta: at.delta,
         sums: at.partial,
@@ -125,19 +122,8 @@ pub(super) fn backward(op: &Attention, cuda: &Cuda, p: &Problem, io: &Backward<'
         add_v,
         unused: [0; 8],
     };
-    let sums = sums_bytes(p.dtype, p.causal, &io.specs[0].dims, p.len_k);
-    let mut touches = vec![
-        Touched::new("q", q.0, q.1),
-        Touched::new("k", k.0, k.1),
-        Touched::new("v", v.0, v.1),
-        Touched::new("d_out", d_out.0, d_out.1),
-        Touched { what: "scratch", address: at.lse2, bytes: 2 * at.statistic_bytes + sums },
-        Touched { what: "counters", address: args.counters, bytes: words(p) * size_of::<u32>() },
-    ];
-    let gradients = [("dq", to_q), ("dk", to_k), ("dv", to_v)];
-    for (i, (what, address)) in gradients.into_iter().enumerate().filter(|(i, _)| p.wants[*i]) {
-        touches.push(Touched::new(what, address, &io.specs[i]));
-    }
+    let bytes = words(p) * size_of::<u32>();
+    touches.push(Touched { what: "counters", address: args.counters, bytes });
     let kernel = kernel.taking(Walk::once(p, ROWS, sums).effort(p, &touches));
     let rings = (p.samples * p.heads) as u64;
     let groups = rings.min(room / ring as u64).max(1);

@@ -232,6 +232,43 @@ pub(super) fn forward(
     cuda.launch(&kernel, cuda.persistent_grid(&kernel, items as u64)?, &args, &touches)
 }
 
+/// What both backward kernels are handed by tensor maps.
+pub(super) struct Operands {
+    /// Of `q, k, v, d_out`.
+    pub inputs: [TensorMap; 4],
+    /// Of `dq, dk, dv`; that of a gradient that is not wanted is never used.
+    pub gradients: [TensorMap; 3],
+    /// Where the gradients lie, and whether they are added to what is there.
+    pub targets: [(u64, i32); 3],
+    /// All of them, and so many bytes of the scratch.
+    pub touches: Vec<Touched>,
+}
+
+/// The operands of a backward pass that uses `scratch` bytes.
+pub(super) fn operands(
+    cuda: &Cuda,
+    p: &Problem,
+    io: &Backward<'_>,
+    scratch: usize,
+) -> Result<Operands> {
+    let of = |i: usize| (io.ins[i].address(), &io.specs[i]);
+    let read =
+        [("q", of(0)), ("k", of(1)), ("v", of(2)), ("d_out", (io.d_out.address(), io.out_spec))];
+    let targets = [0, 1, 2].map(|i| target(&io.d_ins[i]));
+    let (mut inputs, mut gradients) = ([TensorMap::default(); 4], [TensorMap::default(); 3]);
+    let mut touches =
+        vec![Touched { what: "scratch", address: io.scratch.address(), bytes: scratch }];
+    for (to, (what, operand)) in inputs.iter_mut().zip(read) {
+        *to = map(cuda, what, operand, BACKWARD_ROWS)?;
+        touches.push(Touched::new(what, operand.0, operand.1));
+    }
+    for (i, what) in ["dq", "dk", "dv"].into_iter().enumerate().filter(|(i, _)| p.wants[*i]) {
+        gradients[i] = map(cuda, what, (targets[i].0, &io.specs[i]), GROUP_ROWS)?;
+        touches.push(Touched::new(what, targets[i].0, &io.specs[i]));
+    }
+    Ok(Operands { inputs, gradients, targets, touches })
+}
+
 /// Arguments, and the memory they touch.
 fn backward_args(
     op: &Attention,
@@ -241,22 +278,19 @@ fn backward_args(
 ) -> Result<(BackwardMaps, Vec<Touched>)> {
     let (splits, pad_k) = p.split();
     let at = Scratch::of(p, io);
-    let [q, k, v] = [0, 1, 2].map(|i| (io.ins[i].address(), &io.specs[i]));
-    let d_out = (io.d_out.address(), io.out_spec);
-    let [(to_q, add_q), (to_k, add_k), (to_v, add_v)] = [0, 1, 2].map(|i| target(&io.d_ins[i]));
-    // the map of a gradient that is not wanted is never used
-    let gradient = |what, i: usize, to: u64| match to {
-        0 => Ok(TensorMap::default()),
-        to => map(cuda, what, (to, &io.specs[i]), GROUP_ROWS),
-    };
+    let partial = if splits > 1 { p.partial_bytes(splits, pad_k) } else { 0 };
+    let Operands { inputs, gradients, targets, touches } =
+        operands(cuda, p, io, 2 * at.statistic_bytes + partial)?;
+    let ([q, k, v, d_out], [dq, dk, dv]) = (inputs, gradients);
+    let [(to_q, add_q), (to_k, add_k), (to_v, add_v)] = targets;
     let args = BackwardMaps {
-        q: map(cuda, "q", q, BACKWARD_ROWS)?,
-        k: map(cuda, "k", k, BACKWARD_ROWS)?,
-        v: map(cuda, "v", v, BACKWARD_ROWS)?,
-        d_out: map(cuda, "d_out", d_out, BACKWARD_ROWS)?,
-        dq: gradient("dq", 0, to_q)?,
-        dk: gradient("dk", 1, to_k)?,
-        dv: gradient("dv", 2, to_v)?,
+        q,
+        k,
+        v,
+        d_out,
+        dq,
+        dk,
+        dv,
         lse2: at.lse2,
         delta: at.delta,
         partial: at.partial,
@@ -277,19 +311,6 @@ fn backward_args(
         causal: i32::from(op.causal),
         unused: [0; 8],
     };
-    let partial = if splits > 1 { p.partial_bytes(splits, pad_k) } else { 0 };
-    let bytes = 2 * at.statistic_bytes + partial;
-    let mut touches = vec![
-        Touched::new("q", q.0, q.1),
-        Touched::new("k", k.0, k.1),
-        Touched::new("v", v.0, v.1),
-        Touched::new("d_out", d_out.0, d_out.1),
-        Touched { what: "scratch", address: at.lse2, bytes },
-    ];
-    let gradients = [("dq", to_q), ("dk", to_k), ("dv", to_v)];
-    for (i, (what, address)) in gradients.into_iter().enumerate().filter(|(i, _)| p.wants[*i]) {
-        touches.push(Touched::new(what, address, &io.specs[i]));
-    }
     Ok((args, touches))
 }
 
