@@ -165,7 +165,7 @@ fn attention_and_norms() {
     attention(16, 256, 256, 2, 32);
     attention(16, 16, 16, 4, 32);
     for silu in [false, true] {
-        let op = GroupNorm { groups: 32, eps: 1e-5, silu };
+        let op = GroupNorm { groups: 32, eps: 1e-5, silu, concat: false };
         let name = if silu { "group_norm silu" } else { "group_norm" };
         run(&format!("{name} 64 64 320"), &op, &[&[1, 64, 64, 320], &[320], &[320]]);
         run(&format!("{name} 32 32 1280"), &op, &[&[1, 32, 32, 1280], &[1280], &[1280]]);

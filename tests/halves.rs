@@ -53,7 +53,8 @@ fn weights(case: &Case) -> impl Iterator<Item = usize> + '_ {
     let like = move |i: &usize| joined && !case.grads[*i] && case.ins[*i] == case.ins[1];
     let second = case.name.starts_with("feed-forward");
     let second = (2..case.ins.len()).find(|i| second && case.ins[*i].dims.len() == 2);
-    [1].into_iter().chain(second).chain((2..case.ins.len()).filter(like))
+    let first = if case.name.starts_with("linear of two parts") { 2 } else { 1 };
+    [first].into_iter().chain(second).chain((2..case.ins.len()).filter(like))
 }
 
 /// Forward and backward of `op` on inputs rounded to `values`, the weight stored as `weight`; every buffer starts as NaN,

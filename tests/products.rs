@@ -161,6 +161,27 @@ fn joined_layers_agree_with_the_cpu_with_and_without_their_own_kernel() {
     }
 }
 
+#[test]
+fn layers_of_two_parts_agree_with_the_cpu_where_those_lie_and_copied() {
+    let ours = |c: &&Case| c.name.starts_with("linear of two parts");
+    for (variant, schedule) in [("sm90", Schedule::Random(7)), ("copied", Schedule::Late)] {
+        let cuda = Cuda::emulated(schedule).unwrap();
+        cuda.force_variant("linear.concat", variant);
+        let mut native = 0;
+        for (case, dtype) in cases().iter().filter(ours).flat_map(|c| TYPES.map(|t| (c, t))) {
+            native += usize::from(!uses(case, dtype, &cuda, "copied:"));
+            let outcome = compare(case, dtype, &cuda).unwrap();
+            assert!(
+                matches!(outcome, Outcome::Agrees { .. }),
+                "{dtype} {}: {outcome:?}",
+                case.name
+            );
+        }
+        // four of the cases, in both types
+        assert_eq!(native, if variant == "sm90" { 8 } else { 0 });
+    }
+}
+
 /// Adapters' products in the launches of their layers, forward and backward, alone and joined, and before them by the same
 /// tiles. The tests above have them within, early, in both types.
 #[test]

@@ -98,6 +98,9 @@ if [ "$device" = cuda ]; then
     part 20 "variants-attention-$other.jsonl" "$bin" kernels bench --device cuda --op attention --dtype bf16 --pass forward \
       --compare attention.forward=sm90_m192,$other --json
   done
+  # The shortcuts behind skip connections: both parts read where they lie against a copy.
+  part 20 variants-concat.jsonl "$bin" kernels bench --device cuda --op "linear of two parts" --dtype bf16 \
+    --compare linear.concat=sm90,copied --json
   part 30 programmatic.txt bash -c "$same_bits" - "$bin" --programmatic "$scratch"
   peers 60 compiled
   # The rest of the kernels, and the whole job.

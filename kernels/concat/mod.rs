@@ -22,25 +22,30 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub struct Concat;
 
+/// `[a, b]` of what has been checked to be of one type, for the operation `at`.
+///
+/// # Errors
+/// [`Error::Shape`](crate::error::Error::Shape) for other leading axes.
+pub(crate) fn joined(at: &str, a: &Spec, b: &Spec) -> Result<Spec> {
+    let mut dims = a.dims.clone();
+    let lead = |s: &Spec| s.dims[..s.dims.len().saturating_sub(1)].to_vec();
+    if dims.is_empty() || a.dims.len() != b.dims.len() || lead(a) != lead(b) {
+        let want = format!("{:?} but for the last axis (as a)", a.dims);
+        return Err(check::shape(at, "b", b, want));
+    }
+    if let Some(d) = dims.last_mut() {
+        *d += b.last();
+    }
+    Ok(a.with(&dims))
+}
+
 impl Op for Concat {
     fn name(&self) -> &'static str {
         "concat"
     }
     fn infer(&self, ins: &[Spec]) -> Result<Signature> {
         check::float_inputs(self.name(), ins, &["a", "b"])?;
-        let mut dims = ins[0].dims.clone();
-        let lead = |s: &Spec| s.dims[..s.dims.len().saturating_sub(1)].to_vec();
-        if dims.is_empty()
-            || ins[0].dims.len() != ins[1].dims.len()
-            || lead(&ins[0]) != lead(&ins[1])
-        {
-            let want = format!("{:?} but for the last axis (as a)", ins[0].dims);
-            return Err(check::shape(self.name(), "b", &ins[1], want));
-        }
-        if let Some(d) = dims.last_mut() {
-            *d += ins[1].last();
-        }
-        Ok(Signature::of(ins[0].with(&dims)))
+        Ok(Signature::of(joined(self.name(), &ins[0], &ins[1])?))
     }
     fn keeps(&self, _: &[bool]) -> Keeps {
         Keeps::default()

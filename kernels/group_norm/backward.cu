@@ -27,10 +27,10 @@ __device__ inline void sum_rows(const Args<typename F::T>& a, const Own<F::Vec>&
   using T = typename F::T;
   constexpr int Vec = F::Vec;
   const Affine<Vec> affine(a, own.column, blockIdx.z);
-  const size_t first = columns::sample_offset(a.walk) + own.column;
+  const auto from = rows_of(a, a.x, own.column, blockIdx.z);
+  const T* dys = a.dy + columns::sample_offset(a.walk) + own.column;
   const auto load_row = [&](int row) {
-    const size_t at = first + size_t(row) * a.walk.c;
-    return Pair<Vec>{load<Vec>(a.x + at), load<Vec>(a.dy + at)};
+    return Pair<Vec>{load<Vec>(from.row(row)), load<Vec>(dys + size_t(row) * a.walk.c)};
   };
   float scaled[Vec] = {}, plain[Vec] = {};
   columns::for_rows<kSumBatch>(own, load_row, [&](int, const Pair<Vec>& p) {
@@ -116,6 +116,8 @@ template <class F, bool Silu>
 __device__ inline void input_rows(const Args<typename F::T>& a, const Own<F::Vec>& own) {
   using T = typename F::T;
   constexpr int Vec = F::Vec;
+  const auto to = rows_of(a, a.out, own.column, blockIdx.z);
+  if (!to.at) return;
   const Affine<Vec> affine(a, own.column, blockIdx.z);
   float constant[Vec], slope[Vec];  // dx = dz scale - ((x - mean) slope + constant)
 #pragma unroll
@@ -124,13 +126,14 @@ __device__ inline void input_rows(const Args<typename F::T>& a, const Own<F::Vec
     constant[i] = affine.rstd[i] * m[0];
     slope[i] = affine.rstd[i] * affine.rstd[i] * m[1];
   }
-  const size_t first = columns::sample_offset(a.walk) + own.column;
+  const auto from = rows_of(a, a.x, own.column, blockIdx.z);
+  const T* dys = a.dy + columns::sample_offset(a.walk) + own.column;
   const auto load_row = [&](int row) {
-    const size_t at = first + size_t(row) * a.walk.c;
-    return Pair<Vec>{load_once<Vec>(a.x + at), load_once<Vec>(a.dy + at)};
+    return Pair<Vec>{load_once<Vec>(from.row(row)), load_once<Vec>(dys + size_t(row) * a.walk.c)};
   };
+  const bool accumulate = accumulates(a, to.second);
   columns::for_rows<kInputBatch>(own, load_row, [&](int row, const Pair<Vec>& p) {
-    T* out = a.out + first + size_t(row) * a.walk.c;
+    T* out = to.row(row);
     Lane<Vec> dx;
 #pragma unroll
     for (int i = 0; i < Vec; ++i) {
@@ -138,7 +141,7 @@ __device__ inline void input_rows(const Args<typename F::T>& a, const Own<F::Vec
       const float dz = Silu ? through_silu<T>(dy, affine.z(i, x)) : dy;
       dx.v[i] = dz * affine.scale[i] - ((x - affine.mean[i]) * slope[i] + constant[i]);
     }
-    if (a.accumulate) {
+    if (accumulate) {
       const Lane<Vec> old = load<Vec>(out);
 #pragma unroll
       for (int i = 0; i < Vec; ++i) dx.v[i] += old.v[i];

@@ -3,13 +3,14 @@
 
 use super::{
     GroupNorm,
-    cpu::{Shape, scale_and_shift},
+    cpu::{Part, Shape, scale_and_shift},
 };
 use crate::{
     device::cpu::{sigmoid, wide},
-    op::{Backward, GradMode},
+    op::{Backward, Grad, GradMode},
 };
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Rows a sample: `a, b` (z from x), `u, v` (normalised x from x), `q, r` of `dx`.
 pub(super) const TABLES: usize = 6;
@@ -19,13 +20,17 @@ pub(super) fn backward(op: GroupNorm, mut io: Backward<'_>) {
     let c = shape.c;
     let dy = io.d_out.f32();
     let (partial, tables) = shape.split(io.scratch.f32(), TABLES);
-    let [dx, dgamma, dbeta] = &mut io.d_ins[..] else { unreachable!("group_norm: three inputs") };
-    if !op.silu && !dx.wanted() && !dgamma.wanted() {
+    let (dx, [dgamma, dbeta]) = io.d_ins.split_at_mut(op.parts()) else {
+        unreachable!("group_norm: gamma and beta")
+    };
+    let wanted = dx.iter().any(Grad::wanted);
+    if !op.silu && !wanted && !dgamma.wanted() {
         shift_only(shape, partial, dy);
         return total(shape, partial, dbeta.beta(), dbeta.buf.f32(), c);
     }
-    let (x, gamma) = (io.ins[0].f32(), io.ins[1].f32());
-    let beta = if op.silu { io.ins[2].f32() } else { gamma };
+    let parts = Part::of(op, io.specs, &io.ins);
+    let gamma = io.ins[op.gamma()].f32();
+    let beta = if op.silu { io.ins[op.beta()].f32() } else { gamma };
     let stats = (io.saved[0].f32(), io.saved[1].f32());
     for (i, table) in tables.chunks_exact_mut(TABLES * c).enumerate() {
         let groups = i * op.groups..(i + 1) * op.groups;
@@ -34,13 +39,16 @@ pub(super) fn backward(op: GroupNorm, mut io: Backward<'_>) {
         scale_and_shift(ab, stats, gamma, beta);
         normalize(&mut rest[..2 * c], stats);
     }
-    partial.par_chunks_mut(2 * c).enumerate().for_each(|(i, part)| {
+    partial.par_chunks_mut(2 * c).enumerate().for_each(|(i, sums)| {
         let table = &tables[i / shape.blocks * TABLES * c..][..4 * c];
-        let (x, dy) = (shape.slice(x, i), shape.slice(dy, i));
-        wide(
-            #[inline(always)]
-            || block_sums(part, x, dy, table, op.silu),
-        );
+        let dy = shape.slice(dy, c, i);
+        for part in &parts {
+            let x = part.block(shape, i);
+            wide(
+                #[inline(always)]
+                || block_sums(sums, x, dy, table, (part.columns.clone(), op.silu)),
+            );
+        }
     });
     if dgamma.wanted() {
         total(shape, partial, dgamma.beta(), dgamma.buf.f32(), 0);
@@ -48,13 +56,15 @@ pub(super) fn backward(op: GroupNorm, mut io: Backward<'_>) {
     if dbeta.wanted() {
         total(shape, partial, dbeta.beta(), dbeta.buf.f32(), c);
     }
-    if dx.wanted() {
+    if wanted {
         let samples = tables.chunks_exact_mut(TABLES * c);
         for (table, partial) in samples.zip(partial.chunks_exact_mut(2 * c * shape.blocks)) {
             means(shape, partial, table, gamma);
         }
-        let add = dx.mode == GradMode::Accumulate;
-        input_gradient(op, shape, (x, dy, tables), dx.buf.f32(), add);
+        for (dx, part) in dx.iter_mut().zip(&parts).filter(|(dx, _)| dx.wanted()) {
+            let add = dx.mode == GradMode::Accumulate;
+            input_gradient(op, shape, (part, dy, tables), dx.buf.f32(), add);
+        }
     }
 }
 
@@ -75,15 +85,24 @@ fn through_silu(dy: f32, z: f32) -> f32 {
     dy * s * (z * (1.0 - s) + 1.0)
 }
 
-/// `sum dz h` and `sum dz` of every channel of one block.
+/// `sum dz h` and `sum dz` of the `columns` of one block.
 #[inline(always)]
-fn block_sums(part: &mut [f32], x: &[f32], dy: &[f32], table: &[f32], silu: bool) {
-    part.fill(0.0);
-    let c = part.len() / 2;
-    let (scaled, plain) = part.split_at_mut(c);
-    let (ab, uv) = table.split_at(2 * c);
-    let ((a, b), (u, v)) = (ab.split_at(c), uv.split_at(c));
-    for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact(c)) {
+fn block_sums(
+    sums: &mut [f32],
+    x: &[f32],
+    dy: &[f32],
+    table: &[f32],
+    (columns, silu): (Range<usize>, bool),
+) {
+    let (whole, c) = (sums.len() / 2, columns.len());
+    let (scaled, plain) = sums.split_at_mut(whole);
+    let (scaled, plain) = (&mut scaled[columns.clone()], &mut plain[columns.clone()]);
+    scaled.fill(0.0);
+    plain.fill(0.0);
+    let row = |i: usize| &table[i * whole..][columns.clone()];
+    let (a, b, u, v) = (row(0), row(1), row(2), row(3));
+    for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact(whole)) {
+        let dy = &dy[columns.clone()];
         if silu {
             for i in 0..c {
                 let dz = through_silu(dy[i], x[i] * a[i] + b[i]);
@@ -104,7 +123,7 @@ fn shift_only(shape: Shape, partial: &mut [f32], dy: &[f32]) {
     let c = shape.c;
     partial.par_chunks_mut(2 * c).enumerate().for_each(|(i, part)| {
         part.fill(0.0);
-        for dy in shape.slice(dy, i).chunks_exact(c) {
+        for dy in shape.slice(dy, c, i).chunks_exact(c) {
             part[c..].iter_mut().zip(dy).for_each(|(p, d)| *p += d);
         }
     });
@@ -149,32 +168,38 @@ fn means(shape: Shape, partial: &mut [f32], table: &mut [f32], gamma: &[f32]) {
 fn input_gradient(
     op: GroupNorm,
     shape: Shape,
-    (x, dy, tables): (&[f32], &[f32], &[f32]),
+    (part, dy, tables): (&Part<'_>, &[f32], &[f32]),
     dx: &mut [f32],
     add: bool,
 ) {
-    let (sample, step) = (shape.area * shape.c, shape.rows * shape.c);
-    dx.par_chunks_mut(sample).enumerate().for_each(|(n, dx)| {
-        let table = &tables[n * TABLES * shape.c..][..TABLES * shape.c];
-        let (x, dy) = (&x[n * sample..][..sample], &dy[n * sample..][..sample]);
-        (dx.par_chunks_mut(step), x.par_chunks(step), dy.par_chunks(step))
-            .into_par_iter()
-            .for_each(|(dx, x, dy)| {
-                wide(
-                    #[inline(always)]
-                    || block_gradient(dx, x, dy, table, (op.silu, add)),
-                );
-            });
+    let (columns, c) = (&part.columns, shape.c);
+    dx.par_chunks_mut(shape.area * columns.len()).enumerate().for_each(|(n, dx)| {
+        let table = &tables[n * TABLES * c..][..TABLES * c];
+        dx.par_chunks_mut(shape.rows * columns.len()).enumerate().for_each(|(b, dx)| {
+            let i = n * shape.blocks + b;
+            let (x, dy) = (part.block(shape, i), shape.slice(dy, c, i));
+            wide(
+                #[inline(always)]
+                || block_gradient(dx, x, dy, table, (columns.clone(), op.silu, add)),
+            );
+        });
     });
 }
 
 #[inline(always)]
-fn block_gradient(dx: &mut [f32], x: &[f32], dy: &[f32], table: &[f32], (silu, add): (bool, bool)) {
-    let c = table.len() / TABLES;
-    let row = |i: usize| &table[i * c..(i + 1) * c];
+fn block_gradient(
+    dx: &mut [f32],
+    x: &[f32],
+    dy: &[f32],
+    table: &[f32],
+    (columns, silu, add): (Range<usize>, bool, bool),
+) {
+    let (whole, c) = (table.len() / TABLES, columns.len());
+    let row = |i: usize| &table[i * whole..][columns.clone()];
     // gamma rstd is a
     let (a, b, q, r) = (row(0), row(1), row(4), row(5));
-    for ((dx, x), dy) in dx.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(dy.chunks_exact(c)) {
+    for ((dx, x), dy) in dx.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(dy.chunks_exact(whole)) {
+        let dy = &dy[columns.clone()];
         for i in 0..c {
             let dz = if silu { through_silu(dy[i], x[i] * a[i] + b[i]) } else { dy[i] };
             let v = dz * a[i] + x[i] * q[i] + r[i];

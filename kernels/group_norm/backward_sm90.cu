@@ -72,16 +72,19 @@ __device__ inline void backward_rows(const Args<typename F::T>& a, const Place<F
     constant[i] = affine.rstd[i] * s.first[group];
     slope[i] = affine.rstd[i] * affine.rstd[i] * s.second[group];
   }
+  const auto to = rows_of(a, a.out, p.column, blockIdx.y);
+  if (!to.at) return;
+  const bool accumulate = accumulates(a, to.second);
   p.for_rows([&](int row, int index) {
     const Lane<Vec> x = held<F>(xs, index), dy = held<F>(dys, index);
-    T* out = a.out + p.base + size_t(row) * a.walk.c;
+    T* out = to.row(row);
     Lane<Vec> dx;
 #pragma unroll
     for (int i = 0; i < Vec; ++i) {
       const float dz = dz_of(x.v[i], dy.v[i], i);
       dx.v[i] = dz * affine.scale[i] - ((x.v[i] - affine.mean[i]) * slope[i] + constant[i]);
     }
-    if (a.accumulate) {
+    if (accumulate) {
       const Lane<Vec> old = load<Vec>(out);
 #pragma unroll
       for (int i = 0; i < Vec; ++i) dx.v[i] += old.v[i];
@@ -94,8 +97,9 @@ template <class F>
 __device__ inline void backward_cluster(const Args<typename F::T>& a) {
   auto& s = shared_memory<ClusterShared<F>>();
   const Place<F> p(a);
-  copy_rows(p, a.x, a.walk.c, s.data);
-  copy_rows(p, a.dy, a.walk.c, s.data + F::DataBytes / 32);  // the second half
+  const auto x = rows_of(a, a.x, p.column, blockIdx.y);
+  copy_rows(p, x.at, x.c, s.data);
+  copy_rows(p, a.dy + p.base, a.walk.c, s.data + F::DataBytes / 32);  // the second half
   wait_for_data();
   if (a.silu) {
     backward_rows<F, true>(a, p, s);

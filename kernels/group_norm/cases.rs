@@ -15,7 +15,7 @@ fn case(dims: &[usize], groups: usize, silu: bool, x: Fill) -> Case {
             "group_norm {dims:?} groups {groups}{}{far}",
             if silu { " silu" } else { "" }
         ),
-        op: Arc::new(GroupNorm { groups, eps: 1e-5, silu }),
+        op: Arc::new(GroupNorm { groups, eps: 1e-5, silu, concat: false }),
         ins: vec![Spec::f32(dims), Spec::f32(&[c]), Spec::f32(&[c])],
         data: vec![x, Fill::Uniform(0.5, 1.5), Fill::Normal(0.5)],
         grads: vec![true; 3],
@@ -23,9 +23,27 @@ fn case(dims: &[usize], groups: usize, silu: bool, x: Fill) -> Case {
     }
 }
 
+/// With SiLU, of the first `split` channels and the others.
+fn parts(dims: &[usize], split: usize, groups: usize) -> Case {
+    let whole = case(dims, groups, true, Fill::Normal(1.0));
+    let c = dims[dims.len() - 1];
+    let part = |c| Spec::f32(&[&dims[..dims.len() - 1], &[c]].concat());
+    Case {
+        name: format!(
+            "group_norm {dims:?} groups {groups} silu, parts of {split} and {}",
+            c - split
+        ),
+        op: Arc::new(GroupNorm { groups, eps: 1e-5, silu: true, concat: true }),
+        ins: [&[part(split), part(c - split)], &whole.ins[1..]].concat(),
+        data: [&[Fill::Normal(1.0), Fill::Normal(2.0)], &whole.data[1..]].concat(),
+        grads: vec![true; 4],
+        state: vec![],
+    }
+}
+
 /// One group, one channel a group, tokens, odd widths, several blocks with a short last one, more
 /// column tiles than one, clusters with ragged rows, an SDXL feature map, and numbers far from
-/// zero, where `E[x^2] - E[x]^2` would have no digit left.
+/// zero, where `E[x^2] - E[x]^2` would have no digit left; two parts.
 pub fn cases() -> Vec<Case> {
     let dims: [(&[usize], usize); 10] = [
         (&[1, 2, 3, 4], 1),
@@ -43,6 +61,13 @@ pub fn cases() -> Vec<Case> {
     let mut all: Vec<Case> =
         dims.into_iter().flat_map(|d| [normal(d, false), normal(d, true)]).collect();
     all.push(case(&[2, 33, 32, 16], 4, false, Fill::Uniform(1000.0, 1001.0)));
+    // a group on both sides of the cut, by scalars, by vectors, in clusters
+    all.extend([
+        parts(&[2, 5, 6], 1, 3),
+        parts(&[2, 37, 24], 9, 4),
+        parts(&[2, 37, 48], 16, 4),
+        parts(&[1, 24, 24, 96], 32, 2),
+    ]);
     all
 }
 
@@ -60,5 +85,7 @@ pub fn bench_cases() -> Vec<Case> {
         ([1, 512, 512, 256], true),
         ([1, 1024, 1024, 128], true),
     ];
-    maps.into_iter().map(|(d, silu)| case(&d, 32, silu, Fill::Normal(1.0))).collect()
+    let joined = [([2, 32, 32, 1920], 1280), ([2, 64, 64, 1280], 640), ([2, 128, 128, 960], 640)];
+    let maps = maps.into_iter().map(|(d, silu)| case(&d, 32, silu, Fill::Normal(1.0)));
+    maps.chain(joined.map(|(d, split)| parts(&d, split, 32))).collect()
 }

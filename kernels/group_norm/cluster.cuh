@@ -77,11 +77,11 @@ __device__ inline void wait_for_data() {
   ptx::cluster_wait();
 }
 
-// Starts the copies of this thread's vectors of one tensor.
+// Starts the copies of this thread's vectors of one tensor with `c` columns, of which `x` is this thread's first in row 0.
 template <class F>
 __device__ inline void copy_rows(const Place<F>& p, const typename F::T* x, int c, uint4* to) {
   p.for_rows([&](int row, int i) {
-    ptx::cp_async_16(to + i * F::Threads + threadIdx.x, x + p.base + size_t(row) * c);
+    ptx::cp_async_16(to + i * F::Threads + threadIdx.x, x + size_t(row) * c);
   });
 }
 

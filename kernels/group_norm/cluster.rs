@@ -46,7 +46,7 @@ impl Cut {
     /// enough, and tiles as wide as leaves every multiprocessor a block.
     pub fn of(p: &Problem, pass: Pass) -> Option<Self> {
         let vec = wide(p.dtype);
-        if !p.clusters || p.samples * p.rows * p.c < LEAST || !p.c.is_multiple_of(vec) {
+        if !p.clusters || p.samples * p.rows * p.c < LEAST || !p.in_vectors(vec) {
             return None;
         }
         let width = p.c / p.groups;
@@ -85,7 +85,7 @@ mod tests {
 
     fn problem(samples: usize, side: usize, c: usize) -> Problem {
         let (dtype, clusters) = (DType::Bf16, true);
-        Problem { samples, rows: side * side, c, groups: 32, dtype, clusters }
+        Problem { samples, rows: side * side, c, split: c, groups: 32, dtype, clusters }
     }
 
     #[test]

@@ -3,10 +3,11 @@
 use super::GroupNorm;
 use crate::{
     device::cpu::{sigmoid, wide},
-    op::Forward,
+    op::{Buf, Forward},
     tensor::Spec,
 };
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// How `[N, .., C]` is cut: every sample into blocks of at most `rows` rows of `c` channels.
 #[derive(Clone, Copy, Debug)]
@@ -50,26 +51,65 @@ impl Shape {
         b * self.rows..((b + 1) * self.rows).min(self.area)
     }
 
-    /// Elements of the `i`-th block, counted over all samples.
-    pub fn slice(self, x: &[f32], i: usize) -> &[f32] {
+    /// Elements of the `i`-th block, counted over all samples, of a tensor with `c` columns.
+    pub fn slice(self, x: &[f32], c: usize, i: usize) -> &[f32] {
         let (sample, rows) = (i / self.blocks, self.block(i % self.blocks));
-        let from = sample * self.area * self.c;
-        &x[from + rows.start * self.c..from + rows.end * self.c]
+        let from = sample * self.area * c;
+        &x[from + rows.start * c..from + rows.end * c]
+    }
+}
+
+/// A tensor that holds some of the columns of `x`, dense by itself.
+#[derive(Clone, Debug)]
+pub(super) struct Part<'a> {
+    /// Which of the columns of `x`.
+    pub columns: Range<usize>,
+    /// `[N, .., columns]`.
+    pub x: &'a [f32],
+}
+
+impl<'a> Part<'a> {
+    /// The columns of the parts in `specs`.
+    pub fn columns(op: GroupNorm, specs: &[Spec]) -> Vec<Range<usize>> {
+        let mut end = 0;
+        let ends = specs[..op.parts()].iter().map(|s| {
+            let from = end;
+            end += s.last();
+            from..end
+        });
+        ends.collect()
+    }
+
+    /// The parts that `x` lies in.
+    pub fn of(op: GroupNorm, specs: &[Spec], ins: &[Buf<'a>]) -> Vec<Self> {
+        let columns = Self::columns(op, specs).into_iter();
+        columns.zip(ins).map(|(columns, x)| Self { columns, x: x.f32() }).collect()
+    }
+
+    /// The rows of the `i`-th block, counted over all samples.
+    pub fn block(&self, shape: Shape, i: usize) -> &'a [f32] {
+        shape.slice(self.x, self.columns.len(), i)
     }
 }
 
 pub(super) fn forward(op: GroupNorm, mut io: Forward<'_>) {
     let shape = Shape::of(io.out_spec, op.groups);
-    let (x, gamma, beta) = (io.ins[0].f32(), io.ins[1].f32(), io.ins[2].f32());
+    let parts = Part::of(op, io.specs, &io.ins);
+    let (gamma, beta) = (io.ins[op.gamma()].f32(), io.ins[op.beta()].f32());
     let [mean, rstd] = &mut io.saved[..] else { unreachable!("group_norm: saves two") };
     let (mean, rstd) = (mean.f32(), rstd.f32());
     let (partial, tables) = shape.split(io.scratch.f32(), 2);
-    partial.par_chunks_mut(2 * shape.c).enumerate().for_each(|(i, part)| {
-        let x = shape.slice(x, i);
-        wide(
-            #[inline(always)]
-            || block_statistics(part, x),
-        );
+    partial.par_chunks_mut(2 * shape.c).enumerate().for_each(|(i, sums)| {
+        let (mean, square) = sums.split_at_mut(shape.c);
+        for part in &parts {
+            let (mean, square) =
+                (&mut mean[part.columns.clone()], &mut square[part.columns.clone()]);
+            let x = part.block(shape, i);
+            wide(
+                #[inline(always)]
+                || block_statistics(mean, square, x),
+            );
+        }
     });
     let stats = mean.chunks_exact_mut(op.groups).zip(rstd.chunks_exact_mut(op.groups));
     let samples = stats.zip(partial.chunks_exact(2 * shape.c * shape.blocks));
@@ -77,25 +117,27 @@ pub(super) fn forward(op: GroupNorm, mut io: Forward<'_>) {
         merge(op, shape, partial, (mean, rstd));
         scale_and_shift(table, (mean, rstd), gamma, beta);
     }
-    let sample = shape.area * shape.c;
-    let samples = io.out.f32().par_chunks_mut(sample).zip(x.par_chunks(sample));
-    samples.zip(tables.par_chunks(2 * shape.c)).for_each(|((y, x), table)| {
-        let step = shape.rows * shape.c;
-        y.par_chunks_mut(step).zip(x.par_chunks(step)).for_each(|(y, x)| {
-            wide(
-                #[inline(always)]
-                || apply(y, x, table, op.silu),
-            );
+    let samples = io.out.f32().par_chunks_mut(shape.area * shape.c).enumerate();
+    samples.zip(tables.par_chunks(2 * shape.c)).for_each(|((n, y), table)| {
+        y.par_chunks_mut(shape.rows * shape.c).enumerate().for_each(|(b, y)| {
+            for part in &parts {
+                let x = part.block(shape, n * shape.blocks + b);
+                wide(
+                    #[inline(always)]
+                    || apply(y, x, table, (part.columns.clone(), op.silu)),
+                );
+            }
         });
     });
 }
 
-/// The mean and the summed squared distance of every channel in one block.
+/// The mean and the summed squared distance of every channel of one part in one block.
 #[inline(always)]
-fn block_statistics(part: &mut [f32], x: &[f32]) {
-    part.fill(0.0);
-    let c = part.len() / 2;
-    let (mean, square) = part.split_at_mut(c);
+fn block_statistics(mean: &mut [f32], square: &mut [f32], x: &[f32]) {
+    let c = mean.len();
+    let square = &mut square[..c];
+    mean.fill(0.0);
+    square.fill(0.0);
     for x in x.chunks_exact(c) {
         for i in 0..c {
             mean[i] += x[i];
@@ -148,11 +190,14 @@ pub(super) fn scale_and_shift(
     }
 }
 
+/// The `columns` of `y` from the part `x` that has them.
 #[inline(always)]
-fn apply(y: &mut [f32], x: &[f32], table: &[f32], silu: bool) {
-    let c = table.len() / 2;
-    let (a, b) = table.split_at(c);
-    for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
+fn apply(y: &mut [f32], x: &[f32], table: &[f32], (columns, silu): (Range<usize>, bool)) {
+    let (a, b) = table.split_at(table.len() / 2);
+    let (whole, c) = (a.len(), columns.len());
+    let (a, b) = (&a[columns.clone()], &b[columns.clone()]);
+    for (y, x) in y.chunks_exact_mut(whole).zip(x.chunks_exact(c)) {
+        let y = &mut y[columns.clone()];
         if silu {
             for i in 0..c {
                 let z = x[i] * a[i] + b[i];

@@ -12,7 +12,7 @@ use crate::{
         columns::{self, Columns, Partial, Symbols, Walk, by_type, by_width, int},
         variant::{self, Slot, Variant},
     },
-    op::{Backward, Forward, GradMode},
+    op::{Backward, Buf, Forward, Grad, GradMode},
     tensor::{DType, Spec},
 };
 
@@ -37,7 +37,7 @@ const VECTORS: &str = "vec";
 const SCALARS: Variant<Problem> = Variant { name: "scalar", applies: |_| true };
 
 fn whole_vectors(p: &Problem) -> bool {
-    p.c.is_multiple_of(columns::wide(p.dtype))
+    p.in_vectors(columns::wide(p.dtype))
 }
 
 /// Variants of forward, best first.
@@ -57,7 +57,7 @@ pub const BACKWARD: &[Variant<Problem>] = &[
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Args {
-    x: u64,
+    x: [u64; 2],
     dy: u64,
     gamma: u64,
     beta: u64,
@@ -65,12 +65,13 @@ struct Args {
     rstd: u64,
     partial: u64,
     means: u64,
-    out: u64,
+    out: [u64; 2],
     walk: Walk,
+    split: i32,
     groups: i32,
     blocks: i32,
     silu: i32,
-    accumulate: i32,
+    accumulate: [i32; 2],
     eps: f32,
     unused: i32,
 }
@@ -100,8 +101,13 @@ fn choose(cuda: &Cuda, problem: &Problem, backward: bool) -> Result<&'static str
     Ok(variant::choose(cuda, slot, rows, problem)?.name)
 }
 
-/// The name of the variant for `x`, for a reader of the plan.
-pub(super) fn name(op: GroupNorm, cuda: &Cuda, x: &Spec, backward: bool) -> Result<&'static str> {
+/// The name of the variant for `x`, of which one part is given too; for a reader of the plan.
+pub(super) fn name(
+    op: GroupNorm,
+    cuda: &Cuda,
+    x: (&Spec, &Spec),
+    backward: bool,
+) -> Result<&'static str> {
     choose(cuda, &Problem::new(cuda, x, op.groups), backward)
 }
 
@@ -113,8 +119,8 @@ struct Call<'a> {
     dtype: DType,
     args: Args,
     touches: Vec<Touched>,
-    /// The result, which the last launch alone writes.
-    result: Option<Touched>,
+    /// The results, which the last launch alone writes.
+    results: Vec<Touched>,
 }
 
 impl<'a> Call<'a> {
@@ -132,13 +138,14 @@ impl<'a> Call<'a> {
         args.partial = scratch;
         args.means = scratch + cut.partial_bytes() as u64;
         args.walk = cut.walk(OP)?;
+        args.split = int(OP, problem.split)?;
         args.groups = int(OP, op.groups)?;
         args.blocks = int(OP, cut.blocks())?;
         args.silu = i32::from(op.silu);
         args.eps = op.eps;
         let bytes = cut.partial_bytes() + n * op.groups * 2 * size_of::<f32>();
         let touches = vec![Touched { what: "scratch", address: scratch, bytes }];
-        Ok(Self { cuda, cut, vec, dtype, args, touches, result: None })
+        Ok(Self { cuda, cut, vec, dtype, args, touches, results: vec![] })
     }
 
     fn touch(&mut self, what: &'static str, address: u64, spec: &Spec) -> u64 {
@@ -146,20 +153,28 @@ impl<'a> Call<'a> {
         address
     }
 
-    fn result(&mut self, what: &'static str, address: u64, spec: &Spec) {
-        self.args.out = address;
-        self.result = Some(Touched::new(what, address, spec));
+    /// The `i`-th result.
+    fn result(&mut self, i: usize, what: &'static str, address: u64, spec: &Spec) {
+        self.args.out[i] = address;
+        self.results.push(Touched::new(what, address, spec));
     }
 
-    /// A launch that writes the result.
+    /// The parts of `x`.
+    fn parts(&mut self, op: GroupNorm, specs: &[Spec], ins: &[Buf<'_>]) {
+        for (i, (spec, x)) in specs.iter().zip(ins).take(op.parts()).enumerate() {
+            self.args.x[i] = self.touch("x", x.address(), spec);
+        }
+    }
+
+    /// A launch that writes the results.
     fn launch(&self, symbol: &'static str, grid: [u64; 3]) -> Result<()> {
         let kernel = self.cuda.kernel::<Args>(OP, symbol)?;
         let mut touches = self.touches.clone();
-        touches.extend(self.result);
+        touches.extend(&self.results);
         self.cuda.launch(&kernel, grid, &self.args, &touches)
     }
 
-    /// A pass over the whole tensor that writes the result.
+    /// A pass over the whole tensor that writes the results.
     fn sweep(&self, symbols: Symbols) -> Result<()> {
         self.launch(symbols.of(self.vec, self.dtype), self.cut.grid())
     }
@@ -189,17 +204,18 @@ impl<'a> Call<'a> {
 }
 
 pub(super) fn forward(op: GroupNorm, cuda: &Cuda, io: &Forward<'_>) -> Result<()> {
-    let x = &io.specs[0];
-    let problem = Problem::new(cuda, x, op.groups);
+    let x = io.out_spec;
+    let problem = Problem::new(cuda, (&io.specs[0], x), op.groups);
     let name = choose(cuda, &problem, false)?;
     let mut call = Call::new(op, cuda, &problem, io.scratch.address(), name)?;
     let stats = Spec::f32(&[x.dims[0], op.groups]);
-    call.args.x = call.touch("x", io.ins[0].address(), x);
-    call.args.gamma = call.touch("gamma", io.ins[1].address(), &io.specs[1]);
-    call.args.beta = call.touch("beta", io.ins[2].address(), &io.specs[2]);
+    call.parts(op, io.specs, &io.ins);
+    let (gamma, beta) = (op.gamma(), op.beta());
+    call.args.gamma = call.touch("gamma", io.ins[gamma].address(), &io.specs[gamma]);
+    call.args.beta = call.touch("beta", io.ins[beta].address(), &io.specs[beta]);
     call.args.mean = call.touch("mean", io.saved[0].address(), &stats);
     call.args.rstd = call.touch("rstd", io.saved[1].address(), &stats);
-    call.result("y", io.out.address(), io.out_spec);
+    call.result(0, "y", io.out.address(), io.out_spec);
     if let (ONCE, Some(cut)) = (name, Cut::of(&problem, cluster::FORWARD)) {
         return call.clusters(cut, CLUSTER_FORWARD);
     }
@@ -209,23 +225,25 @@ pub(super) fn forward(op: GroupNorm, cuda: &Cuda, io: &Forward<'_>) -> Result<()
 }
 
 pub(super) fn backward(op: GroupNorm, cuda: &Cuda, io: &Backward<'_>) -> Result<()> {
-    let [dx, dgamma, dbeta] = &io.d_ins[..] else { unreachable!("group_norm: three inputs") };
-    let x = &io.specs[0];
-    let problem = Problem::new(cuda, x, op.groups);
+    let (dx, [dgamma, dbeta]) = io.d_ins.split_at(op.parts()) else {
+        unreachable!("group_norm: gamma and beta")
+    };
+    let (x, wanted) = (io.out_spec, dx.iter().any(Grad::wanted));
+    let problem = Problem::new(cuda, (&io.specs[0], x), op.groups);
     let name = choose(cuda, &problem, true)?;
     let mut call = Call::new(op, cuda, &problem, io.scratch.address(), name)?;
     call.args.dy = call.touch("dy", io.d_out.address(), io.out_spec);
     let trained = dgamma.wanted() || dbeta.wanted();
-    let parts = if !op.silu && !dx.wanted() && !dgamma.wanted() {
+    let parts = if !op.silu && !wanted && !dgamma.wanted() {
         shift_sums(&mut call)?
     } else {
         operands(op, &mut call, io);
-        if dx.wanted() {
-            call.result("dx", dx.buf.address(), x);
-            call.args.accumulate = i32::from(dx.mode == GradMode::Accumulate);
+        for (i, dx) in dx.iter().enumerate().filter(|(_, dx)| dx.wanted()) {
+            call.result(i, "dx", dx.buf.address(), &io.specs[i]);
+            call.args.accumulate[i] = i32::from(dx.mode == GradMode::Accumulate);
         }
         // without dx there is one pass over the data anyway
-        let cut = Cut::of(&problem, cluster::BACKWARD).filter(|_| name == ONCE && dx.wanted());
+        let cut = Cut::of(&problem, cluster::BACKWARD).filter(|_| name == ONCE && wanted);
         match cut {
             Some(cut) => {
                 let bytes = problem.samples * CLUSTER * 2 * problem.c * size_of::<f32>();
@@ -238,7 +256,7 @@ pub(super) fn backward(op: GroupNorm, cuda: &Cuda, io: &Backward<'_>) -> Result<
                 call.clusters(cut, CLUSTER_BACKWARD)?;
                 problem.samples * CLUSTER
             }
-            None => sweeps(&call, dx.wanted())?,
+            None => sweeps(&call, wanted)?,
         }
     };
     if !trained {
@@ -252,10 +270,11 @@ pub(super) fn backward(op: GroupNorm, cuda: &Cuda, io: &Backward<'_>) -> Result<
 /// What every backward pass but [`shift_sums`] reads.
 fn operands(op: GroupNorm, call: &mut Call<'_>, io: &Backward<'_>) {
     let stats = Spec::f32(&[io.specs[0].dims[0], op.groups]);
-    call.args.x = call.touch("x", io.ins[0].address(), &io.specs[0]);
-    call.args.gamma = call.touch("gamma", io.ins[1].address(), &io.specs[1]);
+    let (gamma, beta) = (op.gamma(), op.beta());
+    call.parts(op, io.specs, &io.ins);
+    call.args.gamma = call.touch("gamma", io.ins[gamma].address(), &io.specs[gamma]);
     if op.silu {
-        call.args.beta = call.touch("beta", io.ins[2].address(), &io.specs[2]);
+        call.args.beta = call.touch("beta", io.ins[beta].address(), &io.specs[beta]);
     }
     call.args.mean = call.touch("mean", io.saved[0].address(), &stats);
     call.args.rstd = call.touch("rstd", io.saved[1].address(), &stats);

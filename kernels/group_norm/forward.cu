@@ -1,4 +1,4 @@
-// group normalisation forward.   x, y: (N, rows, C)
+// group normalisation forward.   x, y: (N, rows, C); x may lie in two parts side by side
 // z = (x - mean) rstd gamma + beta, y = z or z sigmoid(z).
 // Work: 7 flop an element, 20 with SiLU.  Bytes: x twice (again from L2 where it fits), y once.
 // SDXL N=2, 128x128, C=320, bf16: 21 MB a tensor -> 10 us at 4.3 TB/s with the second reading from L2:
@@ -9,7 +9,7 @@
 // in f64.
 // Three launches: statistics (whole chip), finish (one block a group over the small partial rows), apply.
 // Determinism: bitwise, every sum in an order that the shape fixes.
-// Requires: C % groups == 0; _vec: C % Vec == 0.   Measured: see NOTES.md.
+// Requires: C % groups == 0; _vec: C % Vec == 0, of each part of x.   Measured: see NOTES.md.
 #include "group_norm/group_norm.cuh"
 
 namespace group_norm {
@@ -24,8 +24,8 @@ __device__ inline void statistics(const Args<typename F::T>& a) {
   auto& s = shared_memory<Sums<Vec>>();
   const Own<Vec> own(a.walk);
   if (own.some) {
-    const auto* x = a.x + columns::sample_offset(a.walk) + own.column;  // (rows, Vec) stride C
-    const auto load_row = [&](int row) { return load<Vec>(x + size_t(row) * a.walk.c); };
+    const auto x = rows_of(a, a.x, own.column, blockIdx.z);
+    const auto load_row = [&](int row) { return load<Vec>(x.row(row)); };
     const Lane<Vec> origin = load_row(own.row);
     float sum[Vec] = {}, square[Vec] = {};
     columns::for_rows<kStatBatch>(own, load_row, [&](int, const Lane<Vec>& v) {
@@ -95,15 +95,16 @@ __device__ inline void normalize(const Args<typename F::T>& a, const Own<F::Vec>
   constexpr int Vec = F::Vec;
   const Affine<Vec> affine(a, own.column, blockIdx.z);
   const size_t first = columns::sample_offset(a.walk) + own.column;
-  const auto load_row = [&](int row) { return load_once<Vec>(a.x + first + size_t(row) * a.walk.c); };
-  columns::for_rows<kApplyBatch>(own, load_row, [&](int row, const Lane<Vec>& x) {
+  const auto x = rows_of(a, a.x, own.column, blockIdx.z);
+  const auto load_row = [&](int row) { return load_once<Vec>(x.row(row)); };
+  columns::for_rows<kApplyBatch>(own, load_row, [&](int row, const Lane<Vec>& v) {
     Lane<Vec> y;
 #pragma unroll
     for (int i = 0; i < Vec; ++i) {
-      const float z = affine.z(i, x.v[i]);
+      const float z = affine.z(i, v.v[i]);
       y.v[i] = Silu ? silu<T>(z) : z;
     }
-    store(a.out + first + size_t(row) * a.walk.c, y);
+    store(a.out[0] + first + size_t(row) * a.walk.c, y);
   });
 }
 

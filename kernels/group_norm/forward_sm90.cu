@@ -36,7 +36,7 @@ __device__ inline void write_rows(const Args<typename F::T>& a, const Place<F>& 
       const float z = (y.v[i] - mean[i]) * scale[i] + shift.v[i];
       y.v[i] = Silu ? silu<T>(z) : z;
     }
-    store(a.out + p.base + size_t(row) * a.walk.c, y);
+    store(a.out[0] + p.base + size_t(row) * a.walk.c, y);
   });
 }
 
@@ -46,7 +46,8 @@ __device__ inline void forward_cluster(const Args<typename F::T>& a) {
   auto& s = shared_memory<ClusterShared<F>>();
   const Place<F> p(a);
   const int width = a.walk.c / a.groups, groups = p.tile_c / width;
-  copy_rows(p, a.x, a.walk.c, s.data);
+  const auto x = rows_of(a, a.x, p.column, blockIdx.y);
+  copy_rows(p, x.at, x.c, s.data);
   wait_for_data();
   const float count = float(a.walk.rows) * float(width);
   float sum[Vec] = {}, square[Vec] = {};

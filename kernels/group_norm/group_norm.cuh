@@ -16,7 +16,7 @@ using columns::Wide;
 
 template <class T>
 struct Args {
-  const T* x;       // (N, rows, C)
+  const T* x[2];    // (N, rows, split) and, where that is less than C, (N, rows, C - split): side by side
   const T* dy;      // (N, rows, C)
   const T* gamma;   // (C)
   const T* beta;    // (C)
@@ -24,15 +24,39 @@ struct Args {
   float* rstd;      // (N, groups)
   float* partial;   // (N, row blocks, 2, C)
   float* means;     // (N, groups, 2): means of gamma dz and of gamma dz h
-  T* out;           // (N, rows, C): y, or the gradient of x
+  T* out[2];        // y (N, rows, C) alone, or the gradients of x, null where not wanted
   Walk walk;
+  int split;        // columns of the first part of x
   int groups;
   int blocks;       // row blocks of one sample
   int silu;         // y = z sigmoid(z) instead of z
-  int accumulate;   // add to the old gradient
+  int accumulate[2];  // add to the old gradient
   float eps;
-  int unused;
 };
+
+// The rows of one sample in that of two matrices side by side that has a column; from there on, null where there is no
+// such matrix. All columns of a thread lie in one of them.
+template <class P>
+struct Rows {
+  P at;
+  int c;        // its columns
+  bool second;  // which it is
+  __device__ P row(int r) const { return at + size_t(r) * c; }
+};
+
+template <class T, class P>
+__device__ inline Rows<P> rows_of(const Args<T>& a, P const (&both)[2], int column, unsigned sample) {
+  const bool second = column >= a.split;
+  const int c = second ? a.walk.c - a.split : a.split;
+  P at = second ? both[1] : both[0];
+  if (at) at += size_t(sample) * a.walk.rows * c + (second ? column - a.split : column);
+  return {at, c, second};
+}
+
+template <class T>
+__device__ inline bool accumulates(const Args<T>& a, bool second) {
+  return (second ? a.accumulate[1] : a.accumulate[0]) != 0;
+}
 
 // 1 / (1 + e^-z). f32 by the accurate exponential; for 16-bit storage the special-function unit's 2 ulp do.
 template <class T>

@@ -14,6 +14,8 @@ pub struct Problem {
     pub rows: usize,
     /// Channels.
     pub c: usize,
+    /// Channels of the first part of `x`, `c` where it is one.
+    pub split: usize,
     /// Groups.
     pub groups: usize,
     /// Storage type.
@@ -23,11 +25,16 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Of `groups` groups of `x`.
-    pub fn new(cuda: &Cuda, x: &Spec, groups: usize) -> Self {
+    /// Of `groups` groups of `x`, of which `first` is the first part or all.
+    pub fn new(cuda: &Cuda, (first, x): (&Spec, &Spec), groups: usize) -> Self {
         let (samples, c) = (x.dims[0], x.last());
         let clusters = matches!(cuda.target(), Target::Sm90a | Target::Host);
         let rows = x.len() / (samples * c).max(1);
-        Self { samples, rows, c, groups, dtype: x.dtype, clusters }
+        Self { samples, rows, c, split: first.last(), groups, dtype: x.dtype, clusters }
+    }
+
+    /// Whether every vector of `vec` channels lies in one part of `x`.
+    pub fn in_vectors(&self, vec: usize) -> bool {
+        self.c.is_multiple_of(vec) && self.split.is_multiple_of(vec)
     }
 }

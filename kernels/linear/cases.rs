@@ -2,6 +2,7 @@
 
 use super::{
     BatchedLinear, Linear,
+    concat::ConcatLinear,
     fused::{FusedLinear, Then},
     gated::{FeedForward, GatedLinear},
     joined::Joined,
@@ -39,6 +40,7 @@ pub fn cases() -> Vec<Case> {
     };
     let plain = shapes.into_iter().flat_map(|s| [one(s, false), one(s, true)]);
     let more = fused_cases().into_iter().chain(gated_cases()).chain(joined_cases());
+    let more = more.chain(concat_cases());
     plain.chain(more).chain(batched_cases()).collect()
 }
 
@@ -153,6 +155,33 @@ fn joined_cases() -> Vec<Case> {
     shapes.into_iter().map(one).collect()
 }
 
+fn concat((x, b, n): (&[usize], usize, usize), bias: bool, residual: bool) -> Case {
+    let (lead, a) = x.split_at(x.len() - 1);
+    let of = |n: usize| [lead, &[n]].concat();
+    let mut dims = vec![x.to_vec(), of(b), vec![n, a[0] + b]];
+    dims.extend(bias.then(|| vec![n]));
+    dims.extend(residual.then(|| of(n)));
+    let dims: Vec<&[usize]> = dims.iter().map(Vec::as_slice).collect();
+    Case::normal("linear of two parts", ConcatLinear { bias, residual }, &dims)
+}
+
+/// Two parts: single numbers, ragged; widths for the tensor cores, not of whole slabs, and for none; the second longer; a sum cut
+/// into ranges; nothing to do.
+fn concat_cases() -> Vec<Case> {
+    let shapes: [((&[usize], usize, usize), bool, bool); 9] = [
+        ((&[1], 1, 1), true, false),
+        ((&[2, 3, 5], 4, 7), true, true),
+        ((&[2, 37, 72], 40, 136), true, true),
+        ((&[300, 24], 168, 24), false, false),
+        ((&[130, 8], 8, 8), true, false),
+        ((&[16, 1032], 200, 24), true, true),
+        ((&[30, 40], 12, 200), false, true),
+        ((&[0, 4], 3, 6), true, true),
+        ((&[5, 4], 0, 3), true, false),
+    ];
+    shapes.into_iter().map(|(s, bias, residual)| concat(s, bias, residual)).collect()
+}
+
 /// Tokens and width of SDXL's two levels with attention, `batch` pictures.
 fn levels_of(batch: usize) -> [(usize, usize); 2] {
     [(batch * 4096, 640), (batch * 1024, 1280)]
@@ -182,6 +211,14 @@ pub fn bench_cases() -> Vec<Case> {
         let dims: [&[usize]; 6] = [&x, &[2 * d, width], &[2 * d], &[width, d], &[width], &x];
         let mut case = Case::normal("feed-forward linear", op, &dims);
         case.grads = vec![true, false, false, false, false, true];
+        all.push(case);
+    }
+    // the shortcuts that SDXL's skip connections enter, in training too
+    for (side, widths, n) in
+        [(32, [1280, 1280], 1280), (64, [1280, 640], 640), (128, [640, 320], 320)]
+    {
+        let mut case = concat((&[2, side, side, widths[0]], widths[1], n), true, true);
+        case.grads = vec![true, true, false, false, true];
         all.push(case);
     }
     // the masks of SAM's decoder, and OWLv2's classes

@@ -4,6 +4,7 @@ pub(crate) mod adapted;
 pub(crate) mod adapter;
 mod batched;
 pub mod cases;
+pub mod concat;
 pub(crate) mod cpu;
 pub(crate) mod cuda;
 mod effort;
@@ -63,7 +64,7 @@ impl Linear {
 
 /// What `--variant` can choose here.
 pub(super) fn slots() -> Vec<super::variant::Slot> {
-    [tiles::slots(), fused::slots(), gated::slots(), joined::slots()].concat()
+    [tiles::slots(), fused::slots(), gated::slots(), joined::slots(), concat::slots()].concat()
 }
 
 impl Op for Linear {

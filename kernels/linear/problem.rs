@@ -44,6 +44,9 @@ pub(crate) struct Problem {
     pub right_pitch: usize,
     /// Whether a tensor of the result's shape is added.
     pub residual: bool,
+    /// Elements from one row of `right`, and of the adapter's, to the next where they are columns of one wider matrix;
+    /// 0 where each is dense. Of `Forward` and `Input` by tensor maps only.
+    pub weight_pitch: usize,
 }
 
 /// Layers of one shape on one input; `parts.rs` launches them.
@@ -117,7 +120,24 @@ pub(crate) struct OnChip {
 impl Problem {
     /// All operands dense.
     pub fn dense(pass: Pass, dtype: DType, [m, n, k]: [usize; 3], rank: usize) -> Self {
-        Self { pass, dtype, m, n, k, rank, left_pitch: m, right_pitch: n, residual: false }
+        let (left_pitch, right_pitch, residual, weight_pitch) = (m, n, false, 0);
+        Self { pass, dtype, m, n, k, rank, left_pitch, right_pitch, residual, weight_pitch }
+    }
+
+    /// The same with `right` and the adapter's right operand as columns of a matrix that has `pitch`.
+    pub fn within(self, weight_pitch: usize) -> Self {
+        Self { weight_pitch, ..self }
+    }
+
+    /// Elements that a right operand with `depth` steps of the sum spans.
+    fn right_span(&self, depth: usize) -> usize {
+        let [rows, columns, pitch] = match self.pass {
+            Pass::Forward => [self.n, depth, depth],
+            Pass::Input => [depth, self.n, self.n],
+            Pass::Weight => [depth, self.right_pitch, self.right_pitch],
+        };
+        let pitch = if self.weight_pitch > 0 { self.weight_pitch } else { pitch };
+        if rows == 0 { 0 } else { (rows - 1) * pitch + columns }
     }
 
     /// The same, with or without a residual.
@@ -130,9 +150,13 @@ impl Problem {
         let wide = |n: usize, pitch: usize| if self.pass == Pass::Weight { pitch } else { n };
         let all = [
             ("left", o.left, wide(self.m, self.left_pitch) * self.k * size),
-            ("right", o.right, wide(self.n, self.right_pitch) * self.k * size),
+            ("right", o.right, self.right_span(self.k) * size),
             ("adapter left", o.t, self.m * self.rank * size),
-            ("adapter right", o.l, self.n * self.rank * size),
+            (
+                "adapter right",
+                o.l,
+                if self.rank == 0 { 0 } else { self.right_span(self.rank) * size },
+            ),
             ("bias", o.bias, if o.bias == 0 { 0 } else { self.n * size }),
             ("residual", o.residual, if o.residual == 0 { 0 } else { self.m * self.n * size }),
             ("out", o.out, self.m * self.n * size),

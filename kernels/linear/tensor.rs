@@ -136,13 +136,23 @@ impl Maps<'_> {
         }
     }
 
+    /// A weight, or some of its columns.
+    fn weight(&self, what: &'static str, address: u64, extents: [usize; 2]) -> Matrix {
+        let dense = Matrix::dense(what, address, extents);
+        if self.p.weight_pitch == 0 {
+            dense
+        } else {
+            Matrix { pitch: self.p.weight_pitch, ..dense }
+        }
+    }
+
     /// A right operand; every block of a cluster brings its share of a slab.
     pub fn right(&self, what: &'static str, at: u64, k: usize, t: &Tiling) -> Result<TensorMap> {
         let atom = if t.cols.is_multiple_of(64) { 64 } else { 32 };
         let (n, share) = (self.p.n, (t.cols / CLUSTER) as u32);
         match self.p.pass {
-            Pass::Forward => self.matrix(Matrix::dense(what, at, [n, k]), [share, 64]),
-            Pass::Input => self.matrix(Matrix::dense(what, at, [k, n]), [64, atom]),
+            Pass::Forward => self.matrix(self.weight(what, at, [n, k]), [share, 64]),
+            Pass::Input => self.matrix(self.weight(what, at, [k, n]), [64, atom]),
             Pass::Weight => self.matrix(self.p.right_rows(what, at), [64, atom]),
         }
     }

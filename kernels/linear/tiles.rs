@@ -71,6 +71,10 @@ impl Tiling {
             Pass::Weight => eights(&[p.left_pitch, p.right_pitch]) && p.n.is_multiple_of(2),
         };
         let filled = p.m * p.n * p.k > 0;
+        if p.weight_pitch > 0 && (self.family != Family::Sm90 || !p.weight_pitch.is_multiple_of(8))
+        {
+            return false;
+        }
         match self.family {
             Family::Simt => true,
             Family::Sm80 => inner,
@@ -223,6 +227,12 @@ pub(super) fn is_free(cuda: &Cuda, p: &Problem) -> Result<bool> {
 /// Kernels for `p` that can make an adapter's product before their tiles.
 pub(super) fn adapted_tilings(p: &Problem) -> impl Iterator<Item = &'static Tiling> {
     TILINGS.into_iter().filter(|t| t.serves(p) && !t.adapted_symbol(p).is_empty())
+}
+
+/// Whether a Hopper kernel computes `p` on `target`.
+pub(super) fn on_hopper(p: &Problem, target: Target) -> bool {
+    let able = |t: &Tiling| t.family == Family::Sm90 && t.is_for(target) && t.serves(p);
+    TILINGS.into_iter().any(able)
 }
 
 fn fastest(p: &Problem, able: impl Fn(&Tiling) -> bool) -> &'static Tiling {

@@ -128,6 +128,10 @@ pub fn operation(text: &str) -> Option<Arc<dyn Op>> {
         "Cast" => Arc::new(cast::Cast { to: dtype(p, "to")? }),
         "Combine" => Arc::new(moe::Combine { top_k: p.get("top_k")? }),
         "Concat" => Arc::new(concat::Concat),
+        "ConcatLinear" => Arc::new(linear::concat::ConcatLinear {
+            bias: p.get("bias")?,
+            residual: p.get("residual")?,
+        }),
         "Conv2d" => Arc::new(conv2d::Conv2d {
             stride: p.get("stride")?,
             pad: p.array("pad")?,
@@ -164,6 +168,8 @@ pub fn operation(text: &str) -> Option<Arc<dyn Op>> {
             groups: p.get("groups")?,
             eps: p.get("eps")?,
             silu: p.get("silu")?,
+            // recordings of before there were parts do not say so
+            concat: p.get("concat").unwrap_or(false),
         }),
         "Joined" => {
             Arc::new(linear::joined::Joined { bias: p.get("bias")?, parts: p.get("parts")? })

@@ -203,7 +203,37 @@ pub enum BufMut<'a> {
     Device(u64, usize),
 }
 
-impl BufMut<'_> {
+impl<'a> BufMut<'a> {
+    /// The first `bytes`, at most as many as there are, and what is behind them.
+    pub fn split_at(self, bytes: usize) -> (BufMut<'a>, BufMut<'a>) {
+        let bytes = bytes.min(self.bytes());
+        match self {
+            BufMut::Host(all) => {
+                let (first, behind) = all.split_at_mut(bytes);
+                (BufMut::Host(first), BufMut::Host(behind))
+            }
+            BufMut::Device(p, n) => {
+                (BufMut::Device(p, bytes), BufMut::Device(p + bytes as u64, n - bytes))
+            }
+        }
+    }
+
+    /// The same buffer, lent to write.
+    pub fn lent(&mut self) -> BufMut<'_> {
+        match self {
+            BufMut::Host(all) => BufMut::Host(all),
+            BufMut::Device(p, n) => BufMut::Device(*p, *n),
+        }
+    }
+
+    /// The same buffer, lent to read.
+    pub fn read(&self) -> Buf<'_> {
+        match self {
+            BufMut::Host(all) => Buf::Host(all),
+            BufMut::Device(p, n) => Buf::Device(*p, *n),
+        }
+    }
+
     /// Host elements as f32.
     pub fn f32(&mut self) -> &mut [f32] {
         bytemuck::cast_slice_mut(self.host())

@@ -3,7 +3,12 @@
 use super::Net;
 use crate::{
     error::Result,
-    kernels::{activation::Kind, linear::Linear, lora_linear::LoraLinear},
+    kernels::{
+        activation::Kind,
+        concat::Concat,
+        linear::{Linear, concat::ConcatLinear},
+        lora_linear::LoraLinear,
+    },
     plan::{Unpadded, Value, WeightLayout},
 };
 
@@ -29,7 +34,31 @@ pub fn linear(net: &mut Net<'_>, name: &str, x: Value, out: usize, bias: Bias) -
 /// # Errors
 /// Those of the operations.
 pub fn conv1x1(net: &mut Net<'_>, name: &str, x: Value, out: usize) -> Result<Value> {
-    net.within(name, |net| product(net, x, out, Bias::Learned, WeightLayout::Conv1x1))
+    conv1x1_of(net, name, &[x], out)
+}
+
+/// [`conv1x1`] of one value, or of two whose channels stand side by side: read where they are, but joined for an adapter.
+///
+/// # Errors
+/// Those of the operations.
+pub fn conv1x1_of(net: &mut Net<'_>, name: &str, x: &[Value], out: usize) -> Result<Value> {
+    net.within(name, |net| {
+        let x = match x {
+            [x] => *x,
+            _ if net.adapters.at(&net.path).is_empty() => return parts(net, x, out),
+            _ => net.rec.apply(Concat, x)?,
+        };
+        product(net, x, out, Bias::Learned, WeightLayout::Conv1x1)
+    })
+}
+
+/// A frozen or trained 1x1 convolution of two values side by side.
+fn parts(net: &mut Net<'_>, x: &[Value], out: usize) -> Result<Value> {
+    let width = x.iter().map(|x| net.channels(*x)).sum();
+    let weight = net.weight("weight", &[out, width], WeightLayout::Conv1x1);
+    let bias = net.param("bias", &[out], WeightLayout::Dense);
+    let op = ConcatLinear { bias: true, residual: false };
+    net.rec.apply(op, &[x, &[weight, bias]].concat())
 }
 
 /// `linear_2(silu(linear_1(x)))`, both of width `dim`: what turns a sinusoid into an embedding.

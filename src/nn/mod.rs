@@ -12,9 +12,9 @@ mod resnet;
 
 pub use attention::{Attend, DIFFUSERS, Masked, attention, padded_attention, repeated};
 pub use conv::{Conv, conv, conv_without_bias, depthwise, double, patches, repeat};
-pub use linear::{Bias, conv1x1, embedding_mlp, linear};
+pub use linear::{Bias, conv1x1, conv1x1_of, embedding_mlp, linear};
 pub use mixture::{Mixed, Mixture, Routing, Way, mixture};
-pub use norm::{After, group_norm, layer_norm};
+pub use norm::{After, group_norm, group_norm_of, layer_norm};
 pub use resnet::{Resnet, resnet};
 
 use crate::{

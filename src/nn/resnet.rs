@@ -1,7 +1,11 @@
 //! The residual block of the U-Net and of the autoencoder.
 
-use super::{After, Bias, Conv, Net, conv, conv1x1, group_norm, linear};
-use crate::{error::Result, kernels::add::AddChannels, plan::Value};
+use super::{After, Bias, Conv, Net, conv, conv1x1_of, group_norm, group_norm_of, linear};
+use crate::{
+    error::Result,
+    kernels::{add::AddChannels, concat::Concat},
+    plan::Value,
+};
 
 /// What a residual block needs beside its input.
 #[derive(Clone, Copy, Debug)]
@@ -19,13 +23,13 @@ pub struct Resnet {
 /// `(shortcut(x) + conv2(silu(norm2(conv1(silu(norm1(x))) + time)))) / divisor`; one recompute segment.
 ///
 /// # Shapes
-/// `x: [N, H, W, I]` -> `[N, H, W, out]`.
+/// `x: [N, H, W, I]` -> `[N, H, W, out]`; two values are one whose channels stand side by side.
 ///
 /// # Errors
 /// Those of the operations.
-pub fn resnet(net: &mut Net<'_>, name: &str, x: Value, r: &Resnet) -> Result<Value> {
+pub fn resnet(net: &mut Net<'_>, name: &str, x: &[Value], r: &Resnet) -> Result<Value> {
     net.segment(name, |net| {
-        let h = group_norm(net, "norm1", x, r.norm, After::Silu)?;
+        let h = group_norm_of(net, "norm1", x, r.norm, After::Silu)?;
         // first, so that the sum stands right behind the convolution, and both become one operation
         let time = |t| linear(net, "time_emb_proj", t, r.out, Bias::Learned);
         let time = r.time.map(time).transpose()?;
@@ -35,7 +39,12 @@ pub fn resnet(net: &mut Net<'_>, name: &str, x: Value, r: &Resnet) -> Result<Val
         }
         let h = group_norm(net, "norm2", h, r.norm, After::Silu)?;
         let h = conv(net, "conv2", h, Conv::same(r.out, 3))?;
-        let x = if net.channels(x) == r.out { x } else { conv1x1(net, "conv_shortcut", x, r.out)? };
+        let width: usize = x.iter().map(|x| net.channels(*x)).sum();
+        let x = match x {
+            _ if width != r.out => conv1x1_of(net, "conv_shortcut", x, r.out)?,
+            [x] => *x,
+            _ => net.rec.apply(Concat, x)?,
+        };
         let y = net.add(x, h)?;
         net.affine(y, 1.0 / r.divisor, 0.0)
     })

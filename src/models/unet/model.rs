@@ -87,7 +87,7 @@ struct Walk<'c> {
 }
 
 impl Walk<'_> {
-    fn resnet(&self, net: &mut Net<'_>, i: usize, x: Value, out: usize) -> Result<Value> {
+    fn resnet(&self, net: &mut Net<'_>, i: usize, x: &[Value], out: usize) -> Result<Value> {
         let r = Resnet { out, norm: self.config.norm, time: Some(self.time), divisor: 1.0 };
         resnet(net, &format!("resnets.{i}"), x, &r)
     }
@@ -110,7 +110,7 @@ impl Walk<'_> {
         skips: &mut Vec<Value>,
     ) -> Result<Value> {
         for i in 0..block.layers {
-            x = self.resnet(net, i, x, block.channels)?;
+            x = self.resnet(net, i, &[x], block.channels)?;
             x = self.attend(net, i, x, block)?;
             skips.push(x);
         }
@@ -129,9 +129,9 @@ impl Walk<'_> {
             time: Some(self.time),
             divisor: self.config.mid_divisor,
         };
-        let x = resnet(net, "resnets.0", x, &r)?;
+        let x = resnet(net, "resnets.0", &[x], &r)?;
         let x = self.attend(net, 0, x, block)?;
-        resnet(net, "resnets.1", x, &r)
+        resnet(net, "resnets.1", &[x], &r)
     }
 
     fn up(
@@ -147,8 +147,8 @@ impl Walk<'_> {
             if x == skip {
                 x = net.rec.apply(Affine { scale: 1.0, shift: 0.0 }, &[x])?;
             }
-            x = net.rec.apply(Concat, &[x, skip])?;
-            x = self.resnet(net, i, x, block.channels)?;
+            // not joined: the block reads both where they are
+            x = self.resnet(net, i, &[x, skip], block.channels)?;
             x = self.attend(net, i, x, block)?;
         }
         let Some(next) = skips.last() else { return Ok(x) };

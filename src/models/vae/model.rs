@@ -92,7 +92,7 @@ fn resnets(
     (channels, layers): (usize, usize),
 ) -> Result<Value> {
     for i in 0..layers {
-        x = resnet(net, &format!("resnets.{i}"), x, &residual(config, channels))?;
+        x = resnet(net, &format!("resnets.{i}"), &[x], &residual(config, channels))?;
     }
     Ok(x)
 }
@@ -101,11 +101,11 @@ fn resnets(
 fn middle(net: &mut Net<'_>, config: &VaeConfig, x: Value) -> Result<Value> {
     let c = net.channels(x);
     net.within("mid_block", |net| {
-        let mut x = resnet(net, "resnets.0", x, &residual(config, c))?;
+        let mut x = resnet(net, "resnets.0", &[x], &residual(config, c))?;
         if config.mid_attention {
             x = net.segment("attentions.0", |net| pixel_attention(net, config, x))?;
         }
-        resnet(net, "resnets.1", x, &residual(config, c))
+        resnet(net, "resnets.1", &[x], &residual(config, c))
     })
 }
 
