@@ -107,6 +107,21 @@ fn every_forecast_says_that_it_is_one_and_the_summary_leaves_the_steps_out() {
 }
 
 #[test]
+fn the_decoder_of_a_picture_has_the_type_that_is_asked_for() {
+    let base = ["plan", "generate", "--model", "nano", "--dtype", "bf16", "--json"];
+    let decoder = |more: &[&str]| -> Value {
+        let text = text(&[&base[..], more].concat());
+        let mut parts = text.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
+        parts.find(|v| v["what"] == "vae-decoder").unwrap()
+    };
+    let (own, asked) = (decoder(&[]), decoder(&["--vae-dtype", "bf16"]));
+    assert_eq!((&own["dtype"], &asked["dtype"]), (&"f32".into(), &"bf16".into()));
+    assert!(number(&asked, "arena_bytes") < 0.8 * number(&own, "arena_bytes"));
+    let refused = refusal(&[&base[..], &["--vae-dtype", "f16"]].concat());
+    assert!(refused.contains("force_upcast"), "{refused}");
+}
+
+#[test]
 fn a_picture_is_its_parts_and_a_run_its_steps() {
     if !compiled() {
         return;

@@ -177,8 +177,8 @@ fn layers_of_two_parts_agree_with_the_cpu_where_those_lie_and_copied() {
                 case.name
             );
         }
-        // four of the cases, in both types
-        assert_eq!(native, if variant == "sm90" { 8 } else { 0 });
+        // six of the cases, in both types
+        assert_eq!(native, if variant == "sm90" { 12 } else { 0 });
     }
 }
 

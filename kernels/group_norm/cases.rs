@@ -61,11 +61,16 @@ pub fn cases() -> Vec<Case> {
     let mut all: Vec<Case> =
         dims.into_iter().flat_map(|d| [normal(d, false), normal(d, true)]).collect();
     all.push(case(&[2, 33, 32, 16], 4, false, Fill::Uniform(1000.0, 1001.0)));
-    // a group on both sides of the cut, by scalars, by vectors, in clusters
+    // a group on both sides of the cut, by scalars, by vectors, in clusters; gradients of one part
+    let one = |mut case: Case, part: usize| {
+        case.grads[part] = false;
+        case
+    };
     all.extend([
         parts(&[2, 5, 6], 1, 3),
-        parts(&[2, 37, 24], 9, 4),
+        one(parts(&[2, 37, 24], 9, 4), 0),
         parts(&[2, 37, 48], 16, 4),
+        one(parts(&[1, 24, 24, 80], 32, 2), 1),
         parts(&[1, 24, 24, 96], 32, 2),
     ]);
     all

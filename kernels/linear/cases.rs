@@ -179,7 +179,15 @@ fn concat_cases() -> Vec<Case> {
         ((&[0, 4], 3, 6), true, true),
         ((&[5, 4], 0, 3), true, false),
     ];
-    shapes.into_iter().map(|(s, bias, residual)| concat(s, bias, residual)).collect()
+    let mut all: Vec<Case> =
+        shapes.into_iter().map(|(s, bias, residual)| concat(s, bias, residual)).collect();
+    // gradients of one part, the weight frozen
+    for part in 0..2 {
+        let mut case = concat((&[70, 40], 24, 48), true, false);
+        case.grads = vec![part == 0, part == 1, false, true];
+        all.push(case);
+    }
+    all
 }
 
 /// Tokens and width of SDXL's two levels with attention, `batch` pictures.

@@ -28,6 +28,9 @@ pub(super) struct Generate {
     /// With --chip: steps of the sampler; 50 by default.
     #[arg(long, value_name = "N", value_parser = positive, requires = "chip")]
     steps: Option<usize>,
+    /// Element type of the autoencoder: f32, bf16 or f16; by default that of `generate`.
+    #[arg(long, value_name = "TYPE")]
+    vae_dtype: Option<String>,
 }
 
 impl Generate {
@@ -47,7 +50,7 @@ impl Generate {
             }
             // The autoencoder decodes without guidance, in the element type that `generate` takes for it.
             let common = match part {
-                "vae-decoder" => in_type(common, vae_dtype(common)?),
+                "vae-decoder" => in_type(common, self.vae(common)?),
                 _ => guided.clone(),
             };
             let title = Title::of(part, common.model(), &common.view);
@@ -65,6 +68,13 @@ impl Generate {
             self.sum(&chip, &total, steps);
         }
         Ok(())
+    }
+
+    /// The element type that `generate` takes for the autoencoder.
+    fn vae(&self, common: &Common) -> Result<String> {
+        let config = VaeConfig::from_json(&component_json(common.model(), Component::Vae)?)?;
+        let own = self.vae_dtype.as_deref().map(dtype).transpose()?;
+        Ok(own.unwrap_or(config.storage(dtype(&common.view.dtype)?)).to_string())
     }
 
     /// All programs together.
@@ -109,9 +119,4 @@ fn sampler_step(program: &mut Program, steps: usize) -> Result<Vec<Launched>> {
 
 fn in_type(common: &Common, dtype: String) -> Common {
     Common { view: View { dtype, ..common.view.clone() }, ..common.clone() }
-}
-
-fn vae_dtype(common: &Common) -> Result<String> {
-    let config = VaeConfig::from_json(&component_json(common.model(), Component::Vae)?)?;
-    Ok(config.storage(dtype(&common.view.dtype)?).to_string())
 }

@@ -63,7 +63,7 @@ struct Common {
     /// Pictures.
     #[arg(long, default_value = "1", value_parser = positive)]
     batch: usize,
-    /// Text tokens; by default 77, or as many as OWLv2's text tower takes.
+    /// Text tokens; by default as many as the model's text encoders take, 77 where it has none.
     #[arg(long, value_parser = positive)]
     tokens: Option<usize>,
     #[command(flatten)]
@@ -72,7 +72,7 @@ struct Common {
 
 impl Common {
     fn tokens(&self) -> usize {
-        self.tokens.unwrap_or(TOKENS)
+        self.tokens.unwrap_or_else(|| tokens_of(self.model()))
     }
 
     /// The model that is planned.
@@ -116,6 +116,16 @@ pub fn run(args: Args) -> Result<u8> {
         }
     }
     Ok(0)
+}
+
+/// Tokens that the text encoders of `model` take; [`TOKENS`] where it has none.
+fn tokens_of(model: &str) -> usize {
+    let most = |which| {
+        let json = component_json(model, which).ok()?;
+        TextConfig::from_json(&json).ok().map(|config| config.positions)
+    };
+    let own = [Component::TextEncoder, Component::TextEncoder2].into_iter().filter_map(most);
+    own.min().unwrap_or(TOKENS)
 }
 
 fn unet_config(common: &Common) -> Result<UnetConfig> {
