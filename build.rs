@@ -6,6 +6,7 @@ mod cust_table;
 #[path = "tools/prebuilt.rs"]
 mod prebuilt;
 
+use prebuilt::Asked;
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -61,10 +62,20 @@ fn main() {
     let device: Vec<PathBuf> =
         sources.iter().filter(|s| !s.starts_with("kernels/emulator")).cloned().collect();
     let mut packed = vec![];
-    let mut jobs = match find_nvcc() {
-        Some(nvcc) => device_jobs(&device, &nvcc, &cache),
-        None if prebuilt::wanted() => fail("tools/prebuild.sh: no nvcc; run tools/nvcc.sh"),
-        None => {
+    let asked = prebuilt::asked();
+    let nvcc = if asked == Some(Asked::Embed) { None } else { find_nvcc() };
+    let mut jobs = match (nvcc, asked) {
+        (Some(nvcc), Some(asked)) => {
+            return prebuilt::run(
+                asked,
+                &device_jobs(&device, &nvcc, &prebuilt::NVCC_FLAGS, &cache),
+            );
+        }
+        (Some(nvcc), None) => device_jobs(&device, &nvcc, &NVCC_FLAGS, &cache),
+        (None, Some(Asked::Write | Asked::Check)) => {
+            fail("tools/prebuild.sh: no nvcc; run tools/nvcc.sh")
+        }
+        (None, _) => {
             packed = without_nvcc(&device);
             vec![]
         }
@@ -80,10 +91,6 @@ fn main() {
         cust_table::write(&out);
     }
     run_all(&jobs);
-    if prebuilt::wanted() {
-        let made: Vec<&Job> = jobs.iter().filter(|j| device.contains(&j.source)).collect();
-        prebuilt::write(&made);
-    }
     if env::var("PROFILE").is_ok_and(|p| p == "release") && prebuilt::xz_is_there() {
         let names = ["Driver", "Scheduler"];
         let (plain, objects) = jobs.into_iter().partition(|j| names.contains(&j.target));
@@ -182,10 +189,10 @@ fn find_nvcc() -> Option<PathBuf> {
     Some(nvcc)
 }
 
-/// Three objects a source; `_sm90.cu` files use instructions of Hopper only.
-fn device_jobs(sources: &[PathBuf], nvcc: &Path, cache: &Path) -> Vec<Job> {
+/// Three objects a source; `_sm90.cu` files use instructions of Hopper only. The PTX is made here: nvcc makes the
+/// object for sm_80 of it, the same as of the source.
+fn device_jobs(sources: &[PathBuf], nvcc: &Path, all: &[&str], cache: &Path) -> Vec<Job> {
     let version = output_of(nvcc, "--version");
-    let all: &[&str] = if prebuilt::wanted() { &prebuilt::NVCC_FLAGS } else { &NVCC_FLAGS };
     let mut jobs = vec![];
     for source in sources {
         for (target, flags, extension) in prebuilt::targets(source) {
@@ -193,7 +200,16 @@ fn device_jobs(sources: &[PathBuf], nvcc: &Path, cache: &Path) -> Vec<Job> {
             jobs.push(job(source, target, nvcc, &args, &version, cache, extension));
         }
     }
-    jobs
+    let (ptx, mut objects): (Vec<Job>, _) = jobs.into_iter().partition(|j| j.target == "Ptx");
+    run_all(&ptx);
+    for object in objects.iter_mut().filter(|o| o.target == "Sm80") {
+        let of_same = ptx.iter().find(|p| p.source == object.source);
+        if let (Some(ptx), Some(source)) = (of_same, object.args.last_mut()) {
+            *source = ptx.result.to_string_lossy().into_owned();
+        }
+    }
+    objects.extend(ptx);
+    objects
 }
 
 /// The emulated driver and the object that runs grids, compiled by the host's C++ compiler.

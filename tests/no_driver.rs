@@ -31,6 +31,16 @@ fn the_emulated_device_says_how_to_get_it() {
     assert!(error.contains("--features emulate"), "{error}");
 }
 
+#[cfg(not(feature = "cust"))]
+#[test]
+fn the_launcher_cust_says_how_to_get_it() {
+    let args = ["kernels", "bench", "--op", "noise", "--launcher", "cust"];
+    let out = Command::new(env!("CARGO_BIN_EXE_selvedge")).args(args).output().unwrap();
+    let text = String::from_utf8_lossy(&out.stderr);
+    let told = text.contains("--launcher") && text.contains("--features cust");
+    assert!(out.status.code() == Some(2) && told, "{text}");
+}
+
 /// A driver library that lacks newer functions is refused for its age, not for the first function it lacks.
 #[test]
 fn a_driver_before_cuda_13_is_refused_for_its_age() {

@@ -3,7 +3,7 @@
 //! `MANIFEST` has one line an object: the hash of everything it was made from, and its file. An object whose
 //! hash is not that of today's sources is not used.
 
-use super::{DEVICE_TARGETS, Job, device_files, fail};
+use super::{DEVICE_TARGETS, Job, device_files, fail, pack_all, run_all};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,10 +24,27 @@ pub struct Prebuilt {
     pub file: PathBuf,
 }
 
-/// Whether this build shall write `kernels/prebuilt/`; `tools/prebuild.sh` asks for it.
-pub fn wanted() -> bool {
-    println!("cargo:rerun-if-env-changed=SELVEDGE_PREBUILD");
-    env::var_os("SELVEDGE_PREBUILD").is_some_and(|v| v == "1")
+/// What `$SELVEDGE_PREBUILT` asks for.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Asked {
+    /// Embed `kernels/prebuilt/` although nvcc is there.
+    Embed,
+    /// Write it; `tools/prebuild.sh`.
+    Write,
+    /// Compare it with what nvcc makes; `tools/prebuild.sh --check`.
+    Check,
+}
+
+/// What this build is asked for.
+pub fn asked() -> Option<Asked> {
+    println!("cargo:rerun-if-env-changed=SELVEDGE_PREBUILT");
+    match env::var("SELVEDGE_PREBUILT").unwrap_or_default().as_str() {
+        "" => None,
+        "embed" => Some(Asked::Embed),
+        "write" => Some(Asked::Write),
+        "check" => Some(Asked::Check),
+        other => fail(&format!("SELVEDGE_PREBUILT={other}: one of embed, write, check")),
+    }
 }
 
 /// The targets a source is compiled for: name, flags, extension.
@@ -82,21 +99,63 @@ pub fn usable(sources: &[PathBuf]) -> (Vec<Prebuilt>, Vec<String>) {
     (usable, stale)
 }
 
-/// Replaces the folder's content by the results of `jobs`.
-pub fn write(jobs: &[&Job]) {
-    let check = |r: std::io::Result<()>| r.unwrap_or_else(|e| fail(&format!("{FOLDER}: {e}")));
-    let _ = fs::remove_dir_all(FOLDER);
-    check(fs::create_dir_all(FOLDER));
-    let mut lines = vec![];
-    for job in jobs {
-        let of_target = targets(&job.source).find(|(target, ..)| *target == job.target);
-        let Some((_, flags, extension)) = of_target else { continue };
-        let name = file_name(&job.source, extension);
-        check(fs::write(Path::new(FOLDER).join(&name), pack(&job.result)));
-        lines.push(format!("{} {name}\n", hash(&job.source, flags)));
+/// Writes or compares the objects of `jobs`.
+pub fn run(asked: Asked, jobs: &[Job]) {
+    run_all(jobs);
+    match asked {
+        Asked::Embed => {}
+        Asked::Write => write(jobs),
+        Asked::Check => check(jobs),
     }
+}
+
+/// `MANIFEST` and file names, in order.
+fn manifest(jobs: &[Job]) -> (String, Vec<String>) {
+    let rows = jobs.iter().filter_map(|job| {
+        let (_, flags, extension) = targets(&job.source).find(|(t, ..)| *t == job.target)?;
+        Some((file_name(&job.source, extension), hash(&job.source, flags)))
+    });
+    let rows: Vec<(String, String)> = rows.collect();
+    let mut lines: Vec<String> = rows.iter().map(|(name, h)| format!("{h} {name}\n")).collect();
     lines.sort_by(|a, b| a[17..].cmp(&b[17..]));
-    check(fs::write(MANIFEST, lines.concat()));
+    (lines.concat(), rows.into_iter().map(|(name, _)| name).collect())
+}
+
+/// Replaces the folder's content.
+fn write(jobs: &[Job]) {
+    let ok = |r: std::io::Result<()>| r.unwrap_or_else(|e| fail(&format!("{FOLDER}: {e}")));
+    let _ = fs::remove_dir_all(FOLDER);
+    ok(fs::create_dir_all(FOLDER));
+    let (manifest, names) = manifest(jobs);
+    for (packed, name) in pack_all(jobs).iter().zip(names) {
+        ok(fs::copy(&packed.file, Path::new(FOLDER).join(name)).map(|_| ()));
+    }
+    ok(fs::write(MANIFEST, manifest));
+}
+
+/// Ends the build where the folder holds anything else. Objects are compared unpacked: another release of xz may
+/// pack otherwise.
+fn check(jobs: &[Job]) {
+    if !xz_is_there() {
+        fail("xz: not found; install xz-utils");
+    }
+    let (manifest, names) = manifest(jobs);
+    let mut wrong = vec![];
+    if fs::read_to_string(MANIFEST).ok().as_ref() != Some(&manifest) {
+        wrong.push(MANIFEST.to_string());
+    }
+    for (job, name) in jobs.iter().zip(names) {
+        let kept = xz(&["-dc"], &Path::new(FOLDER).join(&name));
+        if kept.ok() != fs::read(&job.result).ok() {
+            wrong.push(name);
+        }
+    }
+    if !wrong.is_empty() {
+        let what = wrong.join("\ndiffers: ");
+        fail(&format!(
+            "differs: {what}\n{FOLDER} is not what the sources give; run tools/prebuild.sh"
+        ));
+    }
 }
 
 /// Whether there is a compressor.
@@ -106,10 +165,15 @@ pub fn xz_is_there() -> bool {
 
 /// A file, compressed as `src/device/cubin_table.rs` reads it.
 pub fn pack(file: &Path) -> Vec<u8> {
-    let format = ["--format=lzma", "--lzma1=preset=9e,dict=4MiB", "-c"];
-    match Command::new("xz").args(format).arg(file).output() {
-        Ok(o) if o.status.success() => o.stdout,
-        Ok(o) => fail(&format!("xz: {}", String::from_utf8_lossy(&o.stderr))),
-        Err(e) => fail(&format!("xz: {e}; install xz-utils")),
+    let packed = xz(&["--format=lzma", "--lzma1=preset=9e,dict=4MiB", "-c"], file);
+    packed.unwrap_or_else(|e| fail(&format!("xz: {e}")))
+}
+
+/// What xz makes of a file.
+fn xz(args: &[&str], file: &Path) -> Result<Vec<u8>, String> {
+    match Command::new("xz").args(args).arg(file).output() {
+        Ok(o) if o.status.success() => Ok(o.stdout),
+        Ok(o) => Err(String::from_utf8_lossy(&o.stderr).into_owned()),
+        Err(e) => Err(format!("{e}; install xz-utils")),
     }
 }

@@ -26,12 +26,15 @@ pub(super) type Results = Vec<(String, DType, Vec<u8>)>;
 pub(super) enum Runner {
     Host,
     Cuda(Arc<Cuda>),
+    /// On [`Cuda::rehearsal`], which reads and writes nothing: buffers have addresses, content is never there.
+    Rehearsal(Arc<Cuda>),
 }
 
-/// A buffer of either place, with its content's length in bytes.
+/// A buffer of one of the places, with its content's length in bytes.
 enum Store {
     Host(Vec<u64>, usize),
     Cuda(Arc<Cuda>, Memory, usize),
+    Rehearsal(Memory, usize),
 }
 
 impl Runner {
@@ -48,17 +51,25 @@ impl Runner {
                 cuda.upload(memory.address() + GUARD_BYTES as u64, content)?;
                 Ok(Store::Cuda(cuda.clone(), memory, content.len()))
             }
+            Runner::Rehearsal(cuda) => Self::room(cuda, content.len()),
         }
     }
 
-    fn poisoned(&self, spec: &Spec) -> Result<Store> {
-        self.store(&vec![POISON; spec.bytes()])
+    fn poisoned(&self, bytes: usize) -> Result<Store> {
+        match self {
+            Runner::Rehearsal(cuda) => Self::room(cuda, bytes),
+            _ => self.store(&vec![POISON; bytes]),
+        }
+    }
+
+    fn room(cuda: &Arc<Cuda>, bytes: usize) -> Result<Store> {
+        Ok(Store::Rehearsal(cuda.alloc(bytes + 2 * GUARD_BYTES)?, bytes))
     }
 
     fn device(&self) -> Device {
         match self {
             Runner::Host => Device::Cpu,
-            Runner::Cuda(cuda) => Device::Cuda(cuda.clone()),
+            Runner::Cuda(cuda) | Runner::Rehearsal(cuda) => Device::Cuda(cuda.clone()),
         }
     }
 }
@@ -67,22 +78,27 @@ impl Store {
     fn read(&self) -> Buf<'_> {
         match self {
             Store::Host(words, n) => Buf::Host(&bytemuck::cast_slice(words)[..*n]),
-            Store::Cuda(_, memory, n) => Buf::Device(memory.address() + GUARD_BYTES as u64, *n),
+            Store::Cuda(_, memory, n) | Store::Rehearsal(memory, n) => {
+                Buf::Device(memory.address() + GUARD_BYTES as u64, *n)
+            }
         }
     }
 
     fn write(&mut self) -> BufMut<'_> {
         match self {
             Store::Host(words, n) => BufMut::Host(&mut bytemuck::cast_slice_mut(words)[..*n]),
-            Store::Cuda(_, memory, n) => BufMut::Device(memory.address() + GUARD_BYTES as u64, *n),
+            Store::Cuda(_, memory, n) | Store::Rehearsal(memory, n) => {
+                BufMut::Device(memory.address() + GUARD_BYTES as u64, *n)
+            }
         }
     }
 
-    /// The content; an error when a guard band was written.
+    /// The content, nothing in a rehearsal; an error when a guard band was written.
     fn content(&self, what: &str) -> Result<Vec<u8>> {
         let (cuda, memory, n) = match self {
             Store::Host(words, n) => return Ok(bytemuck::cast_slice(words)[..*n].to_vec()),
             Store::Cuda(cuda, memory, n) => (cuda, memory, *n),
+            Store::Rehearsal(..) => return Ok(vec![]),
         };
         let mut all = vec![0; memory.bytes()];
         cuda.download(memory.address(), &mut all)?;
@@ -116,14 +132,14 @@ type Kept<'a> = (&'a [Store], &'a Store, &'a [Store]);
 impl Call<'_> {
     pub fn run(&self, place: &Runner) -> Result<Results> {
         let ins = self.inputs.iter().map(|b| place.store(b)).collect::<Result<Vec<_>>>()?;
-        let mut out = place.poisoned(&self.signature.out)?;
+        let mut out = place.poisoned(self.signature.out.bytes())?;
         let mut saved = match &self.state {
             Some(state) => state.iter().map(|b| place.store(b)).collect::<Result<Vec<_>>>()?,
             None => (self.signature.saved.iter())
-                .map(|s| place.poisoned(s))
+                .map(|s| place.poisoned(s.bytes()))
                 .collect::<Result<Vec<_>>>()?,
         };
-        let mut scratch = place.store(&vec![POISON; self.signature.forward_scratch])?;
+        let mut scratch = place.poisoned(self.signature.forward_scratch)?;
         self.case.op.forward(Forward {
             device: &place.device(),
             specs: &self.specs,
@@ -142,7 +158,8 @@ impl Call<'_> {
         for request in requests(&self.case.grads) {
             self.backward(place, &request, (&ins, &out, &saved), &mut results)?;
         }
-        for (i, store) in ins.iter().enumerate() {
+        let kept = !matches!(place, Runner::Rehearsal(_));
+        for (i, store) in ins.iter().enumerate().filter(|_| kept) {
             if store.content("input")? != self.inputs[i] {
                 let problem = "an input was written".into();
                 return Err(Error::Plan { at: self.case.name.clone(), problem });
@@ -165,11 +182,11 @@ impl Call<'_> {
         let mut grads = vec![];
         for ((mode, spec), old) in request.modes.iter().zip(&self.specs).zip(&self.old) {
             grads.push(match mode {
-                GradMode::Overwrite => place.poisoned(spec)?,
+                GradMode::Overwrite => place.poisoned(spec.bytes())?,
                 _ => place.store(old)?,
             });
         }
-        let mut scratch = place.store(&vec![POISON; self.signature.backward_scratch])?;
+        let mut scratch = place.poisoned(self.signature.backward_scratch)?;
         op.backward(Backward {
             device: &place.device(),
             specs: &self.specs,

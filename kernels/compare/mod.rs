@@ -143,8 +143,7 @@ pub fn compare(case: &Case, dtype: DType, cuda: &Arc<Cuda>) -> Result<Outcome> {
     Reference::of(case, &[dtype])?.compare(dtype, cuda)
 }
 
-/// Asks a device for every kernel of `case` in `dtype`; what it lacks, or `None`. Meant for
-/// [`Cuda::rehearsal`], whose results are nothing.
+/// Asks [`Cuda::rehearsal`] for every kernel of `case` in `dtype`; what it lacks, or `None`.
 ///
 /// # Errors
 /// Errors of the device.
@@ -153,7 +152,7 @@ pub fn rehearse(case: &Case, dtype: DType, cuda: &Arc<Cuda>) -> Result<Option<St
         Err(e @ (Error::DType { .. } | Error::NoKernel { .. })) => return Ok(Some(e.to_string())),
         call => call?,
     };
-    match call.run(&Runner::Cuda(cuda.clone())) {
+    match call.run(&Runner::Rehearsal(cuda.clone())) {
         Err(e @ Error::NoKernel { .. }) => Ok(Some(e.to_string())),
         run => run.map(|_| None),
     }
@@ -264,9 +263,10 @@ impl<'a> Call<'a> {
         let signature = case.op.infer(&specs)?;
         let zeros = |s: &Spec| vec![0; s.bytes()];
         let state = (!case.state.is_empty()).then(|| signature.saved.iter().map(zeros).collect());
-        let (inputs, d_out): (Vec<_>, _) =
-            (specs.iter().map(zeros).collect(), zeros(&signature.out));
-        Ok(Self { case, inputs: inputs.clone(), old: inputs, specs, signature, state, d_out })
+        // Fresh zeros twice, not a copy: only their lengths are looked at.
+        let [inputs, old] = [(); 2].map(|()| specs.iter().map(zeros).collect());
+        let d_out = zeros(&signature.out);
+        Ok(Self { case, inputs, old, specs, signature, state, d_out })
     }
 
     /// The case with data rounded to `rounding`, run with every float stored as `dtype`.

@@ -17,6 +17,12 @@ API emulatorDevice(int version, int clusters) {
   return kSuccess;
 }
 
+API emulatorMemory(int poisoned) {
+  std::lock_guard lock(guard);
+  memory.poison(poisoned);
+  return kSuccess;
+}
+
 // ---- device and context
 API cuInit(unsigned) { return kSuccess; }
 API cuDriverGetVersion(int* v) { return *v = driver_version, kSuccess; }

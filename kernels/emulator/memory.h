@@ -15,12 +15,16 @@ namespace emulator {
 
 class Memory {
  public:
+  // Where nothing runs, new memory may stay as it is: what nobody touches costs nothing.
+  void poison(bool on) { poisons_ = on; }
+
   uint64_t allocate(size_t bytes) {
     const size_t rounded = (bytes + kGuardBytes - 1) / kGuardBytes * kGuardBytes;
     auto* base = static_cast<unsigned char*>(std::aligned_alloc(kGuardBytes, rounded + 2 * kGuardBytes));
     if (!base) return 0;
-    std::memset(base, kGuard, rounded + 2 * kGuardBytes);
-    std::memset(base + kGuardBytes, kPoison, bytes);
+    std::memset(base, kGuard, kGuardBytes);
+    if (poisons_) std::memset(base + kGuardBytes, kPoison, bytes);
+    std::memset(base + kGuardBytes + bytes, kGuard, rounded - bytes + kGuardBytes);
     const uint64_t address = reinterpret_cast<uint64_t>(base + kGuardBytes);
     forbid(base, kGuardBytes);
     forbid(base + kGuardBytes + (bytes + 7) / 8 * 8, rounded - (bytes + 7) / 8 * 8 + kGuardBytes);
@@ -73,6 +77,7 @@ class Memory {
   struct Allocation { size_t bytes, total; };
   std::map<uint64_t, Allocation> live_;
   size_t in_use_ = 0;
+  bool poisons_ = true;
 };
 
 }  // namespace emulator

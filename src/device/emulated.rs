@@ -33,10 +33,17 @@ pub struct Emulated {
     pub driver_version: i32,
     /// Clusters of a grid that run at a time, the others wait until one has ended; 0: all.
     pub resident_clusters: u32,
+    /// Whether new memory starts as NaN; where nothing runs it may stay as it is.
+    pub poisoned: bool,
 }
 
 impl Default for Emulated {
     fn default() -> Self {
-        Self { schedule: Schedule::Early, driver_version: 13_000, resident_clusters: 0 }
+        Self {
+            schedule: Schedule::Early,
+            driver_version: 13_000,
+            resident_clusters: 0,
+            poisoned: true,
+        }
     }
 }

@@ -38,7 +38,7 @@ impl Cuda {
     /// # Errors
     /// As [`Cuda::emulated`].
     pub fn rehearsal(target: Target) -> Result<Arc<Self>> {
-        let mut cuda = Self::emulator(&Emulated::default())?;
+        let mut cuda = Self::emulator(&Emulated { poisoned: false, ..Emulated::default() })?;
         cuda.target = target;
         cuda.shared_bytes = shared_bytes(target);
         cuda.watch.rehearsed = Some(Mutex::default());

@@ -167,6 +167,7 @@ impl Driver {
     pub fn open_emulated(library: &Path, e: &Emulated) -> Result<Self> {
         type Schedule = unsafe extern "C" fn(c_int, u64) -> Code;
         type Device = unsafe extern "C" fn(c_int, c_int) -> Code;
+        type Memory = unsafe extern "C" fn(c_int) -> Code;
         let name = library.display().to_string();
         let library = open_library(library, &name)?;
         let other = |_| no_driver(&name, "it is not the emulated one");
@@ -176,6 +177,7 @@ impl Driver {
         unsafe {
             library.get::<Schedule>(b"emulatorSchedule").map_err(other)?(mode, seed);
             library.get::<Device>(b"emulatorDevice").map_err(other)?(e.driver_version, clusters);
+            library.get::<Memory>(b"emulatorMemory").map_err(other)?(c_int::from(e.poisoned));
         }
         Self::start(library, &name)
     }

@@ -48,28 +48,37 @@ impl LaunchCost {
     }
 }
 
+/// Whether this build can launch as asked.
+///
+/// # Errors
+/// [`Error::Config`] for cust without its feature, and with `--programmatic`.
+pub fn allow(launcher: Launcher, programmatic: bool) -> Result<()> {
+    let (found, expected, fix) = if launcher == Launcher::Own {
+        return Ok(());
+    } else if programmatic {
+        ("cust with --programmatic", "own: cust 0.3 has no such launch", "leave one of them out")
+    } else if !cfg!(feature = "cust") {
+        ("cust", "own in this build", "build with --features cust")
+    } else {
+        return Ok(());
+    };
+    let key = "--launcher".into();
+    Err(Error::Config { key, found: found.into(), expected: expected.into(), fix: fix.into() })
+}
+
 /// Opens cust beside the program's own launcher.
 ///
 /// # Errors
-/// [`Error::Config`] in a build without the feature `cust`, and with `--programmatic`; those of the driver.
+/// Those of the driver.
+#[cfg(feature = "cust")]
 pub fn open(cuda: &Cuda) -> Result<()> {
-    if cuda.is_programmatic() {
-        return Err(Error::Config {
-            key: "--launcher".into(),
-            found: "cust with --programmatic".into(),
-            expected: "own: cust 0.3 has no such launch".into(),
-            fix: "leave one of them out".into(),
-        });
-    }
-    #[cfg(feature = "cust")]
-    return cuda.open_cust();
-    #[cfg(not(feature = "cust"))]
-    Err(Error::Config {
-        key: "--launcher".into(),
-        found: "cust".into(),
-        expected: "own in this build".into(),
-        fix: "build with --features cust".into(),
-    })
+    cuda.open_cust()
+}
+
+/// Nothing to open; [`allow`] has refused.
+#[cfg(not(feature = "cust"))]
+pub fn open(_: &Cuda) -> Result<()> {
+    Ok(())
 }
 
 #[cfg(feature = "cust")]

@@ -167,6 +167,7 @@ impl Work {
 pub fn run(args: &Bench) -> Result<u8> {
     let work = Work::new(args)?;
     rivals(args)?;
+    launch::allow(args.launcher, args.kernels.programmatic)?;
     let mut told = Told::new(args);
     match args.isolate.role(&args.device) {
         Role::Child(from) => {
