@@ -49,15 +49,7 @@ pub struct Lead {
 impl Effort {
     /// A pass over `bytes` and partial sums of `parts` that multiplies next to nothing.
     pub fn pass(tiles: u64, bytes: f64, parts: f64) -> Self {
-        Self {
-            engine: Engine::Ordinary,
-            flop: 0.0,
-            tiles,
-            reads: bytes + parts,
-            bytes,
-            parts,
-            lead: None,
-        }
+        Self { engine: Engine::Ordinary, flop: 0.0, tiles, reads: bytes, bytes, parts, lead: None }
     }
 
     /// This and `other` in one launch, by the instructions of this.

@@ -312,6 +312,9 @@ mod tests {
         is(time(matrix, 8.64e6), [0.0, 2.0, 0.0, 0.0]);
         let cache = 5120.0 * 1830.0 * 0.85;
         is(time(Effort { reads: 3.0 * cache, ..matrix }, 4.32e6), [0.0, 0.0, 3.0, 0.0]);
+        // results count though no tile reads them, partial sums beside what the tiles read
+        is(time(Effort { bytes: cache, ..none }, 0.0), [0.0, 0.0, 1.0, 0.0]);
+        is(time(Effort::pass(132, cache, 2.0 * cache), 0.0), [0.0, 0.0, 3.0, 0.0]);
         // what tiles wait for is added, by half of the multiprocessors: its products, or its reads
         let lead = Lead { flop: 791.6e6, tiles: 66, reads: 0.0, bytes: 0.0 };
         is(time(matrix.leading(lead), 0.0), [3.0, 0.0, 0.0, 0.0]);
@@ -337,6 +340,28 @@ mod tests {
         assert_eq!(moved(&[launch(1, small), launch(1, small)]), small as f64);
         assert_eq!(moved(&[launch(1, small), launch(2, small)]), 2.0 * small as f64);
         assert_eq!(moved(&[launch(1, large), launch(1, large)]), 2.0 * large as f64);
+        // partial sums stay there unless they are too many
+        let sum = |parts: usize| Launched {
+            effort: Effort::pass(1000, small as f64, parts as f64),
+            ..launch(1, small)
+        };
+        assert_eq!(moved(&[sum(small)]), small as f64);
+        assert_eq!(moved(&[sum(large)]), (small + large) as f64);
+    }
+
+    #[test]
+    fn a_launch_that_says_nothing_takes_what_its_operation_counts() {
+        let one = |bytes: f64| Launched {
+            kernel: "k",
+            effort: Effort::pass(132, bytes, 0.0),
+            told: false,
+            touched: BTreeMap::new(),
+        };
+        let cost = Cost { flop: 53.6e6, bytes: 1e6 };
+        let of = |all: &[Launched]| step_time(&h200(), all, Some(&cost));
+        let (time, bytes) = of(&[one(9e6)]);
+        assert!((time.0[ORDINARY] - 1.0).abs() < 1e-9 && bytes == 1e6, "{time:?} {bytes}");
+        assert_eq!(of(&[one(9e6), one(3e6)]).1, 12e6);
     }
 
     #[test]
