@@ -126,7 +126,13 @@ impl Checkpoints {
         fs::create_dir_all(&self.folder).map_err(Error::file("create", &self.folder))?;
         let (temporary, path) = (self.folder.join(".unfinished"), self.path(state.step));
         if path.exists() {
-            return Ok(path); // the same step of the same run holds the same bits
+            match self.read(&path) {
+                // passed over on resume
+                Err(Error::Format { .. } | Error::File { .. }) => {
+                    fs::remove_dir_all(&path).map_err(Error::file("remove", &path))?;
+                }
+                _ => return Ok(path), // the same step of the same run holds the same bits
+            }
         }
         let made = self.write(&temporary, state).and_then(|()| {
             fs::rename(&temporary, &path).map_err(Error::file("rename", &temporary))?;
@@ -320,6 +326,9 @@ mod tests {
         assert_eq!(c.latest().unwrap(), Some(state(1)));
         fs::remove_file(path.join("manifest.json")).unwrap();
         assert_eq!(c.latest().unwrap(), Some(state(1)));
+        // the run that went on from there writes it again
+        c.save(&state(2)).unwrap();
+        assert_eq!(c.latest().unwrap(), Some(state(2)));
         c.save(&state(3)).unwrap();
         assert_eq!(c.latest().unwrap(), Some(state(3)));
     }
