@@ -9,8 +9,9 @@ use selvedge::{
     kernels::{attention, attention::Attention, case::Case, conv2d, linear, lora_linear},
     models::base::Base,
     op::{Backward, Forward, Grad, GradMode, Op},
-    plan::{WeightLayout, WeightSource},
+    plan::{Unpadded, WeightLayout, WeightSource},
     tensor::{DType, Spec, image, philox::fill_normal},
+    train::RandomWeights,
 };
 use std::{
     fs,
@@ -245,6 +246,19 @@ fn a_file_of_the_wanted_type_is_used_where_it_lies_and_shared() {
     assert_eq!((*rounded).as_ref(), DType::Bf16.encode(&wide));
 }
 
+#[test]
+fn random_weights_are_the_same_numbers_in_every_type() {
+    let weights = RandomWeights::new(5);
+    let padded = WeightLayout::Padded { rows: 3, columns: 2, of: Unpadded::Dense };
+    for (name, layout) in [("plain.weight", WeightLayout::Dense), ("padded.weight", padded)] {
+        let full = weights.get(name, &[4, 6], layout).unwrap().unwrap();
+        for dtype in [DType::Bf16, DType::F16] {
+            let half = weights.halves(name, &[4, 6], layout, dtype).unwrap().unwrap();
+            assert_eq!((*half).as_ref(), dtype.encode(&full), "{name} {dtype}");
+        }
+    }
+}
+
 fn selvedge(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_selvedge")).args(args).output().unwrap()
 }
@@ -372,6 +386,10 @@ fn a_plan_for_the_cpu_halves_the_weights_and_names_what_is_half() {
     }
     let text = plan(&["--device", "cpu", "--dtype", "bf16"]);
     assert!(text.contains("] bf16"), "{text}");
+    // attention rounds its operands too, where the processor multiplies them
+    let rounded = Attention { causal: false, scale: 1.0, products: DType::Bf16 }.detail();
+    let mut attention = text.lines().filter(|l| l.contains(" attention ")).peekable();
+    assert!(attention.peek().is_some() && attention.all(|l| l.contains(&rounded)), "{text}");
     let output =
         selvedge(&["plan", "train", "--model", "nano", "--device", "cpu", "--dtype", "bf17"]);
     assert_eq!(output.status.code(), Some(2));

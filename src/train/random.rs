@@ -76,7 +76,7 @@ impl WeightSource for RandomWeights {
         &self,
         name: &str,
         dims: &[usize],
-        _: WeightLayout,
+        layout: WeightLayout,
         dtype: DType,
     ) -> Result<Option<StoredBytes>> {
         let made = || self.halves.lock().unwrap_or_else(PoisonError::into_inner);
@@ -84,7 +84,8 @@ impl WeightSource for RandomWeights {
         if let Some(w) = made().0.get(&key) {
             return Ok(Some(w.clone()));
         }
-        let w = rounded(&self.draw(name, dims), dtype);
+        let drawn = self.draw(name, &layout.unpadded(dims));
+        let w = rounded(&layout.pad(dims, drawn), dtype);
         Ok(Some(made().0.entry(key).or_insert(w).clone()))
     }
 }
