@@ -234,6 +234,23 @@ fn gradients_overwrite_add_or_stay_away_as_they_are_told() {
     );
 }
 
+#[test]
+fn a_gradient_that_an_operation_passes_on_is_that_of_its_output() {
+    for_all(
+        |c| !c.op.passes().is_empty() && c.grads.contains(&true),
+        |case| {
+            let ran = forward(case, inputs(case, 2), f32::NAN);
+            let d_out = normal(3, ran.out.len());
+            let fresh = |i: usize| nan(&case.ins[i]);
+            let over = modes(case, GradMode::Overwrite);
+            let grads = backward(case, &ran, &d_out, &over, &fresh, f32::NAN);
+            for i in case.op.passes() {
+                assert!(same_bits(&grads[*i], &d_out), "gradient {i}");
+            }
+        },
+    );
+}
+
 /// Equal up to the order of summation: the error is measured against the largest value.
 fn close(what: &str, got: &[f32], want: &[f32]) {
     assert_eq!(got.len(), want.len(), "{what}: length");

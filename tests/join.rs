@@ -261,3 +261,89 @@ fn what_a_backward_pass_keeps_is_made_together_for_all_layers() {
     assert!(again.0.is_empty(), "{:?}", again.0);
     assert!(together.1 == again.1, "the gradients differ");
 }
+
+/// What trained layers of 512 x 48 on one input give as a training plan of the outputs of `record`, which names the loss's
+/// part first: the plan's text, and the gradients of these trainables.
+fn gradients(names: &[&str], record: &Record) -> (String, Vec<Vec<f32>>) {
+    let mut rec = Recorder::new();
+    rec.train_if(|name| name.contains("lora"));
+    let x = rec.input("x", Spec::f32(&[ROWS, WIDTH]));
+    let outputs = record(&mut rec, x);
+    let ones = rec.table("ones", &[1, ROWS * WIDTH], vec![0.01; ROWS * WIDTH]);
+    let flat = rec.view(outputs[0].1, &[1, ROWS * WIDTH]).unwrap();
+    let loss = rec.apply(Linear { bias: false }, &[flat, ones]).unwrap();
+    let options = PlanOptions { pass: Pass::Loss(loss), poison: true, ..PlanOptions::default() };
+    let plan = rec.plan(&outputs[1..], options).unwrap();
+    let text = plan.explain(&Device::Cpu);
+    let mut p = plan.load(Device::Cpu, &Weights).unwrap();
+    p.set("x", &(0..ROWS * WIDTH).map(|i| (i % 13) as f32 / 6.0 - 1.0).collect::<Vec<_>>())
+        .unwrap();
+    p.forward_backward(true, None).unwrap();
+    (text, names.iter().map(|n| p.grad(n).unwrap()).collect())
+}
+
+#[test]
+fn an_adapted_layer_that_no_gradient_reaches_is_not_joined_with_one_that_trains() {
+    let names = ["q.lora_a", "q.lora_b"];
+    let (text, both) = gradients(&names, &|rec, x| {
+        let [q, k] = ["q", "k"].map(|n| adapted(rec, n, x, WIDTH));
+        let seen = rec.apply(Affine { scale: 2.0, shift: 0.0 }, &[k]).unwrap();
+        vec![("y", q), ("seen", seen)]
+    });
+    assert!(!text.contains("parts"), "{text}");
+    let (_, alone) = gradients(&names, &|rec, x| vec![("y", adapted(rec, "q", x, WIDTH))]);
+    assert!(both == alone && both.iter().all(|g| g.iter().any(|v| *v != 0.0)));
+}
+
+/// The sum of `all`, as the output of a loss.
+fn summed(rec: &mut Recorder, all: &[Value]) -> Vec<(&'static str, Value)> {
+    // not directly behind the last layer, which would take it in
+    let mut y = rec.apply(Affine { scale: 1.0, shift: 0.0 }, &all[..1]).unwrap();
+    for v in &all[1..] {
+        y = rec.apply(Add, &[y, *v]).unwrap();
+    }
+    vec![("y", y)]
+}
+
+#[test]
+fn layers_whose_adapter_another_layer_reads_too_stay_apart_and_its_gradients_add_up() {
+    let names = ["q.lora_a", "q.lora_b"];
+    let (text, shared) = gradients(&names, &|rec, x| {
+        let [q, k] = ["q", "k"].map(|n| adapted(rec, n, x, WIDTH));
+        let other = rec.apply(Affine { scale: 0.5, shift: 0.0 }, &[x]).unwrap();
+        let again = adapted(rec, "q", other, WIDTH);
+        summed(rec, &[q, k, again])
+    });
+    assert!(!text.contains("parts"), "{text}");
+    // on half of the input it has half of the gradient
+    let (text, alone) = gradients(&names, &|rec, x| {
+        let all = ["q", "k"].map(|n| adapted(rec, n, x, WIDTH));
+        summed(rec, &all)
+    });
+    assert!(text.contains("2 parts"), "{text}");
+    for (a, b) in shared.iter().flatten().zip(alone.iter().flatten()) {
+        assert!((a - 1.5 * b).abs() <= 1e-4 * (1.0 + b.abs()), "{a} {b}");
+    }
+}
+
+#[test]
+fn layers_of_two_segments_that_are_computed_again_stay_apart() {
+    let plan = |checkpoint: bool| {
+        let mut rec = Recorder::new();
+        rec.train_if(|name| name.contains("lora"));
+        let x = rec.input("x", Spec::f32(&[ROWS, WIDTH]));
+        let [q, k] = ["q", "k"].map(|name| {
+            let block = rec.checkpoint(name, |rec| {
+                let h = adapted(rec, name, x, WIDTH);
+                rec.apply(Multiply, &[h, x])
+            });
+            block.unwrap()
+        });
+        let y = rec.apply(Add, &[q, k]).unwrap();
+        let options = PlanOptions { pass: Pass::Seeded, checkpoint, poison: true };
+        rec.plan(&[("y", y)], options).unwrap().explain(&Device::Cpu)
+    };
+    let (once, again) = (plan(false), plan(true));
+    assert!(once.contains("2 parts"), "{once}");
+    assert!(!again.contains("parts"), "{again}");
+}

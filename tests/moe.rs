@@ -6,7 +6,7 @@ use selvedge::{
     error::Result,
     kernels::{
         activation::Kind,
-        moe::{MAX_EXPERTS, Route},
+        moe::{Combine, MAX_EXPERTS, Route},
     },
     lora::Adapters,
     nn::{Bias, Mixture, Net, Routing, Way, linear, mixture},
@@ -110,6 +110,25 @@ fn dense_and_routed_mixtures_agree() {
         let dense = run(CPU, &Weights::default(), of(mix(experts, top_k, Way::Dense)));
         let routed = run(CPU, &Weights::default(), of(mix(experts, top_k, Way::Routed)));
         same(&dense, &routed, 1e-5);
+    }
+}
+
+#[test]
+fn of_equal_logits_the_lower_expert_counts() {
+    let devices = if cfg!(feature = "emulate") { vec!["cpu", "emulated"] } else { vec!["cpu"] };
+    for device in devices {
+        let mut rec = Recorder::new();
+        let logits = rec.input("logits", Spec::f32(&[TOKENS, 2]));
+        let rows = rec.input("rows", Spec::f32(&[2 * TOKENS, WIDTH]));
+        let table = rec.apply(Route { slots: 2 }, &[logits]).unwrap();
+        let y = rec.apply(Combine { top_k: 1 }, &[rows, table, logits]).unwrap();
+        let plan = rec.plan_inference(y).unwrap();
+        let mut p = plan.load(Device::parse(device).unwrap(), &Weights::default()).unwrap();
+        p.set("logits", &[0.5; 2 * TOKENS]).unwrap();
+        // the rows of the first expert, then those of the second
+        p.set("rows", &[[1.0; TOKENS * WIDTH], [2.0; TOKENS * WIDTH]].concat()).unwrap();
+        p.forward().unwrap();
+        assert_eq!(p.get("out").unwrap(), [1.0; TOKENS * WIDTH], "{device}");
     }
 }
 

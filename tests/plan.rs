@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use selvedge::{
     device::Device,
     error::Result,
-    kernels::add::Add,
+    kernels::{add::Add, embedding::Embedding},
     op::{Backward, Cost, Forward, Grad, Keeps, Op, Signature},
     plan::{Pass, PlanOptions, Program, Recorder, Value, WeightLayout, WeightSource},
     tensor::{Floats, Spec},
@@ -363,4 +363,42 @@ fn missing_weights_are_listed_in_one_error() {
     let plan = rec.plan_inference(out).unwrap();
     let text = plan.load(Device::Cpu, &Weights(vec![])).unwrap_err().to_string();
     assert!(text.contains("w7, w8"), "{text}");
+}
+
+#[test]
+fn an_index_that_two_tables_share_has_to_lie_in_the_smaller_one_whichever_comes_first() {
+    for rows in [[9, 5], [5, 9]] {
+        let mut rec = Recorder::new();
+        let ids = rec.input("ids", Spec::i32(&[1, 2]));
+        let places = rec.table("places", &[2, 4], vec![0.0; 8]);
+        let [a, b] = rows.map(|n| {
+            let table = rec.table("table", &[n, 4], vec![1.0; n * 4]);
+            rec.apply(Embedding { added: false }, &[ids, table, places]).unwrap()
+        });
+        let out = rec.apply(Add, &[a, b]).unwrap();
+        let mut p = rec.plan_inference(out).unwrap().load(Device::Cpu, &Weights(vec![])).unwrap();
+        p.set_i32("ids", &[0, 4]).unwrap();
+        let error = p.set_i32("ids", &[0, 5]).unwrap_err().to_string();
+        assert!(error.contains("ids") && error.contains("0 to 4"), "{error}");
+    }
+}
+
+#[test]
+fn a_segment_inside_another_is_a_part_of_it() {
+    let again = |checkpoint: bool| {
+        let mut rec = Recorder::new();
+        rec.train_if(|_| true);
+        let w = ["w0", "w1", "w2"].map(|n| rec.param(n, &[LEN], WeightLayout::Dense));
+        let pair = |rec: &mut Recorder, a, b| rec.apply(Pair { product: true }, &[a, b]);
+        let y = rec.checkpoint("outer", |rec| {
+            let y = rec.recompute("inner", |rec| pair(rec, w[0], w[1]))?;
+            pair(rec, y, w[2])
+        });
+        let loss = rec.apply(Sum, &[y.unwrap()]).unwrap();
+        let options = PlanOptions { pass: Pass::Loss(loss), checkpoint, poison: true };
+        let text = rec.plan(&[], options).unwrap().explain(&Device::Cpu);
+        text.lines().filter(|l| l.contains(" again ")).map(String::from).collect::<Vec<_>>()
+    };
+    assert!(again(false).is_empty(), "{:?}", again(false));
+    assert!(again(true).iter().any(|l| l.contains("outer.inner")), "{:?}", again(true));
 }

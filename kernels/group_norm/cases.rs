@@ -23,17 +23,14 @@ fn case(dims: &[usize], groups: usize, silu: bool, x: Fill) -> Case {
     }
 }
 
-/// With SiLU, of the first `split` channels and the others.
-fn parts(dims: &[usize], split: usize, groups: usize) -> Case {
-    let whole = case(dims, groups, true, Fill::Normal(1.0));
+/// Of the first `split` channels and the others.
+fn parts(dims: &[usize], split: usize, groups: usize, silu: bool) -> Case {
+    let whole = case(dims, groups, silu, Fill::Normal(1.0));
     let c = dims[dims.len() - 1];
     let part = |c| Spec::f32(&[&dims[..dims.len() - 1], &[c]].concat());
     Case {
-        name: format!(
-            "group_norm {dims:?} groups {groups} silu, parts of {split} and {}",
-            c - split
-        ),
-        op: Arc::new(GroupNorm { groups, eps: 1e-5, silu: true, concat: true }),
+        name: format!("{}, parts of {split} and {}", whole.name, c - split),
+        op: Arc::new(GroupNorm { groups, eps: 1e-5, silu, concat: true }),
         ins: [&[part(split), part(c - split)], &whole.ins[1..]].concat(),
         data: [&[Fill::Normal(1.0), Fill::Normal(2.0)], &whole.data[1..]].concat(),
         grads: vec![true; 4],
@@ -67,11 +64,12 @@ pub fn cases() -> Vec<Case> {
         case
     };
     all.extend([
-        parts(&[2, 5, 6], 1, 3),
-        one(parts(&[2, 37, 24], 9, 4), 0),
-        parts(&[2, 37, 48], 16, 4),
-        one(parts(&[1, 24, 24, 80], 32, 2), 1),
-        parts(&[1, 24, 24, 96], 32, 2),
+        parts(&[2, 5, 6], 1, 3, true),
+        one(parts(&[2, 37, 24], 9, 4, true), 0),
+        parts(&[2, 37, 24], 8, 4, false),
+        parts(&[2, 37, 48], 16, 4, true),
+        one(parts(&[1, 24, 24, 80], 32, 2, true), 1),
+        parts(&[1, 24, 24, 96], 32, 2, true),
     ]);
     all
 }
@@ -92,5 +90,5 @@ pub fn bench_cases() -> Vec<Case> {
     ];
     let joined = [([2, 32, 32, 1920], 1280), ([2, 64, 64, 1280], 640), ([2, 128, 128, 960], 640)];
     let maps = maps.into_iter().map(|(d, silu)| case(&d, 32, silu, Fill::Normal(1.0)));
-    maps.chain(joined.map(|(d, split)| parts(&d, split, 32))).collect()
+    maps.chain(joined.map(|(d, split)| parts(&d, split, 32, true))).collect()
 }
