@@ -1,9 +1,13 @@
 //! Dual-level decoupling through the command, on nano: training, its file, sampling, bad input.
 #![allow(clippy::unwrap_used)]
 
-use selvedge::tensor::{
-    image::{Picture, read, write_png},
-    safetensors::SafeFile,
+use selvedge::{
+    models::decoupling::{Decoupling, Source},
+    sample::{Beside, Steering},
+    tensor::{
+        image::{Picture, read, write_png},
+        safetensors::SafeFile,
+    },
 };
 use std::{
     fs,
@@ -172,7 +176,7 @@ fn every_switch_changes_the_run() {
     let train = ["train", &config.display().to_string(), "--out", &to, "--device", "cpu"];
     assert!(fine(&[&train[..], &frozen].concat()).contains("nothing of the text is trained"));
     // without a part of the loss its column goes, and the rest is the sum
-    trained(f, "less", &["decoupling.text_background=0.0"]);
+    trained(f, "less", &["decoupling.text_background=0.0", "train.accumulate=2"]);
     assert!(!columns(&f.join("less")).contains(&"text_background".to_string()));
     let get = |column: &str| value(&f.join("less"), 0, column);
     let sum = get("diffusion") + 0.001 * (get("text_implicit") - get("implicit_explicit"));
@@ -194,6 +198,18 @@ fn disenbooth_and_mudi_with_decoupling_train_by_the_same_code() {
     let all = columns(&f.join("disen"));
     assert!(all.contains(&"weak".into()) && !all.contains(&"router_entropy".into()), "{all:?}");
     assert!(!f.join("disen/backgrounds").exists(), "nothing reads backgrounds");
+    // scenes come through the branch that was trained
+    let (photo, lora) = (format!("{DUCK}/01.png"), f.join("disen").display().to_string());
+    let made = |name: &str, flags: &[&str]| {
+        let out = f.join(name).display().to_string();
+        let size = ["--height", "64", "--width", "64", "--steps", "1", "--device", "cpu"];
+        let start = ["generate", "--base", "nano", "--lora", &lora, "--out", &out, "--prompt"];
+        fine(&[&start, &["an amg duck"][..], &size, flags].concat());
+        read(&f.join(name).join("00000.png")).unwrap()
+    };
+    let scene = made("scene", &["--mode", "scene", "--background", &photo]);
+    assert_eq!(made("photo", &["--mode", "reconstruct", "--background", &photo]), scene);
+    assert_ne!(made("alone", &[]), scene);
     let pair = format!(
         "base = \"nano\"\n[method]\nname = \"mudi\"\nmix_probability = 0.8\n[decoupling]\nenabled = true\n[train]\n\
          resolution = 64\nsteps = 4\nsample_every = 2\nsample_steps = 2\n[[subject]]\nid = \"a\"\ntoken = \"amg\"\n\
@@ -248,6 +264,10 @@ fn pictures_follow_mode_background_and_weights() {
     assert!(refused(&["--mode", "scene"]).contains("--background"));
     assert!(refused(&["--mode", "subject", "--background", &scene]).contains("one of the two"));
     assert!(refused(&["--background", "nowhere.png"]).contains("nowhere.png"));
+    for weight in ["--identity-weight=-1", "--background-weight=-1"] {
+        let e = refused(&["--background", &scene, weight]);
+        assert!(e.contains(weight.split('=').next().unwrap()), "{e}");
+    }
     let e = refused(&["--background", &scene, "--encoder", "nowhere"]);
     assert!(e.contains("--encoder"), "{e}");
     let dino = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/judging/clip");
@@ -255,6 +275,26 @@ fn pictures_follow_mode_background_and_weights() {
     assert!(e.contains("numbers") && e.contains("--encoder"), "{e}");
     let twice = refused(&["--lora", &run]);
     assert!(twice.contains("2 decoupled adapters"), "{twice}");
+}
+
+#[test]
+fn what_stands_beside_the_text_has_to_fit_the_adapter() {
+    let model = Decoupling {
+        features: 3,
+        width: 4,
+        source: Source::Explicit,
+        adapter: false,
+        fusion: None,
+    };
+    let says = |beside: Beside, width: usize| {
+        let steering = Steering { beside, ..Steering::subject(model) };
+        steering.check(width).err().map_or(String::new(), |e| e.to_string())
+    };
+    let feature = || vec![0.0; 3];
+    assert_eq!(says(Beside::Scene(feature()), 4), "");
+    assert!(says(Beside::Photo(feature()), 4).contains("without the implicit branch"));
+    assert!(says(Beside::Scene(vec![0.0; 2]), 4).contains("a feature of 2 numbers"));
+    assert!(says(Beside::Nothing, 5).contains("texts of width 4"));
 }
 
 #[test]

@@ -198,7 +198,8 @@ fn a_measured_kernel_takes_the_place_of_its_forecast_on_its_own_chip() {
     let given = |text: String| fs::write(&file, text).unwrap();
     let path = file.to_str().unwrap();
     let forecast = |path: &str| unet(&["--model", "nano", "--chip", "h200", "--measured", path]);
-    let plain = number(&unet(&["--model", "nano", "--chip", "h200"]), "forecast_ms");
+    let unmeasured = unet(&["--model", "nano", "--chip", "h200"]);
+    let plain = number(&unmeasured, "forecast_ms");
     let dims = json!(dims);
     // bytes as the operation counts them: q, k, v, the result, and one f32 a row for backward
     let bytes = |extra: usize| (2 * elements + extra) as f64;
@@ -211,6 +212,9 @@ fn a_measured_kernel_takes_the_place_of_its_forecast_on_its_own_chip() {
     assert!(steps >= 1.0, "{found}");
     assert!((number(&found["by_bound"], "measured") - 5.0 * steps).abs() < 1e-9);
     assert!(number(&found, "forecast_ms") > plain + 4.9 * steps);
+    // a measured time has its kernel's start in it
+    let starts = [&unmeasured, &found].map(|f| number(&f["by_bound"], "start"));
+    assert!(starts[1] < starts[0] - 1.9e-3 * steps, "{starts:?}");
     assert_eq!(forecast(folder.path().to_str().unwrap()), found);
     let other = |variant: &str, flop: f64| {
         given(

@@ -135,6 +135,20 @@ fn a_scale_changes_no_bit_where_nothing_overflows() {
 }
 
 #[test]
+fn what_is_saved_is_the_moving_average_where_there_is_one() {
+    for device in devices() {
+        for ema in [None, Some(0.9)] {
+            let mut stepper = stepper(&device, DType::F32, Rules { ema, ..rules(None) });
+            (0..2).for_each(|stream| _ = step(&mut stepper, stream, 1.0).unwrap());
+            let saved = stepper.optimizer.result(&stepper.program).unwrap();
+            let State { master, average, .. } = state(&stepper);
+            assert_ne!(average, master);
+            assert_eq!(saved, if ema.is_some() { average } else { master });
+        }
+    }
+}
+
+#[test]
 fn a_gradient_that_is_not_finite_skips_its_update_whole_and_the_next_one_counts() {
     for device in devices() {
         let mut broken = stepper(&device, DType::F32, rules(Some(Scaling::DYNAMIC)));

@@ -125,6 +125,30 @@ fn what_is_not_implemented_is_refused_with_its_key_and_file() {
     let ddim = settings(&config, "ddim").spaced(Some(Spacing::Trailing));
     let e = Schedule::new(&ddim, 5).unwrap_err().to_string();
     assert!(e.contains("rescale_betas_zero_snr") && e.contains("--prediction v"), "{e}");
+    let mut config = published_scheduler();
+    config["lambda_min_clipped"] = json!(-5.1);
+    let clipped = settings(&config, "dpm++");
+    assert!(Schedule::new(&clipped.clone().spaced(Some(Spacing::Linspace)), 5).is_ok());
+    let e = Schedule::new(&clipped.spaced(Some(Spacing::Trailing)), 5).unwrap_err().to_string();
+    assert!(e.contains("lambda_min_clipped") && e.contains("--spacing linspace"), "{e}");
+}
+
+#[test]
+fn timesteps_of_a_karras_curve_are_rounded_and_with_cosine_betas_cut() {
+    for (betas, cut) in [("scaled_linear", false), ("squaredcos_cap_v2", true)] {
+        let mut config = published_scheduler();
+        config["use_karras_sigmas"] = json!(true);
+        config["beta_schedule"] = json!(betas);
+        let own = settings(&config, "dpm++");
+        let steps = |rounded: bool| {
+            let settings = Settings { rounded, ..own.clone() };
+            Schedule::new(&settings, 12).unwrap().timesteps().to_vec()
+        };
+        let [down, near] = [false, true].map(steps);
+        assert!(near != down && near.iter().zip(&down).all(|(n, d)| n == d || *n == d + 1.0));
+        let found = Schedule::new(&own, 12).unwrap().timesteps().to_vec();
+        assert_eq!(found, if cut { down } else { near }, "{betas}");
+    }
 }
 
 #[test]

@@ -216,6 +216,26 @@ fn a_simple_background_gives_a_matte_and_a_busy_one_none() {
 }
 
 #[test]
+fn a_matte_needs_a_border_of_one_colour_and_leaves_some_of_the_picture() {
+    // dark where `dark` says so, light elsewhere
+    let area = |dark: &dyn Fn(usize, usize) -> bool| {
+        let pixel = |i: usize| [if dark(i % 60, i / 60) { 20 } else { 220 }; 3];
+        let data = (0..60 * 60).flat_map(pixel).collect();
+        let mask = matte(&Picture::new(60, 60, 3, data).unwrap())?;
+        Some(mask.data.iter().filter(|v| **v > 0).count())
+    };
+    let square =
+        |from: usize, to: usize| area(&|x, y| (from..to).contains(&x) && (from..to).contains(&y));
+    assert_eq!(square(4, 56), Some(52 * 52));
+    assert_eq!(square(2, 58), None, "87 % of the picture");
+    assert_eq!(square(20, 28), None, "less than 2 %");
+    assert_eq!(square(20, 29), Some(81));
+    // a third of the border and less may belong to the subject
+    assert_eq!(area(&|_, y| y < 10), Some(600));
+    assert_eq!(area(&|_, y| y < 25), None);
+}
+
+#[test]
 fn prompts_name_subjects_by_token() {
     let s = subject(0, None);
     assert!(s.named_in("a photo of Tok0, at sea"));

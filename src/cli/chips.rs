@@ -252,6 +252,9 @@ mod tests {
         let bytes = |name: &str| Chip::of(name).map(|c| c.bytes());
         assert!(bytes("NVIDIA A100-SXM4-80GB") < bytes("NVIDIA H100 80GB HBM3"));
         assert!(bytes("NVIDIA GH200 480GB") < bytes("NVIDIA H200"));
+        // what a block may ask for: a KiB of every multiprocessor's is the driver's
+        let shared = |name: &str| Chip::parse(name).unwrap().stand_in().shared_bytes >> 10;
+        assert_eq!(["h200", "a100", "rtx4090"].map(shared), [227, 163, 99]);
     }
 
     #[test]

@@ -108,6 +108,21 @@ mod tests {
     }
 
     #[test]
+    fn what_a_killed_process_with_the_same_number_left_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let next = COUNTER.load(Ordering::Relaxed);
+        for n in next..next + 100 {
+            // other tests count on meanwhile
+            let left = format!(".a.bin.{}-{n}.tmp", std::process::id());
+            fs::write(dir.path().join(left), b"half").unwrap();
+        }
+        let path = dir.path().join("a.bin");
+        atomic_write(&path, |w| w.write_all(b"new")).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(listing(dir.path()).len(), 1 + 99);
+    }
+
+    #[test]
     fn a_folder_that_does_not_exist_is_a_file_error() {
         let dir = tempfile::tempdir().unwrap();
         let error = atomic_write(dir.path().join("no/a.bin"), |_| Ok(())).unwrap_err();

@@ -118,4 +118,12 @@ mod tests {
         assert_eq!(steps, ["step", "1", "2", "3", "4"]);
         assert!(text.ends_with("4,0,0,0,0.0000,0\n"), "{text}");
     }
+
+    #[test]
+    fn a_line_that_is_not_whole_is_dropped_wherever_it_stands() {
+        let first = format!("{HEAD}\n1,0.5,1,1,0.1,0\n");
+        assert_eq!(kept(&format!("{first}2,0.5,1"), 3, &[]), first);
+        let more = ["loss_scale".to_string()];
+        assert_eq!(kept(&first, 3, &more), format!("{HEAD},loss_scale\n"));
+    }
 }

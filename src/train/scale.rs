@@ -39,3 +39,18 @@ pub(super) fn check(scale: Scale, step: u64) -> Result<()> {
         fix: "train in bf16 (--dtype bf16, another --out), or lower train.learning_rate".into(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_shows_the_scale_of_its_own_gradient_and_whether_it_was_skipped() {
+        let before = Scale { value: 8.0, good: 3, skipped: 1, in_a_row: 0 };
+        let skip = Scale { value: 4.0, good: 0, skipped: 2, in_a_row: 1 };
+        let row = |after| logged(Some([before, after])).into_iter().map(|(_, v)| v);
+        assert!(row(skip).eq([8.0, 1.0]));
+        assert!(row(Scale { value: 16.0, good: 0, ..before }).eq([8.0, 0.0]));
+        assert!(logged(None).is_empty());
+    }
+}

@@ -3,7 +3,9 @@
 use super::{fixture, fixture_modules, wave};
 use selvedge::{
     error::Error,
-    lora::{Layer, Lora, Loras, Merged, delta, down_name, extract, merge, up_name},
+    lora::{
+        Convention, Layer, Lora, Loras, Merged, Modules, delta, down_name, extract, merge, up_name,
+    },
     plan::{WeightLayout, WeightSource},
     tensor::{
         Floats, Tensor,
@@ -140,4 +142,29 @@ fn several_adapters_are_numbered_scaled_and_folded_in_order() {
     merge(&mut want, &second, -1.0).unwrap();
     assert_eq!(*got, WeightLayout::Conv.to_runtime(&[4, 3, 2, 3], want.data));
     assert!(merged.get("unet.other.weight", &[1], WeightLayout::Dense).unwrap().is_none());
+    // only what no adapter changes may come from the base as it is stored there
+    assert!(merged.keeper("unet.conv_in.weight").is_none());
+    assert!(merged.keeper("unet.other.weight").is_some());
+}
+
+#[test]
+fn a_scaled_adapter_adds_as_much_as_one_of_that_strength() {
+    let whole = layer("unet.conv_in", 4, &[3, 3, 2], 3, 1.5);
+    let half = Lora::from_layers([whole.clone()]).scaled(0.5);
+    let (got, want) = (delta(&half.layers["unet.conv_in"], 1.0), delta(&whole, 0.5));
+    assert_eq!(got.unwrap().data, want.unwrap().data);
+}
+
+#[test]
+fn text_encoders_are_numbered_where_the_model_has_two() {
+    let path = "text_model.encoder.layers.0.self_attn.q_proj";
+    let names = |components: &[&str]| {
+        let layers = components.iter().map(|c| layer(&format!("{c}.{path}"), 4, &[4], 2, 2.0));
+        let lora = Lora::from_layers(layers);
+        let (tensors, _) = lora.export(Convention::Kohya, &Modules::standard()).unwrap();
+        let ups = tensors.into_keys().filter(|n| n.ends_with(".lora_up.weight"));
+        ups.map(|n| n.split("_text_model").next().unwrap().to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&["text_encoder"]), ["lora_te"]);
+    assert_eq!(names(&["text_encoder", "text_encoder_2"]), ["lora_te1", "lora_te2"]);
 }

@@ -116,3 +116,65 @@ fn pass_is(pass: &str, wants: Option<&[bool]>) -> bool {
     let wanted = (0..wants.len()).filter(|i| wants[*i]).map(|i| i.to_string());
     pass == "backward" || pass == format!("backward[{}]", wanted.collect::<Vec<_>>().join(","))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{op::Cost, tensor::DType};
+
+    fn step(wants: Option<&[bool]>) -> Rehearsed {
+        Rehearsed {
+            what: String::new(),
+            scope: String::new(),
+            op: "linear",
+            dims: vec![vec![2, 3, 8], vec![4, 8]],
+            dtype: DType::Bf16,
+            wants: wants.map(<[bool]>::to_vec),
+            variant: "tile".into(),
+            cost: Cost { flop: 384.0, bytes: 208.0 },
+            launches: vec![],
+        }
+    }
+
+    /// A line of `kernels bench --json` on an H200, with rows as one axis.
+    fn line(pass: &str, dtype: &str, problem: Option<&str>) -> String {
+        serde_json::json!({
+            "op": "linear", "dims": [[6, 8], [4, 8]], "dtype": dtype, "pass": pass, "variant": "tile",
+            "chip": "NVIDIA H200", "emulated": false, "cold_ms": 5.0, "flop": 384.0, "bytes": 208.0,
+            "problem": problem,
+        })
+        .to_string()
+    }
+
+    fn us(line: String, wants: Option<&[bool]>) -> Option<f64> {
+        Measured { calls: vec![serde_json::from_str(&line).unwrap()] }.us(&step(wants))
+    }
+
+    #[test]
+    fn a_time_counts_for_the_same_type_and_gradients_only() {
+        let (forward, input) = (None, Some(&[true, false][..]));
+        assert_eq!(us(line("forward", "bf16", None), forward), Some(5000.0));
+        assert_eq!(us(line("forward", "f16", None), forward), None);
+        assert_eq!(us(line("backward[0]", "bf16", None), input), Some(5000.0));
+        assert_eq!(us(line("backward", "bf16", None), input), Some(5000.0));
+        for pass in ["forward", "backward[1]", "backward[0,1]"] {
+            assert_eq!(us(line(pass, "bf16", None), input), None, "{pass}");
+        }
+        assert_eq!(us(line("backward", "bf16", None), forward), None);
+    }
+
+    #[test]
+    fn a_call_whose_result_was_wrong_has_no_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("kernels.jsonl");
+        let chip = Chip::h200().unwrap();
+        let all = [line("forward", "bf16", Some("differs")), line("backward", "bf16", None)];
+        std::fs::write(&file, all.join("\n")).unwrap();
+        let measured = Measured::read(std::slice::from_ref(&file), &chip).unwrap();
+        assert_eq!(measured.us(&step(None)), None);
+        assert!(measured.us(&step(Some(&[true, true]))).is_some());
+        std::fs::write(&file, &all[0]).unwrap();
+        let error = Measured::read(&[file], &chip).unwrap_err().to_string();
+        assert!(error.contains("no call that was measured"), "{error}");
+    }
+}
