@@ -85,7 +85,8 @@ impl Op for GroupNorm {
         let at = self.name();
         let x = if self.concat {
             check::float_inputs(at, ins, &["a", "b", "gamma", "beta"])?;
-            for (what, part) in ["a", "b"].into_iter().zip(ins).filter(|(_, s)| s.last() == 0) {
+            let mut parts = ["a", "b"].into_iter().zip(ins);
+            if let Some((what, part)) = parts.find(|(_, s)| s.last() == 0) {
                 return Err(check::shape(at, what, part, "[N, .., C] with channels".into()));
             }
             concat::joined(at, &ins[0], &ins[1])?

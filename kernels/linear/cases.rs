@@ -165,10 +165,13 @@ fn concat((x, b, n): (&[usize], usize, usize), bias: bool, residual: bool) -> Ca
     Case::normal("linear of two parts", ConcatLinear { bias, residual }, &dims)
 }
 
+/// Extents of the first part, the width of the second and of the result.
+type Two<'a> = (&'a [usize], usize, usize);
+
 /// Two parts: single numbers, ragged; widths for the tensor cores, not of whole slabs, and for none; the second longer; a sum cut
 /// into ranges; nothing to do.
 fn concat_cases() -> Vec<Case> {
-    let shapes: [((&[usize], usize, usize), bool, bool); 9] = [
+    let shapes: [(Two<'_>, bool, bool); 9] = [
         ((&[1], 1, 1), true, false),
         ((&[2, 3, 5], 4, 7), true, true),
         ((&[2, 37, 72], 40, 136), true, true),

@@ -161,7 +161,7 @@ fn text_encoders_are_numbered_where_the_model_has_two() {
     let names = |components: &[&str]| {
         let layers = components.iter().map(|c| layer(&format!("{c}.{path}"), 4, &[4], 2, 2.0));
         let lora = Lora::from_layers(layers);
-        let (tensors, _) = lora.export(Convention::Kohya, &Modules::standard()).unwrap();
+        let (tensors, _) = lora.export(Convention::Kohya, Modules::standard()).unwrap();
         let ups = tensors.into_keys().filter(|n| n.ends_with(".lora_up.weight"));
         ups.map(|n| n.split("_text_model").next().unwrap().to_string()).collect::<Vec<_>>()
     };
