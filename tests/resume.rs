@@ -192,3 +192,19 @@ fn an_interrupt_finishes_the_step_saves_and_says_how_to_go_on() {
     assert_eq!(other.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&other.stderr).contains("config.toml"));
 }
+
+#[test]
+fn a_damaged_checkpoint_is_named_passed_over_and_written_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, out) = (config(folder.path()), folder.path().join("run"));
+    let short = ["--set", "train.steps=8"];
+    succeeds(command(&config, &out, &short));
+    let bytes = |name: &str| fs::read(out.join(name)).unwrap();
+    let last = "checkpoints/step-00000008/state.bin";
+    let (adapter, whole) = (bytes("adapter.safetensors"), bytes(last));
+    fs::write(out.join(last), &whole[1..]).unwrap();
+    let said = succeeds(command(&config, &out, &[&short[..], &["--resume"]].concat()));
+    let told = said.contains("warning: passed over a damaged checkpoint") && said.contains(last);
+    assert!(told, "{said}");
+    assert!(bytes("adapter.safetensors") == adapter && bytes(last) == whole);
+}

@@ -46,6 +46,8 @@ pub struct Hooks<'h> {
     pub stop: &'h AtomicBool,
     /// How to resume, for the message of an interruption.
     pub resume_hint: String,
+    /// Tells the user what the run could do without.
+    pub warn: &'h dyn Fn(&str),
 }
 
 impl std::fmt::Debug for Hooks<'_> {
@@ -95,7 +97,11 @@ pub fn run(
     let mut trainer = Trainer::new(config, base, device, hooks.sample_bytes)?;
     let entries = trainer.stepper.program.entries().to_vec();
     let checkpoints = folder.checkpoints(config, &entries)?.in_dtype(base.types.products());
-    if let Some(state) = checkpoints.latest()? {
+    let (state, damaged) = checkpoints.latest()?;
+    for e in damaged {
+        (hooks.warn)(&format!("passed over a damaged checkpoint: {e}"));
+    }
+    if let Some(state) = state {
         restore(&mut trainer, state)?;
     }
     trainer.texts = std::mem::take(&mut hooks.texts);

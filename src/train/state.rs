@@ -177,21 +177,21 @@ impl Checkpoints {
         sync_folder(temporary)
     }
 
-    /// The newest checkpoint that is whole; a damaged one is passed over. `None` when there is none.
+    /// The newest checkpoint that is whole, `None` when there is none, and what is wrong with newer ones, which are passed over.
     ///
     /// # Errors
     /// [`Error::Config`] when the newest whole one belongs to another configuration; [`Error::Format`] when
     /// there are checkpoints, but every one is damaged.
-    pub fn latest(&self) -> Result<Option<State>> {
-        let mut problem = None;
+    pub fn latest(&self) -> Result<(Option<State>, Vec<Error>)> {
+        let mut damaged = vec![];
         for step in self.steps().into_iter().rev() {
             match self.read(&self.path(step)) {
-                Ok(state) => return Ok(Some(state)),
+                Ok(state) => return Ok((Some(state), damaged)),
                 Err(e @ Error::Config { .. }) => return Err(e),
-                Err(e) => problem = problem.or(Some(e)),
+                Err(e) => damaged.push(e),
             }
         }
-        problem.map_or(Ok(None), Err)
+        damaged.into_iter().next().map_or(Ok((None, vec![])), Err)
     }
 
     fn read(&self, path: &Path) -> Result<State> {
@@ -281,7 +281,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         checkpoints(folder.path(), "x").save(&state(1)).unwrap();
         let at = |names: &[(String, Range<usize>)]| {
-            Checkpoints::new(folder.path(), 2, "x", names).latest()
+            Checkpoints::new(folder.path(), 2, "x", names).latest().map(|(state, _)| state)
         };
         let turned = at(&[("b".into(), 0..4), ("a".into(), 4..7)]).unwrap().unwrap();
         let old = state(1);
@@ -298,6 +298,12 @@ mod tests {
         State { step, scale: Some(scale), master, first, second, average: vec![] }
     }
 
+    fn newest(c: &Checkpoints) -> Option<State> {
+        let (state, damaged) = c.latest().unwrap();
+        assert!(damaged.is_empty(), "{damaged:?}");
+        state
+    }
+
     fn checkpoints(folder: &Path, config: &str) -> Checkpoints {
         Checkpoints::new(folder, 2, config, &[("a".into(), 0..3), ("b".into(), 3..7)])
     }
@@ -306,12 +312,12 @@ mod tests {
     fn the_newest_state_returns_bit_for_bit_and_old_ones_go() {
         let folder = tempfile::tempdir().unwrap();
         let c = checkpoints(folder.path(), "x");
-        assert_eq!(c.latest().unwrap(), None);
+        assert_eq!(newest(&c), None);
         for step in [1, 2, 3] {
             c.save(&state(step)).unwrap();
         }
         assert_eq!(c.steps(), [2, 3]);
-        assert_eq!(c.latest().unwrap(), Some(state(3)));
+        assert_eq!(newest(&c), Some(state(3)));
     }
 
     #[test]
@@ -323,14 +329,21 @@ mod tests {
         let bytes = fs::read(path.join("state.bin")).unwrap();
         fs::write(path.join("state.bin"), &bytes[..bytes.len() - 1]).unwrap();
         fs::create_dir(folder.path().join(".unfinished")).unwrap();
-        assert_eq!(c.latest().unwrap(), Some(state(1)));
+        let passes_over = |file: &str| {
+            let (found, damaged) = c.latest().unwrap();
+            assert_eq!(found, Some(state(1)));
+            assert_eq!(damaged.len(), 1);
+            let told = damaged[0].to_string();
+            assert!(told.contains(&path.join(file).display().to_string()), "{told}");
+        };
+        passes_over("state.bin");
         fs::remove_file(path.join("manifest.json")).unwrap();
-        assert_eq!(c.latest().unwrap(), Some(state(1)));
+        passes_over("manifest.json");
         // the run that went on from there writes it again
         c.save(&state(2)).unwrap();
-        assert_eq!(c.latest().unwrap(), Some(state(2)));
+        assert_eq!(newest(&c), Some(state(2)));
         c.save(&state(3)).unwrap();
-        assert_eq!(c.latest().unwrap(), Some(state(3)));
+        assert_eq!(newest(&c), Some(state(3)));
     }
 
     #[test]
@@ -348,6 +361,6 @@ mod tests {
         c.save(&state(1)).unwrap();
         fs::write(folder.path().join(".unfinished"), "a file where the folder should be").unwrap();
         assert!(c.save(&state(2)).is_err());
-        assert_eq!(c.latest().unwrap(), Some(state(1)));
+        assert_eq!(newest(&c), Some(state(1)));
     }
 }

@@ -230,6 +230,7 @@ pub fn train(
         save: &mut write,
         stop: &stop,
         resume_hint: hint.into(),
+        warn: &warn,
     };
     let result = run_training(config, &base, device.clone(), &source, &run_folder, hooks);
     let report = result.map_err(|e| withdraw(e, folder))?;
