@@ -185,7 +185,7 @@ fn the_scale_doubles_after_two_thousand_good_updates_and_a_run_goes_on_with_it()
         let checkpoints =
             Checkpoints::new(folder.path(), 2, "", first.program.entries()).in_dtype(DType::F16);
         checkpoints.save(&saved).unwrap();
-        let read = checkpoints.latest().unwrap().unwrap();
+        let read = checkpoints.latest().unwrap().0.unwrap();
         assert_eq!(read, saved);
         let mut second = make();
         second.optimizer.restore(&mut second.program, read).unwrap();
@@ -215,20 +215,20 @@ fn a_checkpoint_without_a_scale_is_read_and_one_with_a_broken_scale_is_not() {
     let checkpoints = Checkpoints::new(folder.path(), 2, "", plain.program.entries());
     let manifest = checkpoints.save(&saved).unwrap().join("manifest.json");
     assert!(!std::fs::read_to_string(manifest).unwrap().contains("loss_scale"));
-    assert_eq!(checkpoints.latest().unwrap(), Some(saved.clone()));
+    assert_eq!(checkpoints.latest().unwrap().0, Some(saved.clone()));
     plain.optimizer.restore(&mut plain.program, saved.clone()).unwrap();
     let scale = Some(Scale { value: 8.0, ..Scale::default() });
     let later = State { step: 2, scale, ..saved.clone() };
     let manifest = checkpoints.save(&later).unwrap().join("manifest.json");
     let text = std::fs::read_to_string(&manifest).unwrap();
-    assert_eq!(checkpoints.latest().unwrap(), Some(later));
+    assert_eq!(checkpoints.latest().unwrap().0, Some(later));
     let cells = [("value", "8.0", "0.0"), ("skipped", "0", "3"), ("in_a_row", "0", "1")];
     for (name, good, broken) in cells {
         let cell = |value: &str| format!("\"{name}\":{value}");
         let (good, broken) = (cell(good), cell(broken));
         assert!(text.contains(&good), "{text}");
         std::fs::write(&manifest, text.replace(&good, &broken)).unwrap();
-        assert_eq!(checkpoints.latest().unwrap().as_ref(), Some(&saved), "{broken}");
+        assert_eq!(checkpoints.latest().unwrap().0.as_ref(), Some(&saved), "{broken}");
     }
 }
 
