@@ -125,16 +125,15 @@ impl Checkpoints {
     pub fn save(&self, state: &State) -> Result<PathBuf> {
         fs::create_dir_all(&self.folder).map_err(Error::file("create", &self.folder))?;
         let (temporary, path) = (self.folder.join(".unfinished"), self.path(state.step));
-        if path.exists() {
-            match self.read(&path) {
-                // passed over on resume
-                Err(Error::Format { .. } | Error::File { .. }) => {
-                    fs::remove_dir_all(&path).map_err(Error::file("remove", &path))?;
-                }
-                _ => return Ok(path), // the same step of the same run holds the same bits
-            }
-        }
+        let damaged = match path.exists().then(|| self.read(&path)) {
+            None => false,
+            Some(Err(Error::Format { .. } | Error::File { .. })) => true, // passed over on resume
+            Some(_) => return Ok(path), // the same step of the same run holds the same bits
+        };
         let made = self.write(&temporary, state).and_then(|()| {
+            if damaged {
+                fs::remove_dir_all(&path).map_err(Error::file("remove", &path))?;
+            }
             fs::rename(&temporary, &path).map_err(Error::file("rename", &temporary))?;
             sync_folder(&self.folder)
         });
